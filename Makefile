@@ -1,0 +1,41 @@
+# make demo    an environment, and the demo pair served from it on the CPU
+# make test    the same environment, lint, and all tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(READY): pyproject.toml
+	@echo "==> making .venv with $(PYTHON) (sglang and torch: several GB, a minute or two)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[server,dev]"
+	@touch $(READY)
+
+demo: $(READY)
+	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (engines take about a minute to start)"
+	@exec $(BIN)/nla-serve --preset demo --port $(PORT)
+
+lint: $(READY)
+	@echo "==> lint, types, import contracts"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	@echo "==> tests, on real SGLang engines"
+	$(BIN)/python -m pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,180 @@
+"""The contract's endpoints as pure values: what to send and how to read the answer. No I/O.
+
+A call of the user becomes a `Batch` of requests. Each is built only when its turn comes, so that the encoded
+vectors of a large batch do not pile up in memory.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Generic, Literal, TypeVar, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from nla_client import replies
+from nla_client.errors import InvalidArgumentError
+from nla_client.results import Verbalization
+from nla_client.vectors import Matrix, Vector, Vectors, check_dtype
+from nla_client.wire import Info, Score, VectorDType
+
+T = TypeVar("T")
+
+MAX_SAMPLES: Final = 256
+"""Samples (vectors times n) that the client asks for in one request."""
+SEEDS: Final = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and how to read its answer.
+
+    Attributes:
+        method: HTTP method.
+        path: Below the base URL.
+        body: JSON, or None.
+        parse: From the body of a success; raises InvalidResponseError.
+        offset: Where this request's items begin in the caller's batch.
+        retry: False where the answer to a failure is the failure.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes | None
+    parse: Callable[[bytes], T]
+    offset: int = 0
+    retry: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[T]):
+    """The requests of one call of the user; `build(k)` makes the k-th of `size`, any number of times."""
+
+    size: int
+    build: Callable[[int], Call[list[T]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Keyword arguments of `POST /verbalize`, but for `stream`; the server checks their values."""
+
+    dtype: VectorDType
+    n: int
+    temperature: float
+    top_p: float
+    top_k: int | None
+    max_tokens: int
+    seed: int | None
+    score: bool
+
+
+def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalization]:
+    """`POST /verbalize`, as many as it takes."""
+    size = _vectors_per_request(sampling, batch_size)
+
+    def build(start: int, stop: int) -> Call[list[Verbalization]]:
+        body = _verbalize_body(vectors, sampling, start, stop)
+        return Call("POST", "/verbalize", body, lambda reply: replies.verbalizations(reply, stop - start), start)
+
+    return _split(vectors.count, size, build)
+
+
+def verbalize_stream(vectors: Vectors, sampling: Sampling, batch_size: int) -> Call[bytes]:
+    """`POST /verbalize` as server-sent events, in one request.
+
+    Raises:
+        InvalidArgumentError: no vectors, or more than fit in one request.
+    """
+    size = _vectors_per_request(sampling, batch_size)
+    if not 1 <= vectors.count <= size:
+        raise InvalidArgumentError(f"a stream takes 1 to {size} vectors with n={sampling.n}, not {vectors.count}")
+    body = _verbalize_body(vectors, sampling, 0, vectors.count, stream=True)
+    return Call("POST", "/verbalize", body, bytes)
+
+
+def reconstruct(texts: Sequence[str], dtype: VectorDType, batch_size: int) -> Batch[NDArray[np.float32]]:
+    """`POST /reconstruct`, as many as it takes."""
+    check_dtype(dtype)
+
+    def build(start: int, stop: int) -> Call[list[NDArray[np.float32]]]:
+        body = _json({"texts": texts[start:stop], "dtype": dtype})
+        return Call("POST", "/reconstruct", body, lambda reply: replies.reconstructions(reply, stop - start), start)
+
+    return _split(len(texts), batch_size, build)
+
+
+def critic(texts: Sequence[str], vectors: Vectors, batch_size: int) -> Batch[Score]:
+    """`POST /critic`, as many as it takes."""
+
+    def build(start: int, stop: int) -> Call[list[Score]]:
+        fields = {"texts": texts[start:stop], "vectors": vectors.encode(start, stop), "dtype": vectors.dtype}
+        return Call("POST", "/critic", _json(fields), lambda reply: replies.scores(reply, stop - start), start)
+
+    return _split(vectors.count, batch_size, build)
+
+
+def info() -> Call[Info]:
+    """`GET /v1/info`."""
+    return Call("GET", "/v1/info", None, lambda reply: replies.model(Info, reply))
+
+
+def ready() -> Call[bool]:
+    """`GET /ready`."""
+    return Call("GET", "/ready", None, lambda _reply: True, retry=False)
+
+
+def as_texts(texts: object) -> tuple[list[str], bool]:
+    """The texts as a list, and whether it was one text alone.
+
+    Raises:
+        InvalidArgumentError: neither a text nor a sequence of texts.
+    """
+    if isinstance(texts, str):
+        return [texts], True
+    if not isinstance(texts, Sequence | np.ndarray) or not all(isinstance(text, str) for text in texts):
+        raise InvalidArgumentError("texts must be a str or a list of str")
+    return [str(text) for text in texts], False
+
+
+def as_array(vectors: Sequence[NDArray[np.float32]], single: bool) -> Vector | Matrix:
+    """Vectors [d] as one array: [d] for one alone, else [N, d]."""
+    if single:
+        return cast(Vector, vectors[0])
+    return cast(Matrix, np.stack(vectors) if vectors else np.empty((0, 0), np.float32))
+
+
+def check_pairs(texts: Sequence[str], single: bool, vectors: Vectors) -> None:
+    """Refuse texts and vectors that do not pair up."""
+    if single != vectors.single:
+        raise InvalidArgumentError("a text goes with a vector [d], and a list of texts with vectors [N, d]")
+    if len(texts) != vectors.count:
+        raise InvalidArgumentError(f"{len(texts)} texts and {vectors.count} vectors do not pair up")
+
+
+def _split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) -> Batch[T]:
+    return Batch(-(-count // size), lambda k: build(k * size, min((k + 1) * size, count)))
+
+
+def _vectors_per_request(sampling: Sampling, batch_size: int) -> int:
+    try:
+        samples = operator.index(sampling.n)
+    except TypeError:
+        raise InvalidArgumentError(f"n must be an integer, not {sampling.n!r}") from None
+    return min(batch_size, max(1, MAX_SAMPLES // max(1, samples)))
+
+
+def _verbalize_body(vectors: Vectors, sampling: Sampling, start: int, stop: int, *, stream: bool = False) -> bytes:
+    fields = asdict(sampling) | {"vectors": vectors.encode(start, stop), "stream": stream}
+    if start and sampling.seed is not None:
+        # The server derives a sample's seed from this one and the index in the request, which starts anew.
+        fields["seed"] = (sampling.seed + start) % SEEDS
+    return _json(fields)
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    try:
+        # The option is for scalars, such as a seed drawn by numpy.
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise InvalidArgumentError(f"an argument cannot be sent as JSON: {error}") from error

@@ -1,0 +1,233 @@
+"""The synchronous clients. What they send is in `calls`, how in `connection`; `async_client` mirrors this."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import httpx
+
+from nla_client import calls
+from nla_client.connection import Connection
+from nla_client.errors import EngineUnavailableError
+from nla_client.results import Verbalization
+from nla_client.settings import Settings
+from nla_client.stream import EventStream
+from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
+from nla_client.wire import Info, Score, VectorDType
+
+
+class Client:
+    """What both clients share. Safe to use from several threads; a context manager.
+
+    Args:
+        base_url: Such as `http://host:8000`.
+        api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
+        timeout: Seconds to wait for a connection, and for each read and write; None waits for ever.
+        max_retries: Attempts after the first, on connection errors, 429 and 503.
+        batch_size: Most vectors or texts in one request; a larger batch is split.
+        max_in_flight: Most requests that one call has under way at once.
+        transport: Replaces the network, for instance `httpx.MockTransport` in tests.
+
+    Raises:
+        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = 120,
+        max_retries: int = 2,
+        batch_size: int = 64,
+        max_in_flight: int = 8,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight)
+        self._batch_size = batch_size
+        self._connection = Connection(settings, transport)
+
+    def info(self) -> Info:
+        """What the server serves: model names, layer, d_model, scales, limits, versions."""
+        return self._connection.send(calls.info())
+
+    def ready(self) -> bool:
+        """Whether every engine of the server has passed its self-test. Not retried."""
+        try:
+            return self._connection.send(calls.ready())
+        except EngineUnavailableError:
+            return False
+
+    def close(self) -> None:
+        """Close all connections; the client cannot be used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class NLAClient(Client):
+    """Vectors to texts: the verbalizer."""
+
+    @overload
+    def verbalize(
+        self,
+        vec: ManyVectors,
+        *,
+        dtype: VectorDType = "bfloat16",
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        max_tokens: int = 200,
+        seed: int | None = None,
+        score: bool = False,
+        stream: Literal[False] = False,
+    ) -> list[Verbalization]: ...
+    @overload
+    def verbalize(
+        self,
+        vec: OneVector,
+        *,
+        dtype: VectorDType = "bfloat16",
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        max_tokens: int = 200,
+        seed: int | None = None,
+        score: bool = False,
+        stream: Literal[False] = False,
+    ) -> Verbalization: ...
+    @overload
+    def verbalize(
+        self,
+        vec: VectorsLike,
+        *,
+        dtype: VectorDType = "bfloat16",
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        max_tokens: int = 200,
+        seed: int | None = None,
+        score: bool = False,
+        stream: Literal[True],
+    ) -> EventStream: ...
+    @overload
+    def verbalize(
+        self,
+        vec: VectorsLike,
+        *,
+        dtype: VectorDType = "bfloat16",
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        max_tokens: int = 200,
+        seed: int | None = None,
+        score: bool = False,
+        stream: bool = False,
+    ) -> Any: ...  # [d] or [N, d]: a type checker cannot tell
+    def verbalize(
+        self,
+        vec: VectorsLike,
+        *,
+        dtype: VectorDType = "bfloat16",
+        n: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        max_tokens: int = 200,
+        seed: int | None = None,
+        score: bool = False,
+        stream: bool = False,
+    ) -> Verbalization | list[Verbalization] | EventStream:
+        """Say in words what a vector holds.
+
+        Args:
+            vec: Activation [d], or a batch [N, d] of any N: numpy, torch (any device) or sequences, of reals.
+            dtype: What the vectors are sent as.
+            n: Samples of each vector.
+            temperature: 0 means greedy.
+            top_p: Sample from the likeliest tokens of this total probability.
+            top_k: Sample from so many likeliest tokens; None for all.
+            max_tokens: Most tokens of a sample.
+            seed: Same seed, same vectors, same `batch_size`: same samples.
+            score: Score every text against its vector.
+            stream: Give events as they come; one request only, so at most `batch_size` vectors.
+
+        Returns:
+            For [d] a Verbalization; for [N, d] a list of them, in order; with `stream` an iterator of events.
+
+        Raises:
+            InvalidVectorError: vectors that no server would take; nothing was sent.
+            APIStatusError: one subclass for each type; the first request that fails stops the rest.
+            APIConnectionError: no connection; APITimeoutError: no answer in time.
+        """
+        vectors = as_vectors(vec, dtype)
+        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score)
+        if stream:
+            return self._connection.stream(calls.verbalize_stream(vectors, sampling, self._batch_size))
+        results = self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        return results[0] if vectors.single else results
+
+
+class NLACritic(Client):
+    """Texts to vectors, and scores of texts against vectors: the reconstructor and the critic."""
+
+    @overload
+    def reconstruct(self, text: str, *, dtype: VectorDType = "bfloat16") -> Vector: ...
+    @overload
+    def reconstruct(self, text: list[str] | tuple[str, ...], *, dtype: VectorDType = "bfloat16") -> Matrix: ...
+    def reconstruct(self, text: str | Sequence[str], *, dtype: VectorDType = "bfloat16") -> Vector | Matrix:
+        """Rebuild the vector that a text describes.
+
+        Args:
+            text: An explanation, or a list of any length.
+            dtype: What the vectors are sent back as.
+
+        Returns:
+            float32 [d], unnormalised; for a list [N, d], in order (for an empty one [0, 0]).
+
+        Raises:
+            InvalidArgumentError: not a str or a list of str.
+            APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
+        """
+        texts, single = calls.as_texts(text)
+        vectors = self._connection.send_all(calls.reconstruct(texts, dtype, self._batch_size))
+        return calls.as_array(vectors, single)
+
+    @overload
+    def score(self, text: str, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score: ...
+    @overload
+    def score(
+        self, text: list[str] | tuple[str, ...], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
+    ) -> list[Score]: ...
+    def score(
+        self, text: str | Sequence[str], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
+    ) -> Score | list[Score]:
+        """Tell how near the vector rebuilt from a text comes to the true one.
+
+        Args:
+            text: An explanation, or a list of N of any length.
+            vec: The vector [d] that it should describe, or [N, d], as for `verbalize`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            A Score; for a list a list, in order. `fve` is None where the server has no baseline.
+
+        Raises:
+            InvalidArgumentError: not a str or a list of str, or not as many vectors.
+            InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
+        """
+        texts, single = calls.as_texts(text)
+        vectors = as_vectors(vec, dtype)
+        calls.check_pairs(texts, single, vectors)
+        scores = self._connection.send_all(calls.critic(texts, vectors, self._batch_size))
+        return scores[0] if single else scores

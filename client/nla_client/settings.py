@@ -1,0 +1,68 @@
+"""Settings of a client, and what follows from them for a request and for a failed attempt. No I/O."""
+
+import os
+import random
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import httpx
+
+from nla_client.calls import Call
+from nla_client.errors import InvalidArgumentError, NLAError
+from nla_client.failures import retry_delay, status_error, transport_error
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where to send and how; checked.
+
+    Raises:
+        InvalidArgumentError: not an http(s) URL, a key that no header can hold, a limit below its least.
+    """
+
+    base_url: str
+    api_key: str | None = field(repr=False)
+    timeout: float | None
+    max_retries: int
+    batch_size: int
+    max_in_flight: int
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.base_url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise InvalidArgumentError(f"base_url: {error}") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InvalidArgumentError(f"base_url must look like http://host:8000, not {self.base_url!r}")
+        if self.max_retries < 0 or self.batch_size < 1 or self.max_in_flight < 1:
+            raise InvalidArgumentError("max_retries must be at least 0, batch_size and max_in_flight 1")
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise InvalidArgumentError("api_key has characters that no header can hold, such as a line end")
+
+    @property
+    def key(self) -> str:
+        """The given key, else that of the environment; empty for none."""
+        return os.environ.get("NLA_API_KEY", "") if self.api_key is None else self.api_key
+
+    def headers(self) -> dict[str, str]:
+        """Headers of every request."""
+        content = {"Content-Type": "application/json"}
+        return content | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+
+    def timeouts(self) -> httpx.Timeout:
+        """For connecting, reading and writing; the wait for a free connection has no limit of its own."""
+        return httpx.Timeout(self.timeout, pool=None)
+
+    def failure(self, call: Call[T], reply: httpx.Response | httpx.RequestError) -> NLAError:
+        """The error that an attempt ended in."""
+        if isinstance(reply, httpx.RequestError):
+            host = httpx.URL(self.base_url).netloc.decode()
+            return transport_error(reply, f"{call.method} {call.path} at {host}")
+        return status_error(reply.status_code, reply.headers, reply.content, call.offset)
+
+    def delay(self, call: Call[T], failure: NLAError, attempt: int) -> float | None:
+        """Seconds to wait before the next attempt, or None to give up."""
+        jitter = random.random()  # noqa: S311 - spreads load, guards nothing
+        return retry_delay(failure, attempt, self.max_retries if call.retry else 0, jitter)

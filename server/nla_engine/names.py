@@ -1,0 +1,34 @@
+"""Every name inside SGLang that the plugin leans on, in one table.
+
+SGLang is pinned exactly because these are internals. A test resolves each of them, so that an upgrade fails by the
+name of what moved.
+"""
+
+from typing import Final
+
+GENERATE_REQUEST: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
+SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
+INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
+
+NAMES: Final[dict[str, str]] = {
+    GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
+    SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
+    LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
+    INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
+    "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
+    "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
+    "sglang.srt.plugins.hook_registry.HookRegistry.register": "registers the hooks",
+    "sglang.srt.plugins.hook_registry.HookType": "kinds of hooks",
+    "sglang.srt.platforms.cpu.CpuDeviceMixin": "base of the CPU platform",
+    "sglang.srt.platforms.device_mixin.PlatformEnum.OOT": "marks the CPU platform as out of tree",
+    "sglang.srt.platforms.interface.SRTPlatform": "base of the CPU platform",
+    "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
+    "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
+    "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
+    "sglang.srt.models.qwen2.Qwen2ForCausalLM": "base of a reconstructor",
+    "sglang.srt.models.llama.LlamaForCausalLM": "base of a reconstructor",
+    "sglang.srt.models.gemma3_causal.Gemma3ForCausalLM": "base of a reconstructor",
+    "sglang.srt.models.gemma3_mm.Gemma3ForConditionalGeneration": "base of the multimodal verbalizer",
+}
+"""Dotted name -> what for."""

@@ -1,0 +1,55 @@
+"""Entry point `sglang.srt.plugins`: registers our hooks in every process of an engine that nla-serve started.
+
+Imports SGLang only once it is sure that it is wanted, for every SGLang in the environment loads this module.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from nla_engine import names
+
+ROLE_VARIABLE: Final = "NLA_ENGINE_ROLE"
+"""Set to `av` or `ar` by nla-serve, and by nothing else, for the engines that it starts."""
+
+
+class Hook(NamedTuple):
+    """A function of ours at a place in SGLang; kind is a member name of SGLang's HookType."""
+
+    target: str
+    function: Callable[..., object]
+    kind: str
+
+
+def hooks_for(role: str) -> list[Hook]:
+    """List the hooks of an engine.
+
+    Raises:
+        ValueError: the role is neither av nor ar.
+    """
+    if role not in ("av", "ar"):
+        raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
+    from nla_engine import requests, sampling, state, weights
+
+    shared = [
+        Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
+        Hook(names.INTERNAL_STATE, state.report, "AFTER"),
+    ]
+    if role == "av":
+        return [
+            *shared,
+            Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
+            Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
+        ]
+    return [*shared, Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE")]
+
+
+def activate() -> None:
+    """Register the hooks of this engine's role; in any other SGLang, do nothing."""
+    role = os.environ.get(ROLE_VARIABLE)
+    if role is None:
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    for hook in hooks_for(role):
+        HookRegistry.register(hook.target, hook.function, HookType[hook.kind])

@@ -1,0 +1,40 @@
+"""`python -m nla_gateway --fd N`: serves the app on a listening socket that the launcher opened."""
+
+import argparse
+import logging
+import os
+import sys
+
+import uvicorn
+
+from nla_gateway.app import create_app
+from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+
+
+def main() -> int:
+    """Read the settings from the environment and serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m nla_gateway", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the listening socket")
+    arguments = parser.parse_args()
+    settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        create_app(settings),
+        fd=arguments.fd,
+        log_config=None,
+        access_log=False,
+        log_level=settings.log_level,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.grace_s),
+    )
+    uvicorn.Server(config).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The FastAPI app: routes, the edge around them, and the engines' self-tests in the background."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from nla_gateway.gateway import open_gateway
+from nla_gateway.http import EdgeMiddleware, install_error_handlers
+from nla_gateway.metrics import Metrics
+from nla_gateway.proof import prove_when_up
+from nla_gateway.routes import router
+from nla_gateway.settings import Settings
+
+DESCRIPTION: Final = (
+    "Natural Language Autoencoders: activation vectors to words, words to vectors, and how near they come."
+    " A vector is the base64 of its raw little-endian elements, `d_model` of them, in `dtype`."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the gateway's app; engines are proved once it runs."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_gateway(settings, metrics) as gateway:
+            app.state.gateway = gateway
+            proofs = [asyncio.create_task(prove_when_up(part)) for part in gateway.parts]
+            try:
+                yield
+            finally:
+                for proof in proofs:
+                    proof.cancel()
+                await asyncio.gather(*proofs, return_exceptions=True)
+
+    app = FastAPI(title="nla-serve", version=version("nla-serve"), description=DESCRIPTION, lifespan=lifespan,
+                  redoc_url=None, separate_input_output_schemas=False)  # fmt: skip
+    app.include_router(router)
+    install_error_handlers(app)
+    app.add_middleware(
+        EdgeMiddleware,
+        api_key=settings.api_key,
+        max_body_bytes=settings.limits.max_body_bytes,
+        metrics=metrics,
+    )
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Form the OpenAPI document, less FastAPI's own 422 replies, which we never send."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        app.openapi_schema = document
+    return app.openapi_schema

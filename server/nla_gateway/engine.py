@@ -1,0 +1,146 @@
+"""One SGLang engine over loopback HTTP. Knows SGLang's endpoints and nothing of NLA."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import httpx
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from nla_gateway.errors import EngineUnavailable, RequestTimeout
+from nla_gateway.settings import EngineSettings
+
+RETRY_AFTER_S: Final = 5
+
+EngineState = Literal["starting", "ready", "failed"]
+
+
+class Engine:
+    """A client of one engine, with what is known of the engine's state.
+
+    Args:
+        label: `verbalizer` or `reconstructor`, for messages.
+        settings: where it is.
+        max_in_flight: requests sent at the same time; further ones wait here.
+        timeout_s: longest silence of the engine on one request.
+    """
+
+    def __init__(self, label: str, settings: EngineSettings, *, max_in_flight: int, timeout_s: float) -> None:
+        self.label = label
+        self.state: EngineState = "starting"
+        self.reason: str | None = None
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._http = httpx.AsyncClient(
+            base_url=settings.url,
+            headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
+            timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight),
+            trust_env=False,  # a proxy from the environment must not stand between us and loopback
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    def require_ready(self) -> None:
+        """Raise EngineUnavailable until the self-test has passed."""
+        if self.state == "starting":
+            raise EngineUnavailable(f"the {self.label} is still starting", retry_after_s=RETRY_AFTER_S)
+        if self.state == "failed":
+            raise EngineUnavailable(f"the {self.label} failed its self-test: {self.reason}")
+
+    async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Run one generation to its end; cancelling the call ends it in the engine too."""
+        async with self._slots, self._aborting(payload["rid"]):
+            answer: dict[str, Any] = await self._json("POST", "/generate", payload)
+            return answer
+
+    async def stream(self, payload: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Run one generation, yielding SGLang's chunks, each with the text so far."""
+        body = orjson.dumps({**payload, "stream": True})
+        async with (
+            self._slots,
+            self._aborting(payload["rid"]),
+            self._translating(),
+            self._http.stream("POST", "/generate", content=body) as response,
+        ):
+            if response.is_error:
+                self._raise_for(response.status_code, await response.aread())
+            async for line in response.aiter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield self._chunk(line)
+
+    async def embed(self, batch: list[list[int]], model: str) -> tuple[list[NDArray[np.float32]], int]:
+        """Embed token ids; returns float32 vectors [d] in order and the number of prompt tokens."""
+        payload = {"model": model, "input": batch, "encoding_format": "base64"}
+        async with self._slots:
+            answer = await self._json("POST", "/v1/embeddings", payload)
+        rows = sorted(answer["data"], key=lambda row: row["index"])
+        vectors = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows]
+        return vectors, int(answer["usage"]["prompt_tokens"])
+
+    async def server_info(self) -> dict[str, Any]:
+        """Ask the engine about itself."""
+        answer: dict[str, Any] = await self._json("GET", "/server_info")
+        return answer
+
+    async def _json(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Any:
+        content = None if payload is None else orjson.dumps(payload)
+        async with self._translating():
+            response = await self._http.request(method, path, content=content)
+        if response.is_error:
+            self._raise_for(response.status_code, response.content)
+        return orjson.loads(response.content)
+
+    def _chunk(self, line: str) -> dict[str, Any]:
+        chunk: dict[str, Any] = orjson.loads(line.removeprefix("data: "))
+        if "error" in chunk:
+            raise RuntimeError(f"the {self.label} engine answered {chunk['error']}")
+        return chunk
+
+    def _raise_for(self, status: int, body: bytes) -> None:
+        if status in (429, 503):
+            raise EngineUnavailable(f"the {self.label} takes no requests just now", retry_after_s=RETRY_AFTER_S)
+        # Requests were checked before they came here, so a refusal is our own mistake.
+        raise RuntimeError(f"the {self.label} engine answered {status}: {body[:500].decode(errors='replace')}")
+
+    @asynccontextmanager
+    async def _translating(self) -> AsyncIterator[None]:
+        """Turn what httpx raises into what a caller may be told."""
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise RequestTimeout(f"the {self.label} did not answer in time") from None
+        except httpx.TransportError as error:
+            message = f"the connection to the {self.label} broke: {type(error).__name__}"
+            raise EngineUnavailable(message, retry_after_s=RETRY_AFTER_S) from None
+
+    @asynccontextmanager
+    async def _aborting(self, rid: str) -> AsyncIterator[None]:
+        """End a generation at once when its caller is cancelled; SGLang itself looks only every few seconds."""
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            task = asyncio.create_task(self._abort(rid))
+            _running.add(task)
+            task.add_done_callback(_running.discard)
+            raise
+
+    async def _abort(self, rid: str) -> None:
+        try:
+            await self._http.post("/abort_request", content=orjson.dumps({"rid": rid}))
+        except httpx.HTTPError:
+            return  # the engine is gone, and the generation with it
+
+
+_running: Final[set[asyncio.Task[None]]] = set()
+"""Keeps abort calls alive: the loop itself holds tasks only weakly."""

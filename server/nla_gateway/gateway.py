@@ -1,0 +1,135 @@
+"""What the app is made of, built once from the settings: the two parts, the queue, the metrics, the limits."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Final
+
+from nla_client.wire import Info, Limits, PairInfo
+from nla_gateway.concurrency import Admission
+from nla_gateway.engine import Engine
+from nla_gateway.errors import CheckpointError, EngineUnavailable
+from nla_gateway.metrics import Metrics
+from nla_gateway.reconstructor import Reconstructor
+from nla_gateway.settings import EngineSettings, Settings
+from nla_gateway.sidecar import Sidecar
+from nla_gateway.verbalizer import Verbalizer
+
+logger = logging.getLogger(__name__)
+
+PACKAGES: Final = ("nla-serve", "sglang", "transformers", "torch", "fastapi")
+
+
+@dataclass
+class Gateway:
+    """The parts that routes work with."""
+
+    settings: Settings
+    maybe_verbalizer: Verbalizer | None
+    maybe_reconstructor: Reconstructor | None
+    metrics: Metrics
+    admission: Admission
+    info: Info = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.info = _info(self)
+
+    @property
+    def limits(self) -> Limits:
+        """Limits in force."""
+        return self.info.limits
+
+    @property
+    def parts(self) -> list[Verbalizer | Reconstructor]:
+        """What is served."""
+        return [part for part in (self.maybe_verbalizer, self.maybe_reconstructor) if part is not None]
+
+    def verbalizer(self) -> Verbalizer:
+        """Return the verbalizer; EngineUnavailable while it is starting, failed, or not served."""
+        if self.maybe_verbalizer is None:
+            raise EngineUnavailable("this server has no verbalizer: it was started with --only ar")
+        self.maybe_verbalizer.engine.require_ready()
+        return self.maybe_verbalizer
+
+    def reconstructor(self) -> Reconstructor:
+        """Return the reconstructor; EngineUnavailable while it is starting, failed, or not served."""
+        if self.maybe_reconstructor is None:
+            raise EngineUnavailable("this server has no reconstructor: it was started with --only av")
+        self.maybe_reconstructor.engine.require_ready()
+        return self.maybe_reconstructor
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Gateway]:
+    """Read the checkpoints and open the connections to their engines.
+
+    Raises:
+        CheckpointError: a checkpoint that cannot be served, or two that are no pair.
+    """
+    limits = settings.limits
+    async with AsyncExitStack() as stack:
+
+        async def engine(label: str, part: EngineSettings) -> Engine:
+            client = Engine(label, part, max_in_flight=limits.max_in_flight, timeout_s=limits.request_timeout_s)
+            return await stack.enter_async_context(client)
+
+        verbalizer = reconstructor = None
+        if settings.verbalizer is not None:
+            verbalizer = Verbalizer(await engine("verbalizer", settings.verbalizer), settings.verbalizer)
+        if settings.reconstructor is not None:
+            reconstructor = Reconstructor(
+                await engine("reconstructor", settings.reconstructor),
+                settings.reconstructor,
+                max_text_tokens=limits.max_text_tokens,
+                baseline=settings.predict_mean_mse,
+            )
+        if verbalizer and reconstructor:
+            check_pair(verbalizer.sidecar, reconstructor.sidecar)
+        yield Gateway(settings, verbalizer, reconstructor, metrics, Admission(limits.max_queue))
+
+
+def check_pair(av: Sidecar, ar: Sidecar) -> None:
+    """Raise CheckpointError unless the two sidecars belong to one pair."""
+    if av.d_model != ar.d_model:
+        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
+    if av.layer != ar.layer:
+        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
+
+
+def _info(gateway: Gateway) -> Info:
+    settings, verbalizer, reconstructor = (
+        gateway.settings,
+        gateway.maybe_verbalizer,
+        gateway.maybe_reconstructor,
+    )
+    sidecar = gateway.parts[0].sidecar
+    limits = settings.limits.model_dump(exclude={"max_in_flight"})
+    if verbalizer is not None:
+        room = verbalizer.settings.context_length - len(verbalizer.prompt.ids) - 1
+        limits["max_tokens"] = min(limits["max_tokens"], room)
+    if reconstructor is not None:
+        limits["max_text_tokens"] = reconstructor.max_text_tokens
+    return Info(
+        verbalizer=_part_info(verbalizer),
+        reconstructor=_part_info(reconstructor),
+        base_model=settings.base_model,
+        layer=sidecar.layer,
+        d_model=sidecar.d_model,
+        predict_mean_mse=settings.predict_mean_mse,
+        limits=Limits(**limits),
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def _part_info(part: Verbalizer | Reconstructor | None) -> PairInfo | None:
+    if part is None:
+        return None
+    return PairInfo(
+        model=part.settings.model,
+        role=part.sidecar.role,
+        checkpoint_dtype=part.settings.dtype,
+        injection_scale=part.sidecar.injection_scale,
+        mse_scale=part.sidecar.mse_scale,
+    )

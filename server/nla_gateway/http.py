@@ -1,0 +1,178 @@
+"""What every HTTP exchange shares: request ids, the key, the body limit, one log line, and the one place where
+exceptions become the contract's error body.
+"""
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
+from nla_gateway.errors import RequestError
+from nla_gateway.metrics import Metrics
+
+logger = logging.getLogger("nla_gateway.access")
+
+OPEN_PATHS: Final = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
+
+
+def error_response(
+    kind: ErrorType,
+    message: str,
+    request_id: str,
+    *,
+    param: str | None = None,
+    retry_after_s: int | None = None,
+) -> JSONResponse:
+    """Form the contract's error reply."""
+    body = ErrorResponse(error=ErrorDetail(type=kind, message=message, param=param, request_id=request_id))
+    headers = {} if retry_after_s is None else {"retry-after": str(retry_after_s)}
+    if kind == "authentication":
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(body.model_dump(), STATUS[kind], headers)
+
+
+def error_detail(error: Exception, request_id: str) -> ErrorDetail:
+    """Describe any failure to a caller; what is not a RequestError is a bug, logged here and not shown."""
+    if isinstance(error, RequestError):
+        return ErrorDetail(type=error.type, message=error.message, param=error.param, request_id=request_id)
+    logger.error("request %s failed", request_id, exc_info=error)
+    message = "something went wrong in the server; its log has more under this request id"
+    return ErrorDetail(type="internal", message=message, param=None, request_id=request_id)
+
+
+def _response_to(error: Exception, request_id: str) -> JSONResponse:
+    detail = error_detail(error, request_id)
+    retry = error.retry_after_s if isinstance(error, RequestError) else None
+    return error_response(detail.type, detail.message, request_id, param=detail.param, retry_after_s=retry)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Route every exception to the contract's error body."""
+
+    @app.exception_handler(RequestError)
+    async def on_error(request: Request, error: RequestError) -> JSONResponse:
+        return _response_to(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problem = error.errors()[0]
+        param = param_of(problem["loc"])
+        message = "the body is not valid JSON" if problem["type"] == "json_invalid" else _message(problem, param)
+        return error_response("invalid_request", message, request.state.request_id, param=param)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        kind = TYPES_BY_STATUS.get(error.status_code, "invalid_request")
+        message = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        response = error_response(kind, message, request.state.request_id)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def param_of(loc: tuple[Any, ...]) -> str | None:
+    """Name a field as the contract does, `vectors[3]`, from pydantic's location."""
+    name = ""
+    for part in loc[1:]:
+        if isinstance(part, int):
+            name += f"[{part}]" if name else ""
+        elif not name:
+            name = str(part)
+    return name or None
+
+
+def _message(problem: dict[str, Any], param: str | None) -> str:
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {param!r}"
+    if param is None:
+        return "the body must be a JSON object, sent with content-type: application/json"
+    return f"{param}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+class EdgeMiddleware:
+    """Outermost layer, plain ASGI so that streams and disconnects pass through untouched."""
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int, metrics: Metrics) -> None:
+        self._app = app
+        self._key = None if api_key is None else f"Bearer {api_key}".encode()
+        self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER.encode(), request_id.encode())]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope["path"], headers, request_id)
+            if refusal is not None:
+                await refusal(scope, receive, send_with_id)
+            else:
+                await self._app(scope, self._limited(receive), send_with_id)
+        except Exception as error:
+            # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
+            response = _response_to(error, request_id)
+            if not status:
+                await response(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.request(_endpoint(scope), status, seconds)
+            logger.info("%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes], request_id: str) -> JSONResponse | None:
+        given = headers.get(b"authorization", b"")
+        if self._key is not None and path not in OPEN_PATHS and not hmac.compare_digest(given, self._key):
+            return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            return error_response("payload_too_large", self._too_large(), request_id)
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise HTTPException(STATUS["payload_too_large"], self._too_large())
+            return message
+
+        return limited
+
+    def _too_large(self) -> str:
+        return f"the body is over {self._max_body_bytes} bytes: send fewer vectors at a time"
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
+    return given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _endpoint(scope: Scope) -> str:
+    route = scope.get("route")
+    return getattr(route, "path", "other")

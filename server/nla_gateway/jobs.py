@@ -1,0 +1,202 @@
+"""The three calls, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final, TypeVar
+
+from nla_client.wire import (
+    CriticRequest,
+    CriticResponse,
+    CriticResult,
+    ReconstructRequest,
+    ReconstructResponse,
+    Sample,
+    SampleDelta,
+    SampleDone,
+    SampleError,
+    Score,
+    StreamDone,
+    StreamEvent,
+    Usage,
+    VerbalizeRequest,
+    VerbalizeResponse,
+    VerbalizeResult,
+    encode_vector,
+)
+from nla_gateway.concurrency import gather
+from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
+from nla_gateway.fields import as_list, field_names, parse_vectors
+from nla_gateway.gateway import Gateway
+from nla_gateway.http import error_detail
+from nla_gateway.verbalizer import Generated, add_usage, sample_seed
+
+T = TypeVar("T")
+
+STREAM_BUFFER: Final = 1024
+"""Events of one stream that may wait for a slow reader; then its samples wait too."""
+
+
+class VerbalizeJob:
+    """One `/verbalize` request: every sample of every vector runs at the same time.
+
+    Raises:
+        RequestError: the request is wrong, or its engines are not ready.
+    """
+
+    def __init__(self, gateway: Gateway, call: VerbalizeRequest, request_id: str) -> None:
+        self._gateway, self._call, self._request_id = gateway, call, request_id
+        count = len(as_list(call.vectors))
+        check_batch(gateway, count, "vectors")
+        self._check_sampling(count)
+        self._verbalizer = gateway.verbalizer()
+        self._reconstructor = gateway.reconstructor() if call.score else None
+        if self._reconstructor is not None:
+            self._reconstructor.require_scorable()
+        d_model = self._verbalizer.sidecar.d_model
+        self._vectors = parse_vectors(call.vectors, call.dtype, d_model)
+        self._seed = secrets.randbelow(2**31) if call.seed is None else call.seed
+        self._rid = f"{request_id}.{uuid.uuid4().hex[:8]}"
+        self._places = [(index, sample) for index in range(count) for sample in range(call.n)]
+
+    async def run(self) -> VerbalizeResponse:
+        """Answer in one piece; the first failure ends the whole request."""
+        with self._gateway.admission.admit(len(self._places)):
+            done = await within(self._gateway, gather(self._sample(*place) for place in self._places))
+        n = self._call.n
+        results = [
+            VerbalizeResult(index=i, samples=[sample for sample, _ in done[i * n : (i + 1) * n]])
+            for i in range(len(self._vectors))
+        ]
+        usage = add_usage([part for _, part in done])
+        return VerbalizeResponse(model=self._verbalizer.settings.model, results=results, usage=usage)
+
+    async def events(self) -> AsyncIterator[StreamEvent]:
+        """Answer piece by piece; a sample that fails says so and leaves the others alone."""
+        with self._gateway.admission.admit(len(self._places)):
+            events: asyncio.Queue[StreamEvent] = asyncio.Queue(STREAM_BUFFER)
+            used: list[Usage] = []
+            tasks = [asyncio.create_task(self._stream_sample(*place, events, used)) for place in self._places]
+            try:
+                running = len(tasks)
+                while running:
+                    event = await events.get()
+                    running -= not isinstance(event, SampleDelta)
+                    yield event
+                yield StreamDone(usage=add_usage(used))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sample(self, index: int, sample: int) -> tuple[Sample, Usage]:
+        generated = await self._verbalizer.sample(self._vectors[index], self._call, *self._identity(index, sample))
+        return await self._finished(index, generated), generated.usage
+
+    async def _stream_sample(
+        self, index: int, sample: int, events: asyncio.Queue[StreamEvent], used: list[Usage]
+    ) -> None:
+        """Put one sample's deltas on the queue, and exactly one SampleDone or SampleError after them."""
+        try:
+            async with asyncio.timeout(self._gateway.limits.request_timeout_s):
+                pieces = self._verbalizer.stream(self._vectors[index], self._call, *self._identity(index, sample))
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        await events.put(SampleDelta(index=index, sample=sample, text=piece))
+                    else:
+                        used.append(piece.usage)
+                        done = await self._finished(index, piece)
+                        await events.put(SampleDone(index=index, sample=sample, **dict(done)))
+        except Exception as error:  # whatever it was, the stream goes on and says so
+            failure = timed_out(self._gateway) if isinstance(error, TimeoutError) else error
+            detail = error_detail(failure, self._request_id)
+            await events.put(SampleError(index=index, sample=sample, error=detail))
+
+    async def _finished(self, index: int, generated: Generated) -> Sample:
+        self._gateway.metrics.sample(generated.usage, complete=generated.complete)
+        score: Score | None = None
+        if self._reconstructor is not None:
+            scores, _ = await self._reconstructor.score([generated.text], [self._vectors[index]], [None])
+            score = scores[0]
+        return Sample(
+            text=generated.text,
+            complete=generated.complete,
+            finish_reason=generated.finish_reason,
+            score=score,
+        )
+
+    def _identity(self, index: int, sample: int) -> tuple[int, str]:
+        # The last dot matters: SGLang aborts every request whose id starts with the given one.
+        return sample_seed(self._seed, index, sample), f"{self._rid}.{index}.{sample}."
+
+    def _check_sampling(self, vectors: int) -> None:
+        limits = self._gateway.limits
+        if self._call.n > limits.max_n:
+            raise InvalidRequest(f"n is {self._call.n}; at most {limits.max_n} samples a vector", param="n")
+        if self._call.max_tokens > limits.max_tokens:
+            message = f"max_tokens is {self._call.max_tokens}; at most {limits.max_tokens} fit"
+            raise InvalidRequest(message, param="max_tokens")
+        if vectors * self._call.n > limits.max_samples:
+            message = f"{vectors} vectors times n = {self._call.n} is over {limits.max_samples} samples a request"
+            raise PayloadTooLarge(message, param="vectors")
+
+
+async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:
+    """Run work for as long as a request may take.
+
+    Raises:
+        RequestTimeout: it took longer, and was cancelled.
+    """
+    try:
+        async with asyncio.timeout(gateway.limits.request_timeout_s):
+            return await work
+    except TimeoutError:
+        raise timed_out(gateway) from None
+
+
+def timed_out(gateway: Gateway) -> RequestTimeout:
+    """Form the error of a request that took too long."""
+    limit = gateway.limits.request_timeout_s
+    return RequestTimeout(f"not done within {limit:g} s: send fewer vectors at a time or ask for fewer tokens")
+
+
+def check_batch(gateway: Gateway, count: int, param: str) -> None:
+    """Raise PayloadTooLarge for a batch over the limit."""
+    if count > gateway.limits.max_batch:
+        message = f"{count} {param} in one request; at most {gateway.limits.max_batch}: send several requests"
+        raise PayloadTooLarge(message, param=param)
+
+
+async def reconstruct(gateway: Gateway, call: ReconstructRequest) -> ReconstructResponse:
+    """Answer `/reconstruct`."""
+    texts = as_list(call.texts)
+    check_batch(gateway, len(texts), "texts")
+    reconstructor = gateway.reconstructor()
+    with gateway.admission.admit(len(texts)):
+        work = reconstructor.reconstruct(texts, field_names("texts", call.texts))
+        vectors, usage = await within(gateway, work)
+    return ReconstructResponse(
+        model=reconstructor.settings.model,
+        dtype=call.dtype,
+        d_model=reconstructor.sidecar.d_model,
+        vectors=[encode_vector(vector, call.dtype) for vector in vectors],
+        usage=usage,
+    )
+
+
+async def critic(gateway: Gateway, call: CriticRequest) -> CriticResponse:
+    """Answer `/critic`."""
+    texts, count = as_list(call.texts), len(as_list(call.vectors))
+    check_batch(gateway, len(texts), "texts")
+    if len(texts) != count:
+        raise InvalidRequest(f"{len(texts)} texts and {count} vectors: give pairs", param="vectors")
+    reconstructor = gateway.reconstructor()
+    reconstructor.require_scorable()
+    d_model = reconstructor.sidecar.d_model
+    vectors = parse_vectors(call.vectors, call.dtype, d_model)
+    with gateway.admission.admit(len(texts)):
+        work = reconstructor.score(texts, vectors, field_names("texts", call.texts))
+        scores, usage = await within(gateway, work)
+    results = [CriticResult(index=index, **dict(values)) for index, values in enumerate(scores)]
+    return CriticResponse(model=reconstructor.settings.model, results=results, usage=usage)

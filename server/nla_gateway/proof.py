@@ -1,0 +1,120 @@
+"""The self-tests that an engine must pass before it counts as ready.
+
+If injection fails, a verbalizer fluently describes the marker character; if the stock model runs, a reconstructor
+answers unit vectors without a word. Both look fine, so both are disproved here, on the live engine.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import numpy as np
+
+from nla_gateway.engine import Engine
+from nla_gateway.errors import RequestError
+from nla_gateway.reconstructor import Reconstructor
+from nla_gateway.verbalizer import Verbalizer
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.5
+TOP_LOGPROBS: Final = 20
+SAME: Final = 1e-3
+"""Largest difference of log-probabilities that counts as none: GPU kernels are not bitwise repeatable."""
+PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
+GREEDY: Final = {"temperature": 0.0, "max_new_tokens": 1}
+
+
+class ProofError(Exception):
+    """A self-test failed; the text says what the engine does wrong."""
+
+
+async def prove_when_up(part: Verbalizer | Reconstructor) -> None:
+    """Wait until the engine answers, run its self-test, and set its state to ready or failed."""
+    engine = part.engine
+    info = await _wait_until_up(engine)
+    try:
+        _check_plugin(part, info)
+        if isinstance(part, Verbalizer):
+            await prove_injection(part)
+        else:
+            await prove_reconstruction(part)
+    except (ProofError, RequestError, RuntimeError) as error:
+        engine.state, engine.reason = "failed", str(error)
+        logger.error("the %s failed its self-test: %s", engine.label, error)
+        return
+    engine.state = "ready"
+    logger.info("the %s passed its self-test", engine.label)
+
+
+async def prove_injection(verbalizer: Verbalizer) -> None:
+    """Prove that injected vectors reach the model.
+
+    Two vectors must give different logits, both different from the plain marker's, and one vector twice the same.
+
+    Raises:
+        ProofError: they do not.
+    """
+    first, second = np.random.default_rng(0).standard_normal((2, verbalizer.sidecar.d_model)).astype(np.float32)
+    one = await _logprobs(verbalizer, first, "one")
+    again = await _logprobs(verbalizer, first, "again")
+    other = await _logprobs(verbalizer, second, "other")
+    marker = await _logprobs(verbalizer, None, "marker")
+    if _distance(one, marker) <= SAME or _distance(other, marker) <= SAME:
+        raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
+    if _distance(one, other) <= SAME:
+        raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
+    if _distance(one, again) > SAME:
+        raise ProofError("the same vector gives different logits when sent twice")
+
+
+async def prove_reconstruction(reconstructor: Reconstructor) -> None:
+    """Prove that texts become finite vectors [d_model], different for different texts.
+
+    Raises:
+        ProofError: they do not.
+    """
+    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS))
+    d_model = reconstructor.sidecar.d_model
+    for vector in vectors:
+        if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():
+            raise ProofError(f"it rebuilds vectors that are not {d_model} finite numbers")
+    if np.allclose(vectors[0], vectors[1], rtol=1e-3, atol=0):
+        raise ProofError("two different texts give the same vector")
+
+
+async def _wait_until_up(engine: Engine) -> dict[str, Any]:
+    while True:
+        try:
+            return await engine.server_info()
+        except (RequestError, RuntimeError):
+            await asyncio.sleep(POLL_S)
+
+
+def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> None:
+    report = (info.get("internal_states") or [{}])[0].get("nla")
+    if report is None:
+        raise ProofError("the engine runs without our plugin (nla_engine): it was not started by nla-serve")
+    role, dtype = part.sidecar.role, part.settings.dtype
+    if report["role"] != role:
+        raise ProofError(f"the engine was started as {report['role']}, not as {role}")
+    if role == "ar" and not report["model_class"].endswith("Reconstructor"):
+        raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a reconstructor")
+    if report["dtype"] != dtype:
+        raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
+
+
+async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int, float]:
+    payload = verbalizer.payload(vector, GREEDY, f"proof.{name}.")
+    payload |= {"return_logprob": True, "top_logprobs_num": TOP_LOGPROBS}
+    answer = await verbalizer.engine.generate(payload)
+    top = {token: logprob for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
+    if not all(np.isfinite(logprob) for logprob in top.values()):
+        raise ProofError("the logits are not finite: check the sidecar's injection_scale")
+    return top
+
+
+def _distance(one: dict[int, float], other: dict[int, float]) -> float:
+    """Largest difference of log-probabilities; a token outside a top list has at most that list's least."""
+    least_one, least_other = min(one.values()), min(other.values())
+    return max(abs(one.get(token, least_one) - other.get(token, least_other)) for token in one.keys() | other.keys())

@@ -1,0 +1,74 @@
+"""Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_client.wire import Score, Usage
+from nla_gateway.concurrency import gather
+from nla_gateway.engine import Engine
+from nla_gateway.errors import InvalidRequest
+from nla_gateway.prompt import ReconstructorPrompt
+from nla_gateway.scoring import score
+from nla_gateway.settings import EngineSettings
+from nla_gateway.sidecar import Sidecar, read_sidecar
+
+TEXTS_PER_CALL: Final = 16
+
+
+class Reconstructor:
+    """The reconstructor engine with its prompt and scales."""
+
+    def __init__(
+        self, engine: Engine, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar)
+        self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
+        self._baseline = baseline
+
+    async def reconstruct(
+        self, texts: list[str], params: Sequence[str | None]
+    ) -> tuple[list[NDArray[np.float32]], Usage]:
+        """Rebuild one float32 vector [d] for each text, in order.
+
+        Args:
+            texts: any number of explanations.
+            params: for each, the request's field that an error should name.
+
+        Raises:
+            InvalidRequest: a text is too long.
+        """
+        prompts = [
+            self.prompt.encode_checked(text, self.max_text_tokens, param)
+            for text, param in zip(texts, params, strict=True)
+        ]
+        parts = [prompts[start : start + TEXTS_PER_CALL] for start in range(0, len(prompts), TEXTS_PER_CALL)]
+        answers = await gather(self.engine.embed(part, self.settings.model) for part in parts)
+        vectors = [vector for part, _ in answers for vector in part]
+        tokens = sum(count for _, count in answers)
+        return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+
+    async def score(
+        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None]
+    ) -> tuple[list[Score], Usage]:
+        """Score each text against its vector [d].
+
+        Raises:
+            InvalidRequest: a text is too long.
+        """
+        rebuilt, usage = await self.reconstruct(texts, params)
+        pairs = zip(originals, rebuilt, strict=True)
+        return [score(original, vector, self._baseline) for original, vector in pairs], usage
+
+    def require_scorable(self) -> None:
+        """Raise InvalidRequest where the sidecar says that scores make no sense."""
+        if self.sidecar.mse_scale is None:
+            raise InvalidRequest(
+                "this pair cannot be scored: its sidecar gives no mse_scale, so distances mean nothing",
+                param="score",
+            )

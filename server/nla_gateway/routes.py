@@ -1,0 +1,148 @@
+"""The contract's endpoints. Each hands its parsed request to a job and its answer to the caller."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from nla_client.wire import (
+    EVENT_NAMES,
+    CriticRequest,
+    CriticResponse,
+    ErrorResponse,
+    Info,
+    ReconstructRequest,
+    ReconstructResponse,
+    StreamEvent,
+    VerbalizeRequest,
+    VerbalizeResponse,
+)
+from nla_gateway import jobs
+from nla_gateway.engine import EngineState
+from nla_gateway.gateway import Gateway
+
+T = TypeVar("T")
+
+router = APIRouter()
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The request is wrong; `param` names the field.",
+        401: "The API key is missing or wrong.",
+        413: "The body or the batch is over the limit.",
+        429: "The queue is full; wait for `Retry-After` seconds.",
+        500: "A bug.",
+        503: "The engine is starting, gone, or not served.",
+        504: "The request took too long.",
+    }.items()
+}
+EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "JSON, or with stream=true the server-sent events sample.delta, sample.done, error and done.",
+    }
+}
+
+
+class EngineStatus(BaseModel):
+    """State of one engine; the reason says why it failed."""
+
+    state: EngineState
+    reason: str | None
+
+
+class ReadyResponse(BaseModel):
+    """Whether every engine has passed its self-test."""
+
+    ready: bool
+    engines: dict[str, EngineStatus]
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+@router.post("/verbalize", response_model=VerbalizeResponse, responses={**ERRORS, **EVENT_STREAM})
+async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
+    """Describe activation vectors in words."""
+    job = jobs.VerbalizeJob(_gateway(request), call, request.state.request_id)
+    if call.stream:
+        return StreamingResponse(_server_sent(job.events()), media_type="text/event-stream")
+    return await _unless_gone(request, job.run())
+
+
+@router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
+async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Request) -> Any:
+    """Rebuild vectors from texts."""
+    return await _unless_gone(request, jobs.reconstruct(_gateway(request), call))
+
+
+@router.post("/critic", response_model=CriticResponse, responses=ERRORS)
+async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
+    """Score texts against vectors, pair by pair."""
+    return await _unless_gone(request, jobs.critic(_gateway(request), call))
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Answer while the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", response_model=ReadyResponse, responses={503: {"model": ReadyResponse}})
+async def ready(request: Request) -> JSONResponse:
+    """Tell whether every engine has passed its self-test, and which has not."""
+    engines = {
+        part.engine.label: EngineStatus(state=part.engine.state, reason=part.engine.reason)
+        for part in _gateway(request).parts
+    }
+    everything = all(engine.state == "ready" for engine in engines.values())
+    body = ReadyResponse(ready=everything, engines=engines)
+    return JSONResponse(body.model_dump(), 200 if everything else 503)
+
+
+@router.get("/v1/info", response_model=Info, responses={401: ERRORS[401]})
+async def info(request: Request) -> Info:
+    """Tell model names, base model, layer, d_model, scales, limits and versions."""
+    return _gateway(request).info
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})
+async def metrics(request: Request) -> Response:
+    """Show Prometheus metrics."""
+    gateway = _gateway(request)
+    gateway.metrics.queue.set(gateway.admission.count)
+    for part in gateway.parts:
+        gateway.metrics.ready.labels(part.engine.label).set(part.engine.state == "ready")
+    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _server_sent(events: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
+    async for event in events:
+        yield f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Response:
+    """Run work, and cancel it when its caller goes away: nobody would read the answer."""
+    running = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        return Response(status_code=499)  # to nobody; nginx's status, for the log line
+    finally:
+        for task in (running, gone):
+            task.cancel()
+        await asyncio.gather(running, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,53 @@
+"""What the gateway is told at its start, as one frozen model. It reads no flags and no files of its own."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nla_client.wire import VectorDType
+
+SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
+"""Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(_Frozen):
+    """One engine and the checkpoint that it serves."""
+
+    url: str
+    api_key: str
+    checkpoint: Path = Field(description="Local folder with sidecar, tokenizer and config.json.")
+    model: str = Field(description="The name that answers carry.")
+    dtype: VectorDType = Field(description="What the engine computes in.")
+    context_length: int = Field(description="Prompt and answer together, in tokens.")
+
+
+class GatewayLimits(_Frozen):
+    """Upper bounds; those on tokens shrink further to what the engines' context lengths leave."""
+
+    max_body_bytes: int = 64 * 2**20
+    max_batch: int = Field(default=512, description="Vectors or texts a request.")
+    max_n: int = 64
+    max_samples: int = Field(default=2048, description="Vectors times n, a request.")
+    max_tokens: int = 1024
+    max_text_tokens: int = 1024
+    max_queue: int = Field(default=4096, description="Samples and texts accepted and not yet answered.")
+    max_in_flight: int = Field(default=256, description="Requests at one engine at the same time.")
+    request_timeout_s: float = 300.0
+
+
+class Settings(_Frozen):
+    """Everything the gateway needs."""
+
+    verbalizer: EngineSettings | None
+    reconstructor: EngineSettings | None
+    base_model: str | None = None
+    predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
+    api_key: str | None = None
+    limits: GatewayLimits = GatewayLimits()
+    log_level: str = "info"
+    grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")

@@ -1,0 +1,115 @@
+"""Vector -> text: what is asked of the verbalizer engine, and what its answer means."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_client.wire import FinishReason, Usage, VerbalizeRequest
+from nla_gateway.engine import RETRY_AFTER_S, Engine
+from nla_gateway.errors import EngineUnavailable
+from nla_gateway.injection import injection, rescale
+from nla_gateway.parsing import CLOSING, DeltaParser, parse
+from nla_gateway.prompt import VerbalizerPrompt
+from nla_gateway.settings import EngineSettings
+from nla_gateway.sidecar import Sidecar, read_sidecar
+
+NO_USAGE: Final = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One finished sample, before scoring."""
+
+    text: str
+    complete: bool
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class Verbalizer:
+    """The verbalizer engine with its prompt and scales."""
+
+    def __init__(self, engine: Engine, settings: EngineSettings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
+
+    async def sample(self, vector: NDArray[np.float32], call: VerbalizeRequest, seed: int, rid: str) -> Generated:
+        """Sample one text for one vector [d]."""
+        return self._generated(await self.engine.generate(self.payload(vector, sampling(call, seed), rid)))
+
+    async def stream(
+        self, vector: NDArray[np.float32], call: VerbalizeRequest, seed: int, rid: str
+    ) -> AsyncIterator[str | Generated]:
+        """Sample one text, yielding its pieces as they come and last the whole."""
+        deltas = DeltaParser()
+        answer: dict[str, Any] = {}
+        async for answer in self.engine.stream(self.payload(vector, sampling(call, seed), rid)):
+            if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
+                yield delta
+        generated = self._generated(answer)
+        if rest := deltas.finish(generated.text):
+            yield rest
+        yield generated
+
+    def payload(self, vector: NDArray[np.float32] | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
+        """Form the engine's request; without a vector the plain marker stays in the prompt."""
+        payload: dict[str, Any] = {
+            "rid": rid,
+            "input_ids": self.prompt.ids,
+            "sampling_params": sampling_params,
+        }
+        if vector is not None:
+            scaled = rescale(vector, self.sidecar.injection_scale)
+            payload["positional_embed_overrides"] = injection(scaled, self.prompt.position, self.settings.dtype)
+        return payload
+
+    def _generated(self, answer: dict[str, Any]) -> Generated:
+        meta = answer.get("meta_info")
+        reason = meta["finish_reason"] if meta else None
+        if meta is None or reason is None or reason["type"] == "abort":
+            raise EngineUnavailable("the verbalizer dropped the request", retry_after_s=RETRY_AFTER_S)
+        # The end-of-text token is kept in the text, like all special tokens, but is no part of it.
+        ending = self.prompt.stop_texts.get(reason.get("matched"), "")
+        text, complete = parse(answer["text"].removesuffix(ending))
+        usage = Usage(
+            prompt_tokens=meta["prompt_tokens"],
+            cached_tokens=meta["cached_tokens"],
+            completion_tokens=meta["completion_tokens"],
+        )
+        return Generated(text, complete, "length" if reason["type"] == "length" else "stop", usage)
+
+
+def sampling(call: VerbalizeRequest, seed: int) -> dict[str, Any]:
+    """Form SGLang's sampling parameters."""
+    return {
+        "temperature": call.temperature,
+        "top_p": call.top_p,
+        "top_k": -1 if call.top_k is None else call.top_k,
+        "max_new_tokens": call.max_tokens,
+        "sampling_seed": seed,
+        "stop": [CLOSING],
+        "no_stop_trim": True,
+        "skip_special_tokens": False,
+    }
+
+
+def sample_seed(seed: int, index: int, sample: int) -> int:
+    """Derive the seed of one sample of one vector.
+
+    Depends on seed + index alone, so that a batch split over requests with seeds moved on samples the same.
+    """
+    return int(np.random.SeedSequence([seed + index, sample]).generate_state(1)[0]) >> 1
+
+
+def add_usage(parts: list[Usage]) -> Usage:
+    """Sum token counts."""
+    return Usage(
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        cached_tokens=sum(part.cached_tokens for part in parts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
+    )
