@@ -167,7 +167,7 @@ def _vectors_per_request(sampling: Sampling, batch_size: int) -> int:
 def _verbalize_body(vectors: Vectors, sampling: Sampling, start: int, stop: int, *, stream: bool = False) -> bytes:
     fields = asdict(sampling) | {"vectors": vectors.encode(start, stop), "stream": stream}
     if start and sampling.seed is not None:
-        # The server derives a sample's seed from this one and the index in the request, which starts anew.
+        # The server derives a sample's seed from this one plus the index in the request, which starts anew.
         fields["seed"] = (sampling.seed + start) % SEEDS
     return _json(fields)
 

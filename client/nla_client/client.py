@@ -158,7 +158,7 @@ class NLAClient(Client):
             top_p: Sample from the likeliest tokens of this total probability.
             top_k: Sample from so many likeliest tokens; None for all.
             max_tokens: Most tokens of a sample.
-            seed: Same seed, same vectors, same `batch_size`: same samples.
+            seed: Same seed, same vectors: same samples.
             score: Score every text against its vector.
             stream: Give events as they come; one request only, so at most `batch_size` vectors.
 

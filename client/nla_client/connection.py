@@ -40,7 +40,7 @@ class Connection:
         """All requests of a batch, several at once; results in order. The first failure stops the rest."""
         if batch.size == 1:
             return self.send(batch.build(0))
-        stopped = threading.Event()
+        stopped, failures = threading.Event(), list[BaseException]()
 
         def work(k: int) -> list[T]:
             if stopped.is_set():
@@ -48,15 +48,17 @@ class Connection:
             try:
                 call = batch.build(k)
                 return call.parse(self._reply(call, stopped).content)
-            except BaseException:
+            except BaseException as error:
+                failures.append(error)
                 stopped.set()
                 raise
 
         pool = ThreadPoolExecutor(self.settings.max_in_flight, thread_name_prefix="nla-client")
         try:
             futures = [pool.submit(work, k) for k in range(batch.size)]
-            for future in as_completed(futures):
-                future.result()
+            for _ in as_completed(futures):
+                if failures:
+                    raise failures[0]  # the first; the others may only be its consequence
             return [result for future in futures for result in future.result()]
         finally:
             stopped.set()
@@ -109,11 +111,17 @@ class AsyncConnection:
         """All requests of a batch, several at once; results in order. The first failure stops the rest."""
         if batch.size == 1:
             return await self.send(batch.build(0))
-        free = asyncio.Semaphore(self.settings.max_in_flight)
+        free, failures = asyncio.Semaphore(self.settings.max_in_flight), list[BaseException]()
 
         async def work(k: int) -> list[T]:
             async with free:
-                return await self.send(batch.build(k))
+                if failures:
+                    return []  # nobody asks any more
+                try:
+                    return await self.send(batch.build(k))
+                except BaseException as error:
+                    failures.append(error)
+                    raise
 
         tasks = [asyncio.create_task(work(k)) for k in range(batch.size)]
         try:

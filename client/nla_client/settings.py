@@ -34,7 +34,7 @@ class Settings:
             url = httpx.URL(self.base_url)
         except (httpx.InvalidURL, TypeError) as error:
             raise InvalidArgumentError(f"base_url: {error}") from error
-        if url.scheme not in ("http", "https") or not url.host:
+        if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
             raise InvalidArgumentError(f"base_url must look like http://host:8000, not {self.base_url!r}")
         if self.max_retries < 0 or self.batch_size < 1 or self.max_in_flight < 1:
             raise InvalidArgumentError("max_retries must be at least 0, batch_size and max_in_flight 1")

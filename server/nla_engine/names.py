@@ -8,12 +8,14 @@ from typing import Final
 
 GENERATE_REQUEST: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
 SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 
 NAMES: Final[dict[str, str]] = {
     GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
+    SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",

@@ -10,6 +10,11 @@ DEVICE_VARIABLE: Final = "NLA_ENGINE_DEVICE"
 """Set to `cpu` by nla-serve for engines without a GPU."""
 
 
+def on_cpu() -> bool:
+    """Tell whether nla-serve asked for the CPU."""
+    return os.environ.get(DEVICE_VARIABLE) == "cpu"
+
+
 def activate() -> str | None:
     """Name the platform class, or None where nla-serve did not ask for the CPU."""
-    return "nla_engine.cpu.CpuPlatform" if os.environ.get(DEVICE_VARIABLE) == "cpu" else None
+    return "nla_engine.cpu.CpuPlatform" if on_cpu() else None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nla_engine import names
+from nla_engine.platform import on_cpu
 
 ROLE_VARIABLE: Final = "NLA_ENGINE_ROLE"
 """Set to `av` or `ar` by nla-serve, and by nothing else, for the engines that it starts."""
@@ -35,13 +36,16 @@ def hooks_for(role: str) -> list[Hook]:
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.INTERNAL_STATE, state.report, "AFTER"),
     ]
-    if role == "av":
-        return [
-            *shared,
-            Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
-            Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
-        ]
-    return [*shared, Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE")]
+    if role == "ar":
+        return [*shared, Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE")]
+    hooks = [
+        *shared,
+        Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
+        Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
+    ]
+    if on_cpu():
+        hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))
+    return hooks
 
 
 def activate() -> None:

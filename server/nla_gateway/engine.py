@@ -75,8 +75,8 @@ class Engine:
         ):
             if response.is_error:
                 self._raise_for(response.status_code, await response.aread())
-            async for line in response.aiter_lines():
-                if line.startswith("data: ") and line != "data: [DONE]":
+            async for line in _lines(response):
+                if line.startswith(b"data: ") and line != b"data: [DONE]":
                     yield self._chunk(line)
 
     async def embed(self, batch: list[list[int]], model: str) -> tuple[list[NDArray[np.float32]], int]:
@@ -101,8 +101,8 @@ class Engine:
             self._raise_for(response.status_code, response.content)
         return orjson.loads(response.content)
 
-    def _chunk(self, line: str) -> dict[str, Any]:
-        chunk: dict[str, Any] = orjson.loads(line.removeprefix("data: "))
+    def _chunk(self, line: bytes) -> dict[str, Any]:
+        chunk: dict[str, Any] = orjson.loads(line.removeprefix(b"data: "))
         if "error" in chunk:
             raise RuntimeError(f"the {self.label} engine answered {chunk['error']}")
         return chunk
@@ -140,6 +140,15 @@ class Engine:
             await self._http.post("/abort_request", content=orjson.dumps({"rid": rid}))
         except httpx.HTTPError:
             return  # the engine is gone, and the generation with it
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Split at newlines alone: httpx's own splitting also takes U+2028 and the like, which JSON may hold raw."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
 
 
 _running: Final[set[asyncio.Task[None]]] = set()

@@ -1,0 +1,175 @@
+"""A server in memory that keeps the contract, and both kinds of client before it through one face."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from pydantic import BaseModel
+
+from nla_client import AsyncNLAClient, AsyncNLACritic, NLAClient, NLACritic
+from nla_client.wire import (
+    CriticRequest,
+    ReconstructRequest,
+    VerbalizeRequest,
+    decode_vector,
+    encode_vector,
+)
+
+USAGE = {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1}
+INFO = {
+    "verbalizer": None,
+    "reconstructor": None,
+    "base_model": "base",
+    "layer": 1,
+    "d_model": 4,
+    "predict_mean_mse": None,
+    "limits": {
+        "max_body_bytes": 1,
+        "max_batch": 1,
+        "max_n": 1,
+        "max_samples": 1,
+        "max_tokens": 1,
+        "max_text_tokens": 1,
+        "max_queue": 1,
+        "request_timeout_s": 1,
+    },
+    "versions": {"nla-serve": "0"},
+}
+
+
+def sample(text: str, score: Any = None) -> dict[str, Any]:
+    return {"text": text, "complete": True, "finish_reason": "stop", "score": score}
+
+
+class FakeServer:
+    """Answers every request; a vector's text is its first element. `script` holds what to do first instead."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+        self.bodies: list[Any] = []
+        self.script: list[httpx.Response | Exception] = []
+        self.before: Callable[[Any], None] = lambda _body: None
+        self._lock = threading.Lock()
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = orjson.loads(request.content) if request.content else None
+        with self._lock:
+            self.requests.append(request)
+            self.bodies.append(body)
+            scripted = self.script.pop(0) if self.script else None
+        self.before(body)
+        if isinstance(scripted, Exception):
+            raise scripted
+        return scripted or getattr(self, request.url.path.strip("/").replace("/", "_"))(body)
+
+    def verbalize(self, body: Any) -> httpx.Response:
+        call = VerbalizeRequest.model_validate(body)
+        texts = [f"{decode_vector(vector, call.dtype)[0]:g}" for vector in call.vectors]
+        results = [
+            {"index": index, "samples": [sample(f"{text} seed {call.seed}" if call.seed else text)] * call.n}
+            for index, text in enumerate(texts)
+        ]
+        return httpx.Response(200, json={"model": "m", "results": results, "usage": USAGE})
+
+    def reconstruct(self, body: Any) -> httpx.Response:
+        call = ReconstructRequest.model_validate(body)
+        vectors = [encode_vector(np.array([float(text), 1.0]), call.dtype) for text in call.texts]
+        reply = {"model": "m", "dtype": call.dtype, "d_model": 2, "vectors": vectors, "usage": USAGE}
+        return httpx.Response(200, json=reply)
+
+    def critic(self, body: Any) -> httpx.Response:
+        call = CriticRequest.model_validate(body)
+        firsts = [float(decode_vector(vector, call.dtype)[0]) for vector in call.vectors]
+        results = [
+            {"index": index, "mse": abs(float(text) - first), "cosine": 1.0, "fve": None}
+            for index, (text, first) in enumerate(zip(call.texts, firsts, strict=True))
+        ]
+        return httpx.Response(200, json={"model": "m", "results": results, "usage": USAGE})
+
+    def v1_info(self, _body: Any) -> httpx.Response:
+        return httpx.Response(200, json=INFO)
+
+    def ready(self, _body: Any) -> httpx.Response:
+        return httpx.Response(200, json={"ready": True})
+
+
+class Face:
+    """Calls a client's methods, of either kind, as plain functions; `waits` are its pauses between attempts."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.waits: list[float] = []
+        connection = client._connection
+        connection.sleep = self._async_wait if self.is_async else self._wait
+
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self.client, AsyncNLAClient | AsyncNLACritic)
+
+    def _wait(self, stopped: threading.Event, delay: float) -> bool:
+        self.waits.append(delay)
+        return stopped.is_set()
+
+    async def _async_wait(self, delay: float) -> None:
+        self.waits.append(delay)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+        return (lambda *args, **kwargs: asyncio.run(method(*args, **kwargs))) if self.is_async else method
+
+    def events(self, vec: Any, **kwargs: Any) -> list[Any]:
+        async def collect() -> list[Any]:
+            return [event async for event in await self.client.verbalize(vec, stream=True, **kwargs)]
+
+        return asyncio.run(collect()) if self.is_async else list(self.client.verbalize(vec, stream=True, **kwargs))
+
+
+class Faces:
+    """Makes clients of one kind before one server."""
+
+    def __init__(self, kind: str, server: FakeServer) -> None:
+        self._verbalizer, self._critic = (NLAClient, NLACritic) if kind == "sync" else (AsyncNLAClient, AsyncNLACritic)
+        self._server = server
+
+    def nla(self, **options: Any) -> Face:
+        return Face(self._verbalizer("http://nla:8000", **self._options(options)))
+
+    def critic(self, **options: Any) -> Face:
+        return Face(self._critic("http://nla:8000", **self._options(options)))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"transport": httpx.MockTransport(self._server), **options}
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+@pytest.fixture(params=["sync", "async"])
+def faces(request: pytest.FixtureRequest, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Faces:
+    monkeypatch.delenv("NLA_API_KEY", raising=False)
+    return Faces(request.param, server)
+
+
+@pytest.fixture
+def error_body() -> Callable[..., dict[str, Any]]:
+    def make(kind: str, message: str = "no", param: str | None = None) -> dict[str, Any]:
+        model: dict[str, Any] = {"type": kind, "message": message, "param": param, "request_id": "req-1"}
+        return {"error": model}
+
+    return make
+
+
+@pytest.fixture
+def sse() -> Callable[..., bytes]:
+    def make(name: str, event: BaseModel | dict[str, Any]) -> bytes:
+        data = event.model_dump() if isinstance(event, BaseModel) else event
+        return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
+
+    return make

@@ -1,0 +1,329 @@
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from nla_client import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncNLAClient,
+    AsyncNLACritic,
+    InvalidArgumentError,
+    InvalidRequestError,
+    InvalidResponseError,
+    InvalidVectorError,
+    NLAClient,
+    NLACritic,
+    OverloadedError,
+    Score,
+    Verbalization,
+)
+from nla_client.errors import ERROR_CLASSES
+from nla_client.wire import STATUS, ErrorType
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), [(NLAClient, AsyncNLAClient), (NLACritic, AsyncNLACritic)])
+def test_sync_and_async_have_the_same_methods_and_parameters(sync: Any, asynchronous: Any) -> None:
+    def shape(cls: Any, rename: Any) -> Any:
+        methods = {name: method for name, method in inspect.getmembers(cls, inspect.isfunction) if name[0] != "_"}
+        return {
+            rename.get(name, name): [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+            for name, method in {**methods, "__init__": cls.__init__}.items()
+        }
+
+    assert shape(sync, {"close": "aclose"}) == shape(asynchronous, {})
+    coroutines = {name for name, method in inspect.getmembers(asynchronous, inspect.iscoroutinefunction)}
+    assert coroutines >= {name for name in shape(asynchronous, {}) if name != "__init__"}
+
+
+def test_one_vector(faces: Any, server: Any) -> None:
+    told = faces.nla().verbalize([3.0, 1.0], n=2)
+    assert isinstance(told, Verbalization)
+    assert (str(told), told.text, told.complete, told.finish_reason, told.score) == ("3", "3", True, "stop", None)
+    assert len(told.samples) == 2
+    assert repr(told) == "Verbalization(text='3', complete=True, finish_reason='stop', score=None, samples=<2>)"
+    assert str(server.requests[0].url) == "http://nla:8000/verbalize"
+    assert server.requests[0].headers["content-type"] == "application/json"
+
+
+def test_a_batch_comes_back_in_order_though_answers_do_not(faces: Any, server: Any) -> None:
+    def later_ones_first(body: Any) -> None:
+        if body["seed"] == 5:  # the first request
+            time.sleep(0.1)
+
+    server.before = later_ones_first
+    told = faces.nla(batch_size=2).verbalize(np.arange(7.0)[:, None], seed=5)
+    assert [str(one) for one in told] == [f"{k} seed {5 + k // 2 * 2}" for k in range(7)]
+    assert len(server.requests) == 4
+
+
+def test_a_batch_of_none_sends_nothing(faces: Any, server: Any) -> None:
+    assert faces.nla().verbalize(np.empty((0, 4))) == []
+    assert faces.critic().reconstruct([]).shape == (0, 0)
+    assert faces.critic().score([], []) == []
+    assert server.requests == []
+
+
+def test_requests_overlap_up_to_the_limit() -> None:
+    all_in, lock, most = threading.Barrier(3, timeout=10), threading.Lock(), [0, 0]
+
+    def answer(_request: Any) -> Any:
+        with lock:
+            most[0] += 1
+            most[1] = max(most)
+        all_in.wait()  # passes only if three are in flight
+        with lock:
+            most[0] -= 1
+        return httpx.Response(418)
+
+    nla = NLAClient("http://nla", batch_size=1, max_in_flight=3, transport=httpx.MockTransport(answer))
+    with pytest.raises(InvalidRequestError):
+        nla.verbalize(np.ones((3, 2)))
+    assert most[1] == 3
+
+
+def test_async_requests_overlap_up_to_the_limit(server: Any) -> None:
+    in_flight, most = 0, 0
+
+    async def answer(request: Any) -> Any:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.01)
+        in_flight -= 1
+        return server(request)
+
+    nla = AsyncNLAClient("http://nla", batch_size=1, max_in_flight=3, transport=httpx.MockTransport(answer))
+    assert [str(one) for one in asyncio.run(nla.verbalize(np.arange(9.0)[:, None]))] == [f"{k}" for k in range(9)]
+    assert most == 3
+
+
+def test_vectors_are_encoded_when_their_request_is_sent(faces: Any, server: Any) -> None:
+    reads = []
+
+    class Row:
+        shape = (1,)
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            reads.append(len(server.requests))
+            return np.ones(1, dtype)
+
+    faces.nla(batch_size=10, max_in_flight=1).verbalize([Row() for _ in range(40)])
+    encoding = reads[40:]  # the first reads are the check
+    assert encoding == [sent for sent in range(4) for _ in range(10)]
+
+
+def test_the_first_failure_stops_the_rest(faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]) -> None:
+    server.script = [httpx.Response(400, json=error_body("invalid_request", "vectors[1] is zero", "vectors[1]"))]
+    with pytest.raises(InvalidRequestError, match=r"vectors\[1\] is zero"):
+        faces.nla(batch_size=2, max_in_flight=1).verbalize(np.ones((100, 2)))
+    assert len(server.requests) == 1
+
+
+def test_a_failure_is_raised_at_once_and_wakes_those_that_wait(error_body: Callable[..., dict[str, Any]]) -> None:
+    release = threading.Event()
+
+    def answer(request: Any) -> Any:
+        if b'"seed":0' in request.content:
+            release.wait(10)
+            return httpx.Response(400, json=error_body("invalid_request", param="vectors[0]"))
+        release.set()
+        return httpx.Response(429, headers={"Retry-After": "50"}, json=error_body("overloaded"))
+
+    nla = NLAClient("http://nla", batch_size=1, transport=httpx.MockTransport(answer))
+    start = time.monotonic()
+    with pytest.raises(InvalidRequestError):
+        nla.verbalize(np.ones((4, 2)), seed=0)
+    assert time.monotonic() - start < 10
+    waiting = [thread for thread in threading.enumerate() if thread.name.startswith("nla-client")]
+    for thread in waiting:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_param_of_a_later_request_counts_over_the_batch(
+    faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]
+) -> None:
+    bad = httpx.Response(400, json=error_body("invalid_request", "vectors[1] is zero", "vectors[1]"))
+    server.script = [None, None, bad]
+    with pytest.raises(InvalidRequestError) as caught:
+        faces.nla(batch_size=2, max_in_flight=1).verbalize(np.ones((8, 2)))
+    assert caught.value.param == "vectors[5]"
+
+
+def test_reconstruct(faces: Any, server: Any) -> None:
+    critic = faces.critic(batch_size=2)
+    one, many = critic.reconstruct("2.5"), critic.reconstruct(["1", "2", "3"], dtype="float32")
+    assert one.dtype == many.dtype == np.float32
+    assert one.tolist() == [2.5, 1.0]
+    assert many.tolist() == [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
+    assert [body["dtype"] for body in server.bodies] == ["bfloat16", "float32", "float32"]
+
+
+def test_score(faces: Any, server: Any) -> None:
+    critic = faces.critic(batch_size=2)
+    one = critic.score("2.5", [2.0, 0.0])
+    assert (type(one), one.mse, one.cosine, one.fve) == (Score, 0.5, 1.0, None)
+    assert repr(one) == "Score(mse=0.5, cosine=1.0, fve=None)"
+    many = critic.score(["1", "2", "4"], np.array([[1.0], [2.0], [3.0]]))
+    assert [score.mse for score in many] == [0, 0, 1]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "vectors", "match"),
+    [
+        ("a", np.ones((1, 2)), "a text goes with a vector"),
+        (["a"], np.ones(2), "a text goes with a vector"),
+        (["a"], np.ones((2, 2)), "1 texts and 2 vectors"),
+        ([1], np.ones((1, 2)), "texts must be"),
+        (["a"], [[np.nan]], r"vectors\[0\] has"),
+    ],
+)
+def test_pairs_that_do_not_match_send_nothing(faces: Any, server: Any, texts: Any, vectors: Any, match: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=match):
+        faces.critic().score(texts, vectors)
+    assert server.requests == []
+
+
+def test_bad_vectors_send_nothing(faces: Any, server: Any) -> None:
+    batch = np.ones((1000, 2))
+    batch[-1, 0] = np.inf
+    with pytest.raises(InvalidVectorError, match=r"vectors\[999\]"):
+        faces.nla().verbalize(batch)
+    with pytest.raises(InvalidArgumentError, match="a stream takes 1 to 64 vectors with n=1, not 65"):
+        faces.nla().verbalize(np.ones((65, 2)), stream=True)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("kind", STATUS)
+def test_every_error_type(faces: Any, server: Any, error_body: Callable[..., dict[str, Any]], kind: ErrorType) -> None:
+    server.script = [httpx.Response(STATUS[kind], headers={"x-request-id": "r"}, json=error_body(kind, "why", "n"))] * 3
+    with pytest.raises(ERROR_CLASSES[kind]) as caught:
+        faces.nla().verbalize([1.0])
+    error = caught.value
+    assert (error.type, error.status_code, error.message, error.param, error.request_id) == (
+        kind,
+        STATUS[kind],
+        "why",
+        "n",
+        "r",
+    )
+    assert len(server.requests) == (3 if STATUS[kind] in (429, 503) else 1)
+
+
+def test_retries_until_it_works(faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]) -> None:
+    server.script = [
+        httpx.ConnectError("refused"),
+        httpx.Response(503, headers={"Retry-After": "4"}, json=error_body("engine_unavailable")),
+    ]
+    nla = faces.nla()
+    assert str(nla.verbalize([1.0])) == "1"
+    assert 0.25 <= nla.waits[0] <= 0.5
+    assert 4 <= nla.waits[1] <= 5
+    assert len({request.content for request in server.requests}) == 1
+
+
+def test_max_retries_bounds_the_attempts(faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]) -> None:
+    for retries in (0, 4):
+        server.script = [httpx.Response(429, json=error_body("overloaded"))] * 10
+        server.requests.clear()
+        with pytest.raises(OverloadedError):
+            faces.nla(max_retries=retries).verbalize([1.0])
+        assert len(server.requests) == retries + 1
+
+
+def test_connection_errors_keep_their_cause(faces: Any, server: Any) -> None:
+    server.script = [httpx.ConnectError("refused")] * 3
+    with pytest.raises(APIConnectionError, match=r"POST /verbalize at nla:8000: refused") as caught:
+        faces.nla().verbalize([1.0])
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    assert len(server.requests) == 3
+
+
+def test_a_read_timeout_is_not_tried_again(faces: Any, server: Any) -> None:
+    server.script = [httpx.ReadTimeout("")]
+    with pytest.raises(APITimeoutError, match="ReadTimeout"):
+        faces.critic().reconstruct("1")
+    assert len(server.requests) == 1
+
+
+def test_a_success_that_is_no_answer(faces: Any, server: Any) -> None:
+    server.script = [httpx.Response(200, text="<html>hello")]
+    with pytest.raises(InvalidResponseError, match="no CriticResponse"):
+        faces.critic().score("1", [1.0])
+
+
+def test_info_and_ready(faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]) -> None:
+    nla = faces.nla()
+    assert (nla.info().layer, nla.ready()) == (1, True)
+    server.script = [httpx.Response(503, json={"ready": False, "engines": {}})]
+    assert nla.ready() is False
+    server.script = [httpx.Response(500, json=error_body("internal"))]
+    with pytest.raises(ERROR_CLASSES["internal"]):
+        nla.ready()
+    assert nla.waits == []
+
+
+def test_key_and_base_path(faces: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces.nla(api_key="given").info()
+    faces.nla().info()
+    monkeypatch.setenv("NLA_API_KEY", "of the environment")
+    faces.nla().info()
+    faces.nla(api_key="").info()
+    sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == ["Bearer given", None, "Bearer of the environment", None]
+
+
+def test_a_base_url_may_have_a_path() -> None:
+    paths = []
+
+    def answer(request: Any) -> Any:
+        paths.append(request.url.path)
+        return httpx.Response(200)
+
+    for base in ("http://nla/prefix", "http://nla/prefix/"):
+        assert NLAClient(base, transport=httpx.MockTransport(answer)).ready()
+    assert paths == ["/prefix/ready"] * 2
+
+
+@pytest.mark.parametrize(
+    ("base_url", "options", "match"),
+    [
+        ("localhost:8000", {}, "must look like"),
+        ("", {}, "must look like"),
+        ("http://host:99999", {}, "must look like"),
+        ("http://host:port", {}, "base_url"),
+        (None, {}, "base_url"),
+        ("http://nla", {"api_key": "line\n"}, "api_key has characters"),
+        ("http://nla", {"api_key": "ключ"}, "api_key has characters"),
+        ("http://nla", {"max_retries": -1}, "at least"),
+        ("http://nla", {"batch_size": 0}, "at least"),
+        ("http://nla", {"max_in_flight": 0}, "at least"),
+    ],
+)
+def test_settings_are_checked(base_url: Any, options: Any, match: str) -> None:
+    for cls in (NLAClient, AsyncNLACritic):
+        with pytest.raises(InvalidArgumentError, match=match) as caught:
+            cls(base_url, **options)
+        assert options.get("api_key", "secret") not in str(caught.value)
+
+
+def test_context_managers_close() -> None:
+    with NLAClient("http://nla") as nla:
+        pass
+    assert nla._connection._http.is_closed
+
+    async def run() -> Any:
+        async with AsyncNLACritic("http://nla") as critic:
+            pass
+        return critic._connection._http.is_closed
+
+    assert asyncio.run(run())
+    assert "secret" not in repr(NLAClient("http://nla", api_key="secret")._connection.settings)
