@@ -1,0 +1,68 @@
+"""From what a user writes to a local folder: local paths, folders inside packages, hub repositories."""
+
+import logging
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from nla_launch.errors import LaunchError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE: Final = "package:"
+REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
+WANTED: Final = ["*.json", "*.safetensors", "*.yaml", "*.model", "*.txt", "*.jinja"]
+WITHOUT_WEIGHTS: Final = ["config.json", "nla_meta.yaml"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint: the name that answers carry, and its folder where that is known."""
+
+    name: str
+    source: str
+    folder: Path | None
+
+
+def locate(source: str, *, weights: bool) -> Checkpoint:
+    """Find a checkpoint's folder, downloading it from the hub where it is a repository.
+
+    Args:
+        source: what the user or the preset wrote.
+        weights: False fetches no more than the small files that a plan needs, and may find none.
+
+    Raises:
+        LaunchError: no such folder or repository, or no access to it.
+    """
+    if source.startswith(PACKAGE):
+        package, _, rest = source.removeprefix(PACKAGE).partition("/")
+        folder = Path(str(files(package))) / rest
+        return Checkpoint("-".join(folder.parts[-2:]), source, folder)
+    if Path(source).is_dir():
+        return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
+    if not REPOSITORY.fullmatch(source):
+        raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name)")
+    return Checkpoint(source, source, _from_hub(source, weights=weights))
+
+
+def _from_hub(repository: str, *, weights: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        if weights:
+            logger.info("fetching %s from the hub (what is there already is kept)", repository)
+        return Path(snapshot_download(repository, allow_patterns=WANTED if weights else WITHOUT_WEIGHTS))
+    except GatedRepoError:
+        problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"
+    except RepositoryNotFoundError:
+        problem = "was not found on the hub: check the name, or log in if it is private (`hf auth login`)"
+    except LocalEntryNotFoundError:
+        problem = "is not in the local cache and the hub cannot be reached: check the network or give a local folder"
+    except (HfHubHTTPError, OSError) as error:
+        problem = f"could not be fetched from the hub: {' '.join(str(error).split())[:300]}"
+    if not weights:
+        return None
+    raise LaunchError(f"{repository} {problem}")

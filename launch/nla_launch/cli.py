@@ -1,0 +1,104 @@
+"""The command `nla-serve`: flags in, exit code out. Slow imports wait until the flags are known to be right."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType
+from typing import Final, NoReturn
+
+from nla_launch.errors import LaunchError
+from nla_launch.preset import DEFAULT, Preset, load_preset
+
+logger = logging.getLogger(__name__)
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Form the flags, as the contract has them."""
+    parser = argparse.ArgumentParser(
+        prog="nla-serve", description="Serve a Natural Language Autoencoder pair: activation vectors to words and back."
+    )
+    add = parser.add_argument
+    add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
+    add("--av", metavar="REPO|DIR", help="verbalizer checkpoint, instead of the preset's")
+    add("--ar", metavar="REPO|DIR", help="reconstructor checkpoint, instead of the preset's")
+    add("--only", choices=("av", "ar"), help="serve the verbalizer or the reconstructor alone")
+    add("--tp", type=_positive, default=1, metavar="N", help="GPUs that each engine is spread over (default 1)")
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    add("--port", type=int, default=8000, help="port to listen on (default 8000)")
+    add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
+    add("--dry-run", action="store_true", help="print the launch plan and exit")
+    add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
+    add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 clean stop, 1 the service failed, 2 wrong usage or checkpoint."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for noisy in ("httpx", "httpcore", "asyncio", "huggingface_hub", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Until the supervisor takes over, SIGTERM stops us as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _run(arguments)
+    except LaunchError as error:
+        sys.stderr.write(f"nla-serve: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    preset = _preset(arguments)
+    from nla_launch import service
+
+    listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
+    from nla_launch.plan import check_memory, describe
+    from nla_launch.planning import plan_all
+
+    engines, gpus = plan_all(preset, arguments)
+    check_memory(engines, gpus)
+    if listener is None:
+        sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
+        return 0
+    service.serve(
+        engines, preset, listener, host=arguments.host, api_key=arguments.api_key, log_level=arguments.log_level
+    )
+    return 0
+
+
+def _preset(arguments: argparse.Namespace) -> Preset:
+    """Combine the preset with the checkpoints given; given both and no preset, none is needed."""
+    given = {"av": arguments.av, "ar": arguments.ar}
+    wanted = ("av", "ar") if arguments.only is None else (arguments.only,)
+    if arguments.preset is None and all(given[role] for role in wanted):
+        base = Preset(name="custom", av=None, ar=None)
+    else:
+        base = load_preset(arguments.preset or DEFAULT)
+    changes = {role: given[role] or getattr(base, role) for role in wanted}
+    missing = [role for role in wanted if changes[role] is None]
+    if missing:
+        raise LaunchError(f"preset {base.name} has no `{missing[0]}`: give --{missing[0]}")
+    other = {role: None for role in ("av", "ar") if role not in wanted}
+    return base.model_copy(update=changes | other)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,15 @@
+"""What ends `nla-serve`, with the exit code that goes with it."""
+
+from typing import ClassVar
+
+
+class LaunchError(Exception):
+    """Wrong usage or a wrong checkpoint; the text is the one line that the user sees."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ServiceError(LaunchError):
+    """The service failed: an engine could not start, died, or failed its self-test."""
+
+    exit_code = 1

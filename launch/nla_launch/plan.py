@@ -1,0 +1,242 @@
+"""The plan: for each engine its checkpoint, device, memory and exact command. Pure: starts and downloads nothing."""
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from nla_launch.checkpoints import Checkpoint
+from nla_launch.errors import LaunchError
+from nla_launch.gpus import Gpu
+from nla_launch.model_config import BYTES, ModelConfig
+from nla_launch.preflight import Role
+
+Device = Literal["cuda", "cpu"]
+DType = Literal["bfloat16", "float32"]
+
+LABELS: Final[dict[Role, str]] = {"av": "verbalizer", "ar": "reconstructor"}
+RECONSTRUCTORS: Final = {
+    "Qwen2ForCausalLM": "Qwen2Reconstructor",
+    "LlamaForCausalLM": "LlamaReconstructor",
+    "Gemma3ForCausalLM": "Gemma3Reconstructor",
+}
+VERBALIZERS: Final = {
+    "Qwen2ForCausalLM": None,
+    "LlamaForCausalLM": None,
+    "Gemma3ForCausalLM": None,
+    "Gemma3ForConditionalGeneration": "Gemma3MultimodalVerbalizer",
+}
+"""Base architecture -> our class that runs instead, or None where SGLang's own does."""
+
+CONTEXT_LENGTH: Final = 2048
+RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
+POOL_TOKENS: Final[dict[tuple[Device, Role], int]] = {
+    ("cuda", "av"): 131_072,
+    ("cuda", "ar"): 32_768,
+    ("cpu", "av"): 32_768,
+    ("cpu", "ar"): 16_384,
+}
+"""Tokens in the KV pool: what the running requests can need, with room for a reused prefix."""
+MEMORY_SHARE: Final[dict[Device, float]] = {"cuda": 0.9, "cpu": 0.3}
+"""SGLang's --mem-fraction-static; the pools' explicit sizes bind before it does."""
+SMALL: Final = 1_500_000_000
+"""Parameters up to which a CPU is a sensible place."""
+KEY_SHOWN: Final = "<random>"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    tp: int
+    device: Literal["auto", "cuda", "cpu"]
+    dtype: Literal["auto", "bfloat16", "float32"]
+    attention_backend: str | None
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """One engine: what it loads, where it runs, and how it is started."""
+
+    role: Role
+    checkpoint: Checkpoint
+    config: ModelConfig | None
+    device: Device
+    dtype: DType
+    tp: int
+    gpus: tuple[int, ...]
+    attention_backend: str | None
+
+    @property
+    def label(self) -> str:
+        """verbalizer or reconstructor."""
+        return LABELS[self.role]
+
+    @property
+    def context_length(self) -> int:
+        """Prompt and answer together, in tokens."""
+        return CONTEXT_LENGTH if self.config is None else min(CONTEXT_LENGTH, self.config.max_positions)
+
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens in the KV pool."""
+        return POOL_TOKENS[self.device, self.role]
+
+    @property
+    def bytes_per_device(self) -> int | None:
+        """Weights and KV pool on each GPU (or in all, on the CPU); None where config.json is not known."""
+        if self.config is None:
+            return None
+        weights = self.config.parameters * BYTES[self.dtype]
+        return (weights + self.pool_tokens * self.config.kv_bytes_per_token(self.dtype)) // self.tp
+
+    def command(self, port: int, api_key: str) -> list[str]:
+        """Form the engine's command line."""
+        folder = self.checkpoint.folder or Path(self.checkpoint.source)
+        # -P: a folder named `av` where nla-serve was started must not shadow the module PyAV.
+        command = [sys.executable, "-P", "-m", "sglang.launch_server"]
+        command += ["--model-path", str(folder), "--served-model-name", self.checkpoint.name]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", api_key]
+        command += ["--tp-size", str(self.tp), "--dtype", self.dtype, "--device", self.device]
+        command += ["--context-length", str(self.context_length), "--max-total-tokens", str(self.pool_tokens)]
+        command += ["--max-running-requests", str(RUNNING_REQUESTS[self.device])]
+        command += ["--mem-fraction-static", str(MEMORY_SHARE[self.device])]
+        # Per-request seeds work with this sampler alone.
+        command += ["--sampling-backend", "pytorch", "--random-seed", "0"]
+        # The gateway's self-test warms the engine up, and asks more of it.
+        command += ["--skip-server-warmup", "--log-level-http", "warning"]
+        return command + self._device_arguments() + self._role_arguments()
+
+    def _device_arguments(self) -> list[str]:
+        if self.device == "cpu":
+            graphs = ["--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"]
+            return ["--attention-backend", "torch_native", "--sleep-on-idle", *graphs]
+        return [] if self.attention_backend is None else ["--attention-backend", self.attention_backend]
+
+    def _role_arguments(self) -> list[str]:
+        arguments = []
+        if self.role == "ar":
+            arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
+        ours = self._our_class()
+        if self.config is not None and ours is not None:
+            # The first is what runs; the second keeps SGLang's checks by name true.
+            override = {"architectures": [ours, self.config.architecture]}
+            arguments += ["--json-model-override-args", json.dumps(override)]
+        return arguments
+
+    def _our_class(self) -> str | None:
+        if self.config is None:
+            return None
+        return (VERBALIZERS if self.role == "av" else RECONSTRUCTORS)[self.config.architecture]
+
+    def environment(self) -> dict[str, str]:
+        """Form the variables that the engine gets on top of ours."""
+        variables = {"NLA_ENGINE_ROLE": self.role, "PYTHONUNBUFFERED": "1"}
+        if self.role == "ar" or self._our_class() is not None:
+            variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
+        if self.device == "cuda":
+            return variables
+        cores = os.cpu_count() or 1
+        variables |= {
+            "SGLANG_PLATFORM": "nla_cpu",
+            "NLA_ENGINE_DEVICE": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(max(1, cores // 2 // self.tp)),
+        }
+        if self.tp > 1:
+            variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, self.tp)
+        return variables
+
+
+def plan_engine(role: Role, checkpoint: Checkpoint, config: ModelConfig | None, request: Request,
+                gpus: list[Gpu], *, dry_run: bool) -> EnginePlan:  # fmt: skip
+    """Plan one engine.
+
+    Raises:
+        LaunchError: an unsupported architecture, a tp that does not divide, or no device for it.
+    """
+    if config is not None:
+        _check_architecture(role, checkpoint, config)
+        _check_tp(role, config, request.tp)
+    device = _device(request, config, gpus, dry_run=dry_run)
+    dtype: DType = request.dtype if request.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
+    if device == "cuda" and not dry_run and request.tp > len(gpus):
+        raise LaunchError(f"--tp {request.tp} needs {request.tp} GPUs; this machine has {len(gpus)}")
+    used = tuple(range(request.tp)) if device == "cuda" else ()
+    return EnginePlan(role, checkpoint, config, device, dtype, request.tp, used, request.attention_backend)
+
+
+def check_memory(engines: list[EnginePlan], gpus: list[Gpu]) -> None:
+    """Raise LaunchError where the engines that share the GPUs do not fit them."""
+    known = [engine for engine in engines if engine.device == "cuda" and engine.bytes_per_device is not None]
+    if not known or not gpus:
+        return
+    room = min(gpu.memory_bytes for gpu in gpus) * MEMORY_SHARE["cuda"]
+    needs = {engine.label: engine.bytes_per_device or 0 for engine in known}
+    if sum(needs.values()) > room:
+        parts = " + ".join(f"{label} {need / 1e9:.1f} GB" for label, need in needs.items())
+        raise LaunchError(f"{parts} > {room / 1e9:.1f} GB a GPU: use more GPUs (a larger --tp) or --only av")
+
+
+def describe(engine: EnginePlan) -> str:
+    """Describe one engine for --dry-run."""
+    size = engine.bytes_per_device
+    per = "a GPU" if engine.device == "cuda" else "in all"
+    memory = "unknown until config.json is there" if size is None else f"{size / 1e9:.2f} GB {per}"
+    environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in engine.environment().items())
+    return "\n".join(
+        [
+            f"{engine.label}",
+            f"  checkpoint   {engine.checkpoint.source}",
+            f"  device       {engine.device}, {engine.dtype}",
+            f"  gpus         {', '.join(map(str, engine.gpus)) or 'none'}",
+            f"  tp           {engine.tp}",
+            f"  memory       {memory} (weights and a KV pool of {engine.pool_tokens} tokens)",
+            f"  context      {engine.context_length} tokens",
+            f"  environment  {environment}",
+            f"  command      {shlex.join(engine.command(0, KEY_SHOWN)).replace('--port 0', '--port <free>')}",
+        ]
+    )
+
+
+def _check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
+    supported = VERBALIZERS if role == "av" else RECONSTRUCTORS
+    if config.architecture not in supported:
+        raise LaunchError(
+            f"{checkpoint.source}: a {LABELS[role]} of architecture {config.architecture} is not supported;"
+            f" supported are {', '.join(supported)}"
+        )
+
+
+def _check_tp(role: Role, config: ModelConfig, tp: int) -> None:
+    fits = [n for n in range(1, config.heads + 1) if config.heads % n == 0 and _kv_fits(config, n)]
+    if tp not in fits:
+        nearest = max(n for n in fits if n <= tp)
+        raise LaunchError(
+            f"--tp {tp} does not divide the {LABELS[role]}'s {config.heads} attention heads"
+            f" ({config.kv_heads} KV heads): use --tp {nearest}"
+        )
+
+
+def _kv_fits(config: ModelConfig, tp: int) -> bool:
+    return config.kv_heads % tp == 0 or tp % config.kv_heads == 0
+
+
+def _device(request: Request, config: ModelConfig | None, gpus: list[Gpu], *, dry_run: bool) -> Device:
+    if request.device == "cpu":
+        return "cpu"
+    if gpus or (request.device == "cuda" and dry_run):
+        return "cuda"
+    small = config is not None and config.parameters <= SMALL
+    if request.device == "auto" and (small or dry_run):
+        return "cpu" if small else "cuda"
+    raise LaunchError("no CUDA GPU found: --preset demo runs on the CPU, and --device cpu serves small checkpoints")
+
+
+def _core_ranges(cores: int, tp: int) -> str:
+    share = max(1, cores // tp)
+    starts = [(rank * share) % cores for rank in range(tp)]
+    return "|".join(f"{start}-{start + share - 1}" if share > 1 else str(start) for start in starts)

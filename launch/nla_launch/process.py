@@ -1,0 +1,114 @@
+"""One child process: started in a group of its own, its output read, stopped with all its descendants."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+from collections import deque
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+KEPT_LINES: Final = 40
+LINE_LIMIT: Final = 2**20
+PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None)
+
+
+class ChildProcess:
+    """A child process with its last lines of output.
+
+    Args:
+        label: who it is, for messages.
+        command: argv.
+        environment: variables on top of ours.
+        pass_fds: file descriptors that it inherits.
+        level: logging level at which its output is passed on.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        pass_fds: tuple[int, ...] = (),
+        level: int = logging.DEBUG,
+    ) -> None:
+        self.label = label
+        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._command, self._environment, self._pass_fds, self._level = command, environment, pass_fds, level
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it. A group of its own keeps the terminal's Ctrl-C away from it: we say when it stops."""
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **self._environment},
+            pass_fds=self._pass_fds,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+            limit=LINE_LIMIT,
+        )
+        self._reader = asyncio.create_task(self._read())
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code (negative: the signal that ended it)."""
+        process = self._started()
+        code = await process.wait()
+        if self._reader is not None:
+            # A descendant may hold the pipe open for ever.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
+        return code
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask it to stop, and after the grace time end it and all its descendants."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def kill(self) -> None:
+        """End it and all its descendants at once."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The group outlives its leader while a descendant lives, so this reaches orphans too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._started().pid, number)
+
+    def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError(f"{self.label} was not started")
+        return self._process
+
+    async def _read(self) -> None:
+        stream = self._started().stdout
+        while stream is not None:
+            try:
+                line = await stream.readline()
+            except ValueError:  # longer than the limit: dropped
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            self.last_lines.append(text)
+            logger.log(self._level, "%s | %s", self.label, text)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this child when nla-serve is gone, even by SIGKILL."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

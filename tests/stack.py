@@ -1,0 +1,123 @@
+"""Starts the real thing for tests: `nla-serve` as a process, with two real SGLang engines behind it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import psutil
+
+START_TIMEOUT_S: Final = 420.0
+STOP_TIMEOUT_S: Final = 60.0
+
+
+@dataclass
+class Stack:
+    """A running nla-serve."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[str]
+    log: Path
+    http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_ready(self) -> None:
+        """Wait for the ready line on stdout; fail with the log's end where it never comes."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line.strip() != f"nla-serve ready on {self.url}":
+            code = self.process.wait(STOP_TIMEOUT_S)
+            raise AssertionError(f"nla-serve printed {line!r}, exit code {code}\n{self.log_text()[-6000:]}")
+
+    def stop(self, with_signal: int = signal.SIGINT) -> int:
+        """Stop it as a user would and return the exit code; fail where a process or the port stays behind."""
+        family = self.family()
+        self.process.send_signal(with_signal)
+        code = self.process.wait(STOP_TIMEOUT_S)
+        assert_gone(family)
+        assert_port_free(self.port)
+        return code
+
+    def family(self) -> list[psutil.Process]:
+        """All processes below nla-serve, and itself."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(log: Path, *arguments: str, env: dict[str, str] | None = None, port: int | None = None) -> Stack:
+    """Start nla-serve and return at once."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "nla_launch", "--port", str(port), *arguments]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+        )
+    return Stack(f"http://127.0.0.1:{port}", port, process, log)
+
+
+@contextmanager
+def serving(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
+    """Serve for the length of the block, and prove that the stop is clean."""
+    stack = start(log, *arguments, env=env)
+    try:
+        stack.wait_ready()
+        yield stack
+        assert stack.stop() == 0, stack.log_text()[-3000:]
+    finally:
+        stack.http.close()
+        kill(stack)
+
+
+def kill(stack: Stack) -> None:
+    """Leave nothing behind, whatever happened."""
+    family = stack.family()
+    for process in family:
+        if process.is_running():
+            process.kill()
+    stack.process.wait(STOP_TIMEOUT_S)
+    if stack.process.stdout is not None:
+        stack.process.stdout.close()
+
+
+def assert_gone(processes: list[psutil.Process], timeout_s: float = 20.0) -> None:
+    _, alive = psutil.wait_procs(processes, timeout_s)
+    left = [" ".join(process.cmdline()[:6]) for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert not left, f"left behind: {left}"
+
+
+def assert_port_free(port: int, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                assert time.monotonic() < deadline, f"port {port} is still taken"
+                time.sleep(0.2)
+            else:
+                return
