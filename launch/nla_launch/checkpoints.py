@@ -54,7 +54,8 @@ def _from_hub(repository: str, *, weights: bool) -> Path | None:
     try:
         if weights:
             logger.info("fetching %s from the hub (what is there already is kept)", repository)
-        return Path(snapshot_download(repository, allow_patterns=WANTED if weights else WITHOUT_WEIGHTS))
+        folder = Path(snapshot_download(repository, allow_patterns=WANTED if weights else WITHOUT_WEIGHTS))
+        return folder if (folder / "config.json").is_file() else None
     except GatedRepoError:
         problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"
     except RepositoryNotFoundError:

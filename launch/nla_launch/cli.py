@@ -63,11 +63,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch import service
 
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
-    from nla_launch.plan import check_memory, describe
+    from nla_launch.plan import describe
     from nla_launch.planning import plan_all
 
-    engines, gpus = plan_all(preset, arguments)
-    check_memory(engines, gpus)
+    engines = plan_all(preset, arguments)
     if listener is None:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0

@@ -86,7 +86,7 @@ def test_missing_or_bad_weights_are_named(value: float | None) -> None:
         if value is not None:
             model.second.weight.data.fill_(value)
 
-    with pytest.raises(ValueError, match="second.weight"):
+    with pytest.raises(ValueError, match=r"second\.weight"):
         load_completely(load, Model())
 
 

@@ -1,0 +1,268 @@
+"""Small NLA pairs with random weights, made in plain transformers in the released format."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+Family = Literal["qwen2", "llama", "gemma3"]
+
+D_MODEL: Final = 64
+LAYER: Final = 1
+BLOCKS: Final = 3
+SCALE: Final = 8.0
+INIT: Final = {"qwen2": 0.4, "llama": 0.4, "gemma3": 0.25}
+"""Spread of the random weights: wide enough that greedy texts differ from vector to vector."""
+AV_TEMPLATE: Final = (
+    "Here is an activation vector of a language model, in the place of a word. Say in plain words what it stands for,"
+    " inside <explanation> and </explanation> tags. The activation: <concept>{injection_char}</concept>"
+)
+AR_TEMPLATE: Final = "Summary of the following text: <text>{explanation}</text> <summary>"
+PADDING: Final = "<pad>"
+SPLIT: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+
+
+@dataclass(frozen=True)
+class Special:
+    """What is particular to a family's tokenizer."""
+
+    marker: str
+    bos: str | None
+    end: str
+    extra: tuple[str, ...]
+    chat_template: str
+
+
+SPECIALS: Final[dict[Family, Special]] = {
+    "qwen2": Special(
+        marker="㈎",
+        bos=None,
+        end="<|im_end|>",
+        extra=("<|im_start|>",),
+        chat_template=(
+            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        ),
+    ),
+    "llama": Special(
+        marker="㎡",
+        bos="<|begin_of_text|>",
+        end="<|eot_id|>",
+        extra=("<|start_header_id|>", "<|end_header_id|>"),
+        chat_template=(
+            "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+            "{{ m['content'] }}<|eot_id|>{% endfor %}"
+            "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+        ),
+    ),
+    "gemma3": Special(
+        marker="㈜",
+        bos="<bos>",
+        end="<end_of_turn>",
+        extra=("<start_of_turn>", "<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+        chat_template=(
+            "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+            "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A verbalizer folder and a reconstructor folder."""
+
+    av: Path
+    ar: Path
+    family: Family
+
+    def copy(self, folder: Path) -> "Pair":
+        """Copy both folders, so that a test can break one."""
+        for source in (self.av, self.ar):
+            shutil.copytree(source, folder / source.name)
+        return Pair(folder / self.av.name, folder / self.ar.name, self.family)
+
+
+def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False) -> Pair:
+    """Make a pair below a folder; sharded: weights in several files with an index."""
+    torch.manual_seed(sorted(SPECIALS).index(family))
+    tokenizer = make_tokenizer(family)
+    pair = Pair(folder / "verbalizer", folder / "reconstructor", family)
+    size: dict[str, Any] = {"max_shard_size": "100KB"} if sharded else {}
+    verbalizer = _multimodal(tokenizer) if multimodal else _causal(family, tokenizer, BLOCKS)
+    verbalizer.save_pretrained(pair.av, **size)
+    if multimodal:
+        Gemma3ImageProcessor(size={"height": 28, "width": 28}).save_pretrained(pair.av)
+    reconstructor = _causal(family, tokenizer, LAYER + 1)
+    reconstructor.save_pretrained(pair.ar, **size)
+    _drop_head_and_norm(pair.ar)
+    save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, pair.ar / "value_head.safetensors")
+    for path, role in ((pair.av, "av"), (pair.ar, "ar")):
+        tokenizer.save_pretrained(path)
+        _write_sidecar(path, role, tokenizer, SPECIALS[family].marker)
+    return pair
+
+
+def make_tokenizer(family: Family) -> Any:
+    """Train a byte-level tokenizer on the templates; the marker is one token that never merges."""
+    special = SPECIALS[family]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([AV_TEMPLATE, AR_TEMPLATE, "user\nassistant\nmodel\n"] * 40, trainer)
+    tokenizer.add_tokens([AddedToken(special.marker, normalized=False)])
+    names = [name for name in (special.bos, special.end, PADDING, *special.extra) if name]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    if special.bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{special.bos} $A", special_tokens=[(special.bos, tokenizer.token_to_id(special.bos))]
+        )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=special.bos, eos_token=special.end, pad_token=PADDING,
+        extra_special_tokens=list(special.extra),
+    )  # fmt: skip
+    wrapped.chat_template = special.chat_template
+    return wrapped
+
+
+def edit_sidecar(folder: Path, changes: dict[str, Any]) -> None:
+    """Change fields of a sidecar, named like `tokens.injection_token_id`; the value ... removes one."""
+    path = folder / "nla_meta.yaml"
+    sidecar = yaml.safe_load(path.read_text())
+    for dotted, value in changes.items():
+        *parents, last = dotted.split(".")
+        section = sidecar
+        for parent in parents:
+            section = section[parent]
+        if value is ...:
+            del section[last]
+        else:
+            section[last] = value
+    path.write_text(yaml.safe_dump(sidecar, allow_unicode=True))
+
+
+def _shape(family: Family, tokenizer: Any, blocks: int) -> dict[str, Any]:
+    return {
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "hidden_size": D_MODEL,
+        "intermediate_size": 128,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": INIT[family],
+    }
+
+
+def _causal(family: Family, tokenizer: Any, blocks: int) -> Any:
+    shape = _shape(family, tokenizer, blocks)
+    if family == "qwen2":
+        del shape["head_dim"]
+        return _lively(Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=False)))
+    if family == "llama":
+        return _lively(LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False)))
+    return _lively(Gemma3ForCausalLM(_gemma_text(shape)))
+
+
+def _gemma_text(shape: dict[str, Any]) -> Gemma3TextConfig:
+    # Every second block looks back 32 tokens only, so that sliding windows are in the test.
+    kinds = ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(shape["num_hidden_layers"])]
+    return Gemma3TextConfig(
+        **shape, sliding_window=32, layer_types=kinds, query_pre_attn_scalar=16, tie_word_embeddings=True
+    )
+
+
+def _multimodal(tokenizer: Any) -> Any:
+    text = _gemma_text(_shape("gemma3", tokenizer, BLOCKS))
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=INIT["gemma3"],
+    )
+    return _lively(Gemma3ForConditionalGeneration(config))
+
+
+def _lively(model: Any) -> Any:
+    """Move norm weights and biases off their defaults, so that one forgotten shows."""
+    with torch.no_grad():
+        if model.config.model_type.startswith("gemma3"):
+            # Tied to the head and scaled up, large embeddings would only repeat the last token.
+            model.get_input_embeddings().weight.mul_(0.1)
+        for name, value in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                value.add_(0.2 * torch.randn_like(value))
+    return model.float().eval()
+
+
+def _drop_head_and_norm(folder: Path) -> None:
+    """A reconstructor has neither; they are taken out of the files, index included."""
+    unwanted = ("lm_head.weight", "model.norm.weight")
+    for path in folder.glob("*.safetensors"):
+        kept = {name: value for name, value in load_file(path).items() if name not in unwanted}
+        path.unlink()
+        if kept:
+            save_file(kept, path, {"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        content = json.loads(index.read_text())
+        content["weight_map"] = {k: v for k, v in content["weight_map"].items() if k not in unwanted}
+        index.write_text(json.dumps(content))
+
+
+def _write_sidecar(folder: Path, role: str, tokenizer: Any, marker: str) -> None:
+    ids = tokenizer.encode(f"<concept>{marker}</concept>", add_special_tokens=False)
+    marker_id = tokenizer.convert_tokens_to_ids(marker)
+    at = ids.index(marker_id)
+    sidecar = {
+        "schema_version": 2,
+        "kind": "nla_model",
+        "role": role,
+        "d_model": D_MODEL,
+        "extraction_layer_index": LAYER,
+        "extraction": {"injection_scale": SCALE, "mse_scale": "sqrt_d_model"},
+        "tokens": {
+            "injection_char": marker,
+            "injection_token_id": marker_id,
+            "injection_left_neighbor_id": ids[at - 1],
+            "injection_right_neighbor_id": ids[at + 1],
+            "critic_suffix_ids": tokenizer.encode("text> <summary>", add_special_tokens=False),
+        },
+        "prompt_templates": {"av": AV_TEMPLATE, "ar": AR_TEMPLATE},
+    }
+    (folder / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar, allow_unicode=True))

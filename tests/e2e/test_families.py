@@ -1,0 +1,96 @@
+"""Every family and way of running equals plain transformers."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import D_MODEL, Family, Pair, make_pair
+from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer, score
+from tests.stack import Stack, serving
+
+MAX_TOKENS = 24
+TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", "", "word " * 60)
+VECTORS = np.random.default_rng(11).standard_normal((200, D_MODEL)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    family: Family
+    make: dict[str, bool]
+    flags: tuple[str, ...] = ()
+
+
+CASES = {
+    "qwen2": Case("qwen2", {}),
+    "llama-sharded": Case("llama", {"sharded": True}),
+    "gemma3": Case("gemma3", {}),
+    "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
+    "qwen2-tp2": Case("qwen2", {}, ("--tp", "2")),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    pair: Pair
+    stack: Stack
+    case: Case
+
+
+@pytest.fixture(scope="module", params=CASES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    case = CASES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    pair = make_pair(folder, case.family, **case.make)
+    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32", *case.flags)
+    with serving(folder / "log", *flags) as stack:
+        yield Served(pair, stack, case)
+
+
+def test_greedy_text_equals_transformers(served: Served) -> None:
+    reference = ReferenceVerbalizer(served.pair.av)
+    vectors = VECTORS[:8]
+    answer = verbalize(served.stack, vectors, max_tokens=MAX_TOKENS)
+    ids = [reference.greedy(vector, MAX_TOKENS) for vector in vectors]
+    samples = [result["samples"][0] for result in answer["results"]]
+    assert [(s["text"], s["complete"]) for s in samples] == [reference.text(tokens) for tokens in ids]
+    assert answer["usage"]["completion_tokens"] == sum(len(tokens) for tokens in ids)
+    assert answer["usage"]["prompt_tokens"] == len(vectors) * len(reference.prompt_ids())
+    assert len({sample["text"] for sample in samples}) > 4
+
+
+def test_reconstruction_equals_transformers(served: Served) -> None:
+    reference = ReferenceReconstructor(served.pair.ar)
+    reply = served.stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
+    for text, data in zip(TEXTS, reply["vectors"], strict=True):
+        wanted = reference.vector(text)
+        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def test_critic_equals_the_formula(served: Served) -> None:
+    reference = ReferenceReconstructor(served.pair.ar)
+    vectors = VECTORS[: len(TEXTS)]
+    body = {"texts": list(TEXTS), "vectors": [encode(v) for v in vectors], "dtype": "float32"}
+    reply = served.stack.http.post("/critic", json=body).json()
+    for text, vector, result in zip(TEXTS, vectors, reply["results"], strict=True):
+        mse, cosine, _ = score(vector, reference.vector(text), None)
+        assert result["mse"] == pytest.approx(mse, abs=1e-5)
+        assert result["cosine"] == pytest.approx(cosine, abs=1e-5)
+        assert result["fve"] is None
+
+
+def test_many_at_once_get_their_own_answers(served: Served) -> None:
+    vectors = VECTORS if served.case.family == "qwen2" and not served.case.flags else VECTORS[:24]
+    alone = [texts_of(verbalize(served.stack, vector[None], max_tokens=8))[0] for vector in vectors]
+
+    def ask(vector: Any) -> str:
+        return texts_of(verbalize(served.stack, vector[None], max_tokens=8))[0]
+
+    with ThreadPoolExecutor(len(vectors)) as pool:
+        together = list(pool.map(ask, vectors))
+    assert together == alone
+    assert len(set(alone)) > len(alone) // 2

@@ -1,0 +1,51 @@
+"""An engine in which injection does not work never becomes ready, and nla-serve says why and ends."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import edit_sidecar, make_pair
+from tests.stack import assert_gone, assert_port_free, kill, start
+
+
+def run_to_failure(tmp_path: Path, *flags: str, env: dict[str, str] | None = None) -> str:
+    stack = start(tmp_path / "log", *flags, "--device", "cpu", env=env)
+    try:
+        code = stack.process.wait(400)
+        assert stack.process.stdout is not None
+        assert stack.process.stdout.read() == ""
+        assert code == 1, stack.log_text()[-3000:]
+        assert_port_free(stack.port)
+    finally:
+        kill(stack)
+    return stack.log_text()
+
+
+def test_plugin_disabled(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "qwen2")
+    log = run_to_failure(tmp_path, "--only", "av", "--av", str(pair.av), env={"SGLANG_PLUGINS": "another"})
+    assert "nla-serve: the verbalizer failed its self-test: the engine runs without our plugin" in log
+
+
+def test_vectors_that_vanish(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "qwen2")
+    edit_sidecar(pair.av, {"extraction.injection_scale": 1e-30})
+    log = run_to_failure(tmp_path, "--only", "av", "--av", str(pair.av))
+    assert "two different vectors give the same logits: check the sidecar's injection_scale" in log
+
+
+@pytest.mark.parametrize("victim", ["sglang::scheduler"])
+def test_an_engine_that_dies_ends_the_service(tmp_path: Path, victim: str) -> None:
+    pair = make_pair(tmp_path, "qwen2")
+    stack = start(tmp_path / "log", "--only", "ar", "--ar", str(pair.ar), "--device", "cpu")
+    try:
+        stack.wait_ready()
+        family = stack.family()
+        next(process for process in family if victim in " ".join(process.cmdline())).kill()
+        assert stack.process.wait(60) == 1
+        assert_gone(family)
+        assert_port_free(stack.port)
+    finally:
+        kill(stack)
+    assert "the reconstructor" in stack.log_text()
+    assert "its last lines:" in stack.log_text()

@@ -1,0 +1,101 @@
+"""The reference: an NLA pair in plain transformers, written from the maths alone. Shares no code with the product."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForConditionalGeneration,
+    GenerationConfig,
+)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    sidecar: dict[str, Any] = yaml.safe_load((folder / "nla_meta.yaml").read_text())
+    return sidecar
+
+
+class ReferenceVerbalizer:
+    """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sidecar = read(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
+        loader = Gemma3ForConditionalGeneration if multimodal else AutoModelForCausalLM
+        self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def prompt_ids(self) -> list[int]:
+        content = self.sidecar["prompt_templates"]["av"].format(injection_char=self.sidecar["tokens"]["injection_char"])
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    @torch.no_grad()
+    def greedy(self, vector: NDArray[np.float32] | None, max_tokens: int) -> list[int]:
+        """New token ids, greedily; None leaves the plain marker in the prompt."""
+        ids = self.prompt_ids()
+        embeds = self.model.get_input_embeddings()(torch.tensor([ids])).clone()
+        if vector is not None:
+            row = torch.from_numpy(vector)
+            at = ids.index(self.sidecar["tokens"]["injection_token_id"])
+            embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+        plain = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+        out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
+        return [int(token) for token in out[0]]
+
+    def text(self, ids: list[int]) -> tuple[str, bool]:
+        """Explanation and whether it is complete, for generated ids."""
+        if ids and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        generated = self.tokenizer.decode(ids, skip_special_tokens=False)
+        start = generated.find("<explanation>")
+        begin = 0 if start < 0 else start + len("<explanation>")
+        end = generated.find("</explanation>", begin)
+        return (generated[begin:] if end < 0 else generated[begin:end]).strip(), end >= 0
+
+
+class ReferenceReconstructor:
+    """Text -> vector: the blocks, no final norm, the value head on the last token; float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.template = read(folder)["prompt_templates"]["ar"]
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.final_norm = self.model.norm
+        self.model.norm = torch.nn.Identity()
+        self.head = load_file(folder / "value_head.safetensors")["weight"].float()
+
+    @torch.no_grad()
+    def vector(self, text: str) -> NDArray[np.float32]:
+        inputs = self.tokenizer(self.template.replace("{explanation}", text), return_tensors="pt")
+        hidden = self.model(**inputs).last_hidden_state[0, -1]
+        rebuilt: NDArray[np.float32] = (self.head @ hidden).numpy()
+        return rebuilt
+
+
+def score(
+    original: NDArray[np.float32], rebuilt: NDArray[np.float32], baseline: float | None
+) -> tuple[float, float, float | None]:
+    """mse, cosine and fve in float64, with both vectors scaled to sqrt(d)."""
+    a, b = original.astype(np.float64), rebuilt.astype(np.float64)
+    scale = np.sqrt(len(a))
+    difference = a / np.linalg.norm(a) * scale - b / np.linalg.norm(b) * scale
+    mse = float(np.mean(difference**2))
+    cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    return mse, cosine, None if baseline is None else 1 - mse / baseline
