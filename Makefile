@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format clean
+.PHONY: help demo test lint format openapi clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,3 +39,6 @@ format: $(READY)
 
 clean:
 	rm -rf .venv
+
+openapi: $(READY)
+	$(BIN)/python -c "import json, sys; from nla_gateway.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(verbalizer=None, reconstructor=None)).openapi(), sys.stdout, indent=2)" > server/openapi.json
