@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_LINES: Final = 40
 LINE_LIMIT: Final = 2**20
+POLL_S: Final = 0.05
+GONE_S: Final = 5.0
 PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None)
 
@@ -77,6 +79,7 @@ class ChildProcess:
             await asyncio.wait_for(self._process.wait(), grace_s)
         self._signal(signal.SIGKILL)
         await self._process.wait()
+        await self._until_group_is_gone()
         if self._reader is not None:
             self._reader.cancel()
 
@@ -84,6 +87,15 @@ class ChildProcess:
         """End it and all its descendants at once."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
+
+    async def _until_group_is_gone(self) -> None:
+        """Descendants killed a moment ago still hold their memory; give the kernel the time to end them."""
+        for _ in range(int(GONE_S / POLL_S)):
+            try:
+                os.killpg(self._started().pid, 0)
+            except ProcessLookupError:
+                return
+            await asyncio.sleep(POLL_S)
 
     def _signal(self, number: signal.Signals) -> None:
         # The group outlives its leader while a descendant lives, so this reaches orphans too.

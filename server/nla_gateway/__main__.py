@@ -20,7 +20,7 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        format="%(levelname)s %(message)s",
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     config = uvicorn.Config(

@@ -22,6 +22,7 @@ from nla_gateway.metrics import Metrics
 logger = logging.getLogger("nla_gateway.access")
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+POLLED_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
 
@@ -140,7 +141,8 @@ class EdgeMiddleware:
         finally:
             seconds = time.perf_counter() - started
             self._metrics.request(_endpoint(scope), status, seconds)
-            logger.info("%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)
+            level = logging.DEBUG if scope["path"] in POLLED_PATHS else logging.INFO
+            logger.log(level, "%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes], request_id: str) -> JSONResponse | None:
         given = headers.get(b"authorization", b"")

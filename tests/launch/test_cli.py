@@ -1,0 +1,138 @@
+"""The command line: usage, exit codes, one clear line, the plan."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nla_launch.cli import build_parser, main
+from nla_launch.preset import known_presets, load_preset
+from tests.checkpoints import Pair, make_pair
+from tests.stack import free_port
+
+HELP = Path(__file__).parent / "help.txt"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("pair"), "qwen2")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nla_launch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def fails(*arguments: str) -> str:
+    """Run what must fail as wrong usage; return its one line."""
+    done = run(*arguments, "--port", str(free_port()))
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("nla-serve: ")
+    return lines[0]
+
+
+def test_help_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert build_parser().format_help() == HELP.read_text()
+
+
+def test_version_is_quick_and_plain() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, "nla-serve 0.1.0\n")
+
+
+def test_presets_of_the_contract_are_there() -> None:
+    assert known_presets() == sorted(
+        ["demo", "qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"]
+    )
+    for name in known_presets():
+        assert load_preset(name).name == name
+
+
+@pytest.mark.parametrize("name", ["demo", "qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"])
+def test_dry_run_needs_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", name, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    for part in (
+        "verbalizer",
+        "reconstructor",
+        "gpus",
+        "tp ",
+        "memory",
+        "command",
+        "environment",
+        "NLA_ENGINE_ROLE=av",
+    ):
+        assert part in plan
+    assert "<random>" in plan
+
+
+def test_dry_run_of_the_headline_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tp", "8", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "kitft/Llama-3.3-70B-NLA-L53-av" in plan
+    assert "--tp-size 8" in plan
+    assert "0, 1, 2, 3, 4, 5, 6, 7" in plan
+
+
+def test_only_one_engine(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "ar", "--ar", str(pair.ar), "--device", "cpu", "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "verbalizer" not in plan
+    assert '{"architectures": ["Qwen2Reconstructor", "Qwen2ForCausalLM"]}' in plan
+
+
+def test_wrong_flags_are_usage_errors() -> None:
+    for arguments in (["--tp", "0"], ["--only", "both"], ["--nonsense"], ["--port", "x"]):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_swapped_roles(pair: Pair) -> None:
+    assert "swapped" in fails("--av", str(pair.ar), "--ar", str(pair.av), "--device", "cpu")
+
+
+def test_unknown_preset() -> None:
+    assert "known are demo" in fails("--preset", "nope")
+
+
+def test_nowhere() -> None:
+    assert "neither a folder nor a hub repository" in fails("--only", "av", "--av", "/no/such/folder")
+
+
+def test_tp_that_does_not_divide(pair: Pair) -> None:
+    line = fails("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--tp", "3")
+    assert "use --tp 2" in line
+
+
+def test_no_gpu(pair: Pair) -> None:
+    assert "no CUDA GPU found" in fails("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cuda")
+    assert "no CUDA GPU found" in fails()
+
+
+def test_port_taken(pair: Pair) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run("--av", str(pair.av), "--ar", str(pair.ar), "--port", port)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("name: x\nav: a/b\nar: a/c\nwhat: 1\n", "what"), ("name: [", "not YAML"), ("name: x\n", "av")],
+)
+def test_preset_that_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert message in fails("--preset", str(path))

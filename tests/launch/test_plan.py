@@ -1,0 +1,86 @@
+"""The plan for the released shapes, and the arguments that matter."""
+
+import dataclasses
+
+import pytest
+
+from nla_launch.checkpoints import Checkpoint
+from nla_launch.errors import LaunchError
+from nla_launch.gpus import Gpu
+from nla_launch.model_config import ModelConfig
+from nla_launch.plan import EnginePlan, Request, check_memory, plan_engine
+from nla_launch.preflight import Role
+
+QWEN = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 152064, 32768, False)
+LLAMA = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)
+GEMMA = ModelConfig("Gemma3ForConditionalGeneration", 5376, 62, 32, 16, 128, 21504, 262208, 131072, True)
+CHECKPOINT = Checkpoint("name", "owner/name", None)
+
+
+def gpus(count: int, gigabytes: int) -> list[Gpu]:
+    return [Gpu(i, "test", gigabytes * 10**9) for i in range(count)]
+
+
+def plan(role: Role, config: ModelConfig, tp: int, found: list[Gpu], device: str = "auto") -> EnginePlan:
+    request = Request(tp, device, "auto", None)  # type: ignore[arg-type]
+    return plan_engine(role, CHECKPOINT, config, request, found, dry_run=False)
+
+
+def test_parameters_are_counted_right() -> None:
+    assert QWEN.parameters == pytest.approx(7.6e9, rel=0.02)
+    assert LLAMA.parameters == pytest.approx(70.6e9, rel=0.02)
+    assert LLAMA.kv_bytes_per_token("bfloat16") == 327_680
+
+
+def test_headline_pair_on_eight_gpus() -> None:
+    engines = [plan("av", LLAMA, 8, gpus(8, 80)), plan("ar", dataclasses.replace(LLAMA, blocks=54), 8, gpus(8, 80))]
+    check_memory(engines, gpus(8, 80))
+    assert engines[0].gpus == tuple(range(8))
+    assert engines[0].dtype == "bfloat16"
+
+
+def test_too_big_for_the_gpus_says_the_numbers() -> None:
+    engines = [plan("av", LLAMA, 1, gpus(1, 80))]
+    with pytest.raises(LaunchError, match=r"verbalizer 18\d\.\d GB > 72\.0 GB a GPU"):
+        check_memory(engines, gpus(1, 80))
+
+
+def test_tp_must_divide_the_heads() -> None:
+    with pytest.raises(LaunchError, match="use --tp 4"):
+        plan("av", QWEN, 8, gpus(8, 80))
+
+
+def test_more_tp_than_gpus() -> None:
+    with pytest.raises(LaunchError, match="this machine has 2"):
+        plan("av", LLAMA, 4, gpus(2, 80))
+
+
+def test_unsupported_architecture() -> None:
+    with pytest.raises(LaunchError, match="MistralForCausalLM is not supported"):
+        plan("av", dataclasses.replace(QWEN, architecture="MistralForCausalLM"), 1, gpus(1, 80))
+    with pytest.raises(LaunchError, match="reconstructor of architecture Gemma3ForConditionalGeneration"):
+        plan("ar", GEMMA, 1, gpus(1, 80))
+
+
+def test_large_models_do_not_land_on_the_cpu_by_themselves() -> None:
+    with pytest.raises(LaunchError, match="no CUDA GPU found"):
+        plan("av", QWEN, 1, [])
+    assert plan("av", QWEN, 1, [], device="cpu").dtype == "float32"
+
+
+def test_multimodal_verbalizer_runs_our_class() -> None:
+    engine = plan("av", GEMMA, 2, gpus(2, 80))
+    assert "Gemma3MultimodalVerbalizer" in " ".join(engine.command(1, "k"))
+    assert engine.environment()["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "nla_engine.models"
+
+
+def test_radix_cache_stays_on_for_the_verbalizer_alone() -> None:
+    assert "--disable-radix-cache" not in plan("av", QWEN, 1, gpus(1, 80)).command(1, "k")
+    assert "--disable-radix-cache" in plan("ar", QWEN, 1, gpus(1, 80)).command(1, "k")
+
+
+def test_cpu_engines_keep_off_the_gpus() -> None:
+    environment = plan("av", QWEN, 2, [], device="cpu").environment()
+    assert environment["SGLANG_PLATFORM"] == "nla_cpu"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert "|" in environment["SGLANG_CPU_OMP_THREADS_BIND"]
