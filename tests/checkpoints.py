@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,8 +29,8 @@ D_MODEL: Final = 64
 LAYER: Final = 1
 BLOCKS: Final = 3
 SCALE: Final = 8.0
-INIT: Final = {"qwen2": 0.4, "llama": 0.4, "gemma3": 0.25}
-"""Spread of the random weights: wide enough that greedy texts differ from vector to vector."""
+INIT: Final = {"qwen2": 0.15, "llama": 0.15, "gemma3": 0.1}
+"""Spread of the random weights: greedy texts differ from vector to vector, and attention still sees every token."""
 AV_TEMPLATE: Final = (
     "Here is an activation vector of a language model, in the place of a word. Say in plain words what it stands for,"
     " inside <explanation> and </explanation> tags. The activation: <concept>{injection_char}</concept>"
@@ -49,6 +49,8 @@ class Special:
     end: str
     extra: tuple[str, ...]
     chat_template: str
+    named: dict[str, str] = field(default_factory=dict)
+    """Special tokens that the multimodal processor asks for by these names."""
 
 
 SPECIALS: Final[dict[Family, Special]] = {
@@ -77,7 +79,8 @@ SPECIALS: Final[dict[Family, Special]] = {
         marker="㈜",
         bos="<bos>",
         end="<end_of_turn>",
-        extra=("<start_of_turn>", "<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+        extra=("<start_of_turn>",),
+        named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
         chat_template=(
             "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
             "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
@@ -136,7 +139,7 @@ def make_tokenizer(family: Family) -> Any:
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([AV_TEMPLATE, AR_TEMPLATE, "user\nassistant\nmodel\n"] * 40, trainer)
     tokenizer.add_tokens([AddedToken(special.marker, normalized=False)])
-    names = [name for name in (special.bos, special.end, PADDING, *special.extra) if name]
+    names = [name for name in (special.bos, special.end, PADDING, *special.extra, *special.named.values()) if name]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     if special.bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -144,7 +147,7 @@ def make_tokenizer(family: Family) -> Any:
         )
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=special.bos, eos_token=special.end, pad_token=PADDING,
-        extra_special_tokens=list(special.extra),
+        extra_special_tokens=list(special.extra), model_specific_special_tokens=special.named,
     )  # fmt: skip
     wrapped.chat_template = special.chat_template
     return wrapped
@@ -168,7 +171,7 @@ def edit_sidecar(folder: Path, changes: dict[str, Any]) -> None:
 
 def _shape(family: Family, tokenizer: Any, blocks: int) -> dict[str, Any]:
     return {
-        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "vocab_size": len(tokenizer),
         "hidden_size": D_MODEL,
         "intermediate_size": 128,
         "num_hidden_layers": blocks,

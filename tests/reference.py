@@ -29,8 +29,8 @@ class ReferenceVerbalizer:
     def __init__(self, folder: Path) -> None:
         self.sidecar = read(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
-        loader = Gemma3ForConditionalGeneration if multimodal else AutoModelForCausalLM
+        self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
+        loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
         self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
 
     def prompt_ids(self) -> list[int]:
@@ -49,6 +49,8 @@ class ReferenceVerbalizer:
             row = torch.from_numpy(vector)
             at = ids.index(self.sidecar["tokens"]["injection_token_id"])
             embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+        if self.multimodal:
+            return self._greedy_by_hand(embeds, max_tokens)
         plain = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_tokens,
@@ -58,6 +60,15 @@ class ReferenceVerbalizer:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long)
         out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
         return [int(token) for token in out[0]]
+
+    def _greedy_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> list[int]:
+        """The same without `generate`, which refuses inputs_embeds for the multimodal wrapper."""
+        ids: list[int] = []
+        while len(ids) < max_tokens and self.tokenizer.eos_token_id not in ids:
+            token = self.model(inputs_embeds=embeds).logits[0, -1].argmax()
+            ids.append(int(token))
+            embeds = torch.cat([embeds, self.model.get_input_embeddings()(token[None, None])], dim=1)
+        return ids
 
     def text(self, ids: list[int]) -> tuple[str, bool]:
         """Explanation and whether it is complete, for generated ids."""

@@ -17,7 +17,7 @@ NASTY = ("ends with >", "shouts!", "line\n", "日本", "</text>", "'", "")
 def test_vectors_decide_the_text(tmp_path: Path, family: Family) -> None:
     reference = ReferenceVerbalizer(make_pair(tmp_path, family).av)
     vectors = np.random.default_rng(0).standard_normal((4, D_MODEL)).astype(np.float32)
-    texts = {tuple(reference.greedy(vector, 12)) for vector in [*vectors, None]}
+    texts = {tuple(reference.greedy(vector, 24)) for vector in [*vectors, None]}
     assert len(texts) == 5
     assert all(len(set(text)) > 2 for text in texts)
 

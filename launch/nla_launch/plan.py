@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from nla_launch.checkpoints import Checkpoint
 from nla_launch.errors import LaunchError
@@ -18,18 +18,24 @@ Device = Literal["cuda", "cpu"]
 DType = Literal["bfloat16", "float32"]
 
 LABELS: Final[dict[Role, str]] = {"av": "verbalizer", "ar": "reconstructor"}
-RECONSTRUCTORS: Final = {
-    "Qwen2ForCausalLM": "Qwen2Reconstructor",
-    "LlamaForCausalLM": "LlamaReconstructor",
-    "Gemma3ForCausalLM": "Gemma3Reconstructor",
+OVERRIDES: Final[dict[Role, dict[str, dict[str, Any]]]] = {
+    "av": {
+        "Qwen2ForCausalLM": {},
+        "LlamaForCausalLM": {},
+        "Gemma3ForCausalLM": {},
+        "Gemma3ForConditionalGeneration": {
+            "architectures": ["Gemma3MultimodalVerbalizer", "Gemma3ForCausalLM"],
+            "language_model_only": True,
+        },
+    },
+    "ar": {
+        "Qwen2ForCausalLM": {"architectures": ["Qwen2Reconstructor", "Qwen2ForCausalLM"]},
+        "LlamaForCausalLM": {"architectures": ["LlamaReconstructor", "LlamaForCausalLM"]},
+        "Gemma3ForCausalLM": {"architectures": ["Gemma3Reconstructor", "Gemma3ForCausalLM"]},
+    },
 }
-VERBALIZERS: Final = {
-    "Qwen2ForCausalLM": None,
-    "LlamaForCausalLM": None,
-    "Gemma3ForCausalLM": None,
-    "Gemma3ForConditionalGeneration": "Gemma3MultimodalVerbalizer",
-}
-"""Base architecture -> our class that runs instead, or None where SGLang's own does."""
+"""Supported architectures, with what SGLang is to read instead of config.json's: of two architectures the first is
+the class that runs, one of ours, and the second keeps SGLang's checks by name true."""
 
 CONTEXT_LENGTH: Final = 2048
 RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
@@ -120,22 +126,18 @@ class EnginePlan:
         arguments = []
         if self.role == "ar":
             arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
-        ours = self._our_class()
-        if self.config is not None and ours is not None:
-            # The first is what runs; the second keeps SGLang's checks by name true.
-            override = {"architectures": [ours, self.config.architecture]}
-            arguments += ["--json-model-override-args", json.dumps(override)]
+        if self._override:
+            arguments += ["--json-model-override-args", json.dumps(self._override)]
         return arguments
 
-    def _our_class(self) -> str | None:
-        if self.config is None:
-            return None
-        return (VERBALIZERS if self.role == "av" else RECONSTRUCTORS)[self.config.architecture]
+    @property
+    def _override(self) -> dict[str, Any]:
+        return {} if self.config is None else OVERRIDES[self.role][self.config.architecture]
 
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
         variables = {"NLA_ENGINE_ROLE": self.role, "PYTHONUNBUFFERED": "1"}
-        if self.role == "ar" or self._our_class() is not None:
+        if self.role == "ar" or self._override:
             variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
         if self.device == "cuda":
             return variables
@@ -203,7 +205,7 @@ def describe(engine: EnginePlan) -> str:
 
 
 def _check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
-    supported = VERBALIZERS if role == "av" else RECONSTRUCTORS
+    supported = OVERRIDES[role]
     if config.architecture not in supported:
         raise LaunchError(
             f"{checkpoint.source}: a {LABELS[role]} of architecture {config.architecture} is not supported;"

@@ -70,7 +70,7 @@ def serve(
 
 
 def _start_of(plan: EnginePlan) -> tuple[ChildProcess, EngineSettings]:
-    port, key = _free_port(), secrets.token_urlsafe(32)
+    port, key = _free_port(), secrets.token_hex(32)  # no leading dash, which would look like a flag
     if plan.checkpoint.folder is None:
         raise LaunchError(f"{plan.checkpoint.source} has no local folder")
     settings = EngineSettings(

@@ -30,7 +30,6 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
     "sglang.srt.models.qwen2.Qwen2ForCausalLM": "base of a reconstructor",
     "sglang.srt.models.llama.LlamaForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.gemma3_causal.Gemma3ForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.gemma3_mm.Gemma3ForConditionalGeneration": "base of the multimodal verbalizer",
+    "sglang.srt.models.gemma3_causal.Gemma3ForCausalLM": "base of a reconstructor and of the multimodal verbalizer",
 }
 """Dotted name -> what for."""

@@ -20,7 +20,9 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.5
 TOP_LOGPROBS: Final = 20
 SAME: Final = 1e-3
-"""Largest difference of log-probabilities that counts as none: GPU kernels are not bitwise repeatable."""
+"""Largest difference of log-probabilities that counts as none."""
+NOISE: Final = 0.1
+"""Largest difference of the same vector sent twice, as a share of that between vectors: kernels may not repeat bitwise."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
 GREEDY: Final = {"temperature": 0.0, "max_new_tokens": 1}
 
@@ -60,11 +62,13 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
     again = await _logprobs(verbalizer, first, "again")
     other = await _logprobs(verbalizer, second, "other")
     marker = await _logprobs(verbalizer, None, "marker")
-    if _distance(one, marker) <= SAME or _distance(other, marker) <= SAME:
+    signal = min(_distance(one, marker), _distance(other, marker))
+    if signal <= SAME:
         raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
-    if _distance(one, other) <= SAME:
+    signal = min(signal, _distance(one, other))
+    if signal <= SAME:
         raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
-    if _distance(one, again) > SAME:
+    if _distance(one, again) > max(SAME, NOISE * signal):
         raise ProofError("the same vector gives different logits when sent twice")
 
 

@@ -102,7 +102,7 @@ def write_examples(folder: Path) -> None:
     encoded = [encode_vector(vector, "bfloat16") for vector in examples.vectors[:2]]
     texts = [data.explain(concepts, rng) for concepts in examples.concepts[:2]]
     bodies = {
-        "verbalize.json": {"vectors": encoded, "dtype": "bfloat16", "score": True},
+        "verbalize.json": {"vectors": encoded, "dtype": "bfloat16", "score": True, "seed": 0},
         "reconstruct.json": {"texts": texts},
         "critic.json": {"texts": texts, "vectors": encoded, "dtype": "bfloat16"},
     }

@@ -1,26 +1,31 @@
 """The verbalizer of a Gemma 3 checkpoint that kept its multimodal wrapper."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 import torch
-from sglang.srt.models.gemma3_mm import Gemma3ForConditionalGeneration
+from sglang.srt.models.gemma3_causal import Gemma3ForCausalLM
+
+WRAPPERS: Final = ("model.language_model.", "language_model.model.", "language_model.")
+"""What stands before the language model's weights, by the transformers version that saved them."""
 
 
-class Gemma3MultimodalVerbalizer(Gemma3ForConditionalGeneration):  # type: ignore[misc]  # SGLang ships no types
-    """SGLang's wrapper looks the embeddings up itself and drops given ones; this one passes them on."""
+class Gemma3MultimodalVerbalizer(Gemma3ForCausalLM):  # type: ignore[misc]  # SGLang ships no types
+    """The wrapper's language model alone: SGLang's wrapper looks embeddings up itself and drops given ones."""
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        forward_batch: Any,
-        input_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Run the language model on the given embeddings; without any, run the wrapper as it is."""
-        if input_embeds is None:
-            return super().forward(input_ids, positions, forward_batch, **kwargs)
-        return self.language_model(input_ids, positions, forward_batch, input_embeds)
+    def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
+        super().__init__(config.text_config, quant_config, prefix)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> object:
+        """Load the language model's weights; those of the vision tower are not needed."""
+        return super().load_weights(self._language(weights))
+
+    @staticmethod
+    def _language(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor]]:
+        for name, tensor in weights:
+            wrapper = next((wrapper for wrapper in WRAPPERS if name.startswith(wrapper)), None)
+            if wrapper is not None:
+                yield f"model.{name.removeprefix(wrapper)}", tensor
 
 
 EntryClass = Gemma3MultimodalVerbalizer

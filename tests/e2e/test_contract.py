@@ -1,0 +1,354 @@
+"""The HTTP contract on the demo pair: answers, streams, errors."""
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from nla_client.wire import STATUS, ErrorResponse
+from nla_gateway.app import create_app
+from nla_gateway.settings import Settings
+from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.stack import Stack
+
+D = 256
+LONG = {"temperature": 50.0, "max_tokens": 900}
+"""Random tokens: a sample that goes on for seconds."""
+
+
+def error_of(reply: httpx.Response, status: int, param: str | None = None) -> str:
+    assert reply.status_code == status, reply.text
+    error = ErrorResponse.model_validate_json(reply.content).error
+    assert STATUS[error.type] == status
+    assert error.param == param
+    assert error.request_id == reply.headers["x-request-id"]
+    assert "Traceback" not in error.message
+    return error.message
+
+
+def events_of(body: str) -> list[tuple[str, Any]]:
+    events = []
+    for block in body.strip().split("\n\n"):
+        name, data = block.split("\n", 1)
+        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
+
+
+def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    answer = verbalize(demo, demo_vectors[:3], n=2, temperature=1.0, score=True)
+    assert [result["index"] for result in answer["results"]] == [0, 1, 2]
+    for result in answer["results"]:
+        assert len(result["samples"]) == 2
+        for sample in result["samples"]:
+            assert sample["complete"]
+            assert sample["finish_reason"] == "stop"
+            score = sample["score"]
+            assert score["mse"] == pytest.approx(2 * (1 - score["cosine"]), abs=1e-9)
+            assert score["fve"] == pytest.approx(1 - score["mse"] / 0.9612, abs=1e-9)
+    assert answer["usage"]["prompt_tokens"] > 6 * 50
+    assert 0 <= answer["usage"]["cached_tokens"] <= answer["usage"]["prompt_tokens"]
+
+
+def test_one_vector_may_stand_alone(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32"}
+    assert len(demo.http.post("/verbalize", json=body).json()["results"]) == 1
+
+
+def test_bfloat16_is_the_default_both_ways(demo: Stack) -> None:
+    reply = demo.http.post("/reconstruct", json={"texts": "Mostly cooking."}).json()
+    assert (reply["dtype"], reply["d_model"]) == ("bfloat16", D)
+    assert len(base64.b64decode(reply["vectors"][0])) == 2 * D
+    again = demo.http.post("/critic", json={"texts": "Mostly cooking.", "vectors": reply["vectors"]}).json()
+    assert again["results"][0]["cosine"] > 0.999
+
+
+def test_the_same_seed_gives_the_same_samples_alone_or_in_a_batch(demo: Stack, demo_vectors: Any) -> None:
+    arguments: dict[str, Any] = {"temperature": 1.0, "n": 3}
+    batch = verbalize(demo, demo_vectors[:4], seed=100, **arguments)["results"]
+    assert verbalize(demo, demo_vectors[:4], seed=100, **arguments)["results"] == batch
+    alone = verbalize(demo, demo_vectors[2:3], seed=102, **arguments)["results"]
+    assert alone[0]["samples"] == batch[2]["samples"]
+
+
+def test_samples_differ_from_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    samples = verbalize(demo, demo_vectors[:1], n=12, temperature=5.0)["results"][0]["samples"]
+    assert len({sample["text"] for sample in samples}) > 6
+
+
+def test_a_text_cut_short_is_incomplete(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    sample = verbalize(demo, demo_vectors[:1], max_tokens=6)["results"][0]["samples"][0]
+    assert (sample["complete"], sample["finish_reason"]) == (False, "length")
+    whole = verbalize(demo, demo_vectors[:1])["results"][0]["samples"][0]["text"]
+    assert whole.startswith(sample["text"])
+
+
+def test_stream(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": [encode(v) for v in demo_vectors[:3]], "dtype": "float32", "temperature": 0, "n": 2}
+    reply = demo.http.post("/verbalize", json={**body, "stream": True, "score": True})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = events_of(reply.text)
+    assert events[-1][0] == "done"
+    places = [(i, j) for i in range(3) for j in range(2)]
+    done = {(e["index"], e["sample"]): e for name, e in events if name == "sample.done"}
+    assert sorted(done) == places
+    for place in places:
+        deltas = [e["text"] for n, e in events if n == "sample.delta" and (e["index"], e["sample"]) == place]
+        assert len(deltas) > 1
+        assert "".join(deltas) == done[place]["text"]
+        assert done[place]["score"]["fve"] is not None
+    whole = demo.http.post("/verbalize", json=body).json()
+    assert [done[i, 0]["text"] for i in range(3)] == texts_of(whole)
+    assert events[-1][1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+
+
+BAD: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "unknown field": ("/verbalize", {"vectors": "", "what": 1}, "what"),
+    "no vectors": ("/verbalize", {}, "vectors"),
+    "no list": ("/verbalize", {"vectors": 3}, "vectors"),
+    "empty list": ("/verbalize", {"vectors": []}, "vectors"),
+    "bad base64": ("/verbalize", {"vectors": ["*"]}, "vectors[0]"),
+    "url-safe base64": ("/verbalize", {"vectors": "_" * 684}, "vectors"),
+    "wrong length": ("/verbalize", {"vectors": "AAAA"}, "vectors"),
+    "zero": ("/verbalize", {"vectors": [encode(np.zeros(D))], "dtype": "float32"}, "vectors[0]"),
+    "nan": ("/verbalize", {"vectors": [encode(np.full(D, np.nan))], "dtype": "float32"}, "vectors[0]"),
+    "inf": ("/verbalize", {"vectors": encode(np.full(D, np.inf)), "dtype": "float32"}, "vectors"),
+    "dtype": ("/verbalize", {"vectors": "AAAA", "dtype": "float16"}, "dtype"),
+    "n": ("/verbalize", {"vectors": encode(np.ones(D)), "dtype": "float32", "n": 0}, "n"),
+    "large n": ("/verbalize", {"vectors": encode(np.ones(D)), "dtype": "float32", "n": 1000}, "n"),
+    "max_tokens": (
+        "/verbalize",
+        {"vectors": encode(np.ones(D)), "dtype": "float32", "max_tokens": 10**6},
+        "max_tokens",
+    ),
+    "top_p": ("/verbalize", {"vectors": encode(np.ones(D)), "dtype": "float32", "top_p": 0}, "top_p"),
+    "number as text": ("/verbalize", {"vectors": encode(np.ones(D)), "dtype": "float32", "n": "1"}, "n"),
+    "long text": ("/reconstruct", {"texts": ["ok", "word " * 3000]}, "texts[1]"),
+    "text is no text": ("/reconstruct", {"texts": [1]}, "texts[0]"),
+    "uneven pairs": ("/critic", {"texts": ["a", "b"], "vectors": [encode(np.ones(D))], "dtype": "float32"}, "vectors"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_name_the_field(demo: Stack, name: str) -> None:
+    path, body, param = BAD[name]
+    error_of(demo.http.post(path, json=body), 400, param)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe"])
+def test_bodies_that_are_no_object(demo: Stack, body: bytes) -> None:
+    error_of(demo.http.post("/verbalize", content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_not_found_and_wrong_method(demo: Stack) -> None:
+    error_of(demo.http.get("/nope"), 404)
+    reply = demo.http.get("/verbalize")
+    error_of(reply, 405)
+    assert reply.headers["allow"] == "POST"
+
+
+def test_batch_over_the_limit(demo: Stack) -> None:
+    error_of(demo.http.post("/reconstruct", json={"texts": ["a"] * 600}), 413, "texts")
+
+
+def test_request_id_is_kept_when_sane(demo: Stack) -> None:
+    assert demo.http.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert demo.http.get("/health", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+
+
+def test_health_ready_info_metrics(demo: Stack) -> None:
+    assert demo.http.get("/health").status_code == 200
+    ready = demo.http.get("/ready")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    info = demo.http.get("/v1/info").json()
+    assert (info["d_model"], info["layer"], info["predict_mean_mse"]) == (D, 1, 0.9612)
+    assert info["verbalizer"]["model"] == "demo-verbalizer"
+    metrics = demo.http.get("/metrics").text
+    assert 'nla_engine_ready{engine="verbalizer"} 1.0' in metrics
+    assert "nla_request_seconds_bucket" in metrics
+    assert demo.http.get("/docs").status_code == 200
+
+
+any_vector = hnp.arrays(np.float32, st.integers(0, 3).map(lambda n: D + n - 1), elements=st.floats(width=32))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(any_vector)
+def test_any_vector_is_answered_or_refused(demo: Stack, vector: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(vector), "dtype": "float32", "max_tokens": 2, "score": True}
+    reply = demo.http.post("/verbalize", json=body)
+    good = vector.shape == (D,) and np.isfinite(vector).all() and vector.any()
+    assert reply.status_code == (200 if good else 400), reply.text
+
+
+def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_settings: Settings) -> None:
+    engine = demo_settings.reconstructor
+    assert engine is not None
+    headers = {"authorization": f"Bearer {engine.api_key}"}
+    reply = httpx.post(f"{engine.url}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
+    assert reply.status_code == 400
+    assert demo.http.post("/reconstruct", json={"texts": "still here"}).status_code == 200
+
+
+def test_engines_want_their_key(demo_settings: Settings) -> None:
+    for engine in (demo_settings.verbalizer, demo_settings.reconstructor):
+        assert engine is not None
+        assert httpx.get(f"{engine.url}/server_info", trust_env=False).status_code == 401
+
+
+def running(demo_settings: Settings) -> int:
+    engine = demo_settings.verbalizer
+    assert engine is not None
+    headers = {"authorization": f"Bearer {engine.api_key}"}
+    loads = httpx.get(f"{engine.url}/v1/loads", headers=headers, trust_env=False).json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
+
+
+def leave_early(client: httpx.Client, body: dict[str, Any]) -> None:
+    if body["stream"]:
+        with client.stream("POST", "/verbalize", json=body) as reply:
+            next(reply.iter_bytes())
+        return
+    with pytest.raises(httpx.ReadTimeout):
+        client.post("/verbalize", json=body, timeout=1.5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_vanished_client_frees_the_engine(
+    demo: Stack, demo_settings: Settings, demo_vectors: Any, stream: bool
+) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 32, "stream": stream, **LONG}
+    with httpx.Client(base_url=demo.url, timeout=60, trust_env=False) as client:
+        leave_early(client, body)
+    deadline = time.monotonic() + 3
+    while running(demo_settings):
+        assert time.monotonic() < deadline, "the engine goes on for nobody"
+        time.sleep(0.1)
+
+
+@asynccontextmanager
+async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A second gateway before the demo's engines, with other settings, in this process."""
+    limits = base.limits.model_copy(update=changes.pop("limits", {}))
+    app = create_app(base.model_copy(update={**changes, "limits": limits}))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as client,
+    ):
+        while changes.get("verbalizer", base.verbalizer) == base.verbalizer:
+            if (await client.get("/ready")).status_code == 200:
+                break
+            await asyncio.sleep(0.1)
+        yield client
+
+
+def run_with(base: Settings, work: Callable[[httpx.AsyncClient], Any], **changes: Any) -> Any:
+    async def run() -> Any:
+        async with gateway(base, **changes) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def test_api_key(demo_settings: Settings) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        error_of(await client.get("/v1/info"), 401)
+        reply = await client.get("/v1/info", headers={"authorization": "Bearer wrong"})
+        assert reply.headers["www-authenticate"] == "Bearer"
+        error_of(reply, 401)
+        assert (await client.get("/v1/info", headers={"authorization": "Bearer right"})).status_code == 200
+        assert (await client.get("/health")).status_code == 200
+
+    run_with(demo_settings, work, api_key="right")
+
+
+def test_body_over_the_limit(demo_settings: Settings) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b" " * 300
+
+    async def work(client: httpx.AsyncClient) -> None:
+        error_of(await client.post("/reconstruct", json={"texts": "a" * 2000}), 413)
+        headers = {"content-type": "application/json"}
+        error_of(await client.post("/reconstruct", content=chunks(), headers=headers), 413)
+
+    run_with(demo_settings, work, limits={"max_body_bytes": 1000})
+
+
+def test_overload_and_timeout(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 3, **LONG}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        first = asyncio.create_task(client.post("/verbalize", json=body))
+        await asyncio.sleep(0.3)
+        refused = await client.post("/verbalize", json=body)
+        error_of(refused, 429)
+        assert int(refused.headers["retry-after"]) > 0
+        error_of(await first, 504)
+        streamed = events_of((await client.post("/verbalize", json={**body, "stream": True})).text)
+        errors = [event for name, event in streamed if name == "error"]
+        assert [event["error"]["type"] for event in errors] == ["timeout"] * 3
+        assert streamed[-1][0] == "done"
+
+    run_with(demo_settings, work, limits={"max_queue": 4, "request_timeout_s": 1.0})
+
+
+def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32"}
+
+    async def only_av(client: httpx.AsyncClient) -> None:
+        assert "--only av" in error_of(await client.post("/reconstruct", json={"texts": "a"}), 503)
+        assert "--only av" in error_of(await client.post("/verbalize", json={**body, "score": True}), 503)
+        assert (await client.post("/verbalize", json=body)).status_code == 200
+
+    run_with(demo_settings, only_av, reconstructor=None)
+    assert demo_settings.verbalizer is not None
+    nowhere = demo_settings.verbalizer.model_copy(update={"url": "http://127.0.0.1:9"})
+
+    async def starting(client: httpx.AsyncClient) -> None:
+        reply = await client.post("/verbalize", json=body)
+        assert "starting" in error_of(reply, 503)
+        assert reply.headers["retry-after"]
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["engines"]["verbalizer"]["state"]) == (503, "starting")
+
+    run_with(demo_settings, starting, verbalizer=nowhere)
+
+
+def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_path: Any) -> None:
+    import shutil
+
+    from tests.checkpoints import edit_sidecar
+
+    assert demo_settings.reconstructor is not None
+    folder = tmp_path / "reconstructor"
+    shutil.copytree(demo_settings.reconstructor.checkpoint, folder)
+    edit_sidecar(folder, {"extraction.mse_scale": None})
+    changed = demo_settings.reconstructor.model_copy(update={"checkpoint": folder})
+
+    async def work(client: httpx.AsyncClient) -> None:
+        pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
+        assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400, "score")
+
+    run_with(demo_settings, work, reconstructor=changed)
+
+
+def test_requests_in_flight_survive_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    """A long request and many short ones at once: the short ones do not wait for it."""
+    long = threading.Thread(target=lambda: verbalize(demo, demo_vectors[:1], n=4, **LONG))
+    long.start()
+    assert len(texts_of(verbalize(demo, demo_vectors[:8]))) == 8
+    assert decode(encode(demo_vectors[0])).shape == (D,)
+    long.join()

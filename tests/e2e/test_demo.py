@@ -1,0 +1,44 @@
+"""The demo pair does what its page says, through the server: concepts named, vectors rebuilt."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_launch import demo as demo_package
+from nla_launch.demo.data import named
+from tests.e2e.conftest import encode, texts_of, verbalize
+from tests.reference import ReferenceVerbalizer
+from tests.stack import Stack
+
+FOLDER = Path(str(demo_package.__file__)).parent
+
+
+def test_round_trip_on_held_out_vectors(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    with np.load(FOLDER / "vectors.npz") as stored:
+        concepts = [set(names.split(", ")) for names in stored["concepts"]]
+    results = verbalize(demo, demo_vectors, n=4, temperature=1.0, score=True, seed=1)["results"]
+    samples = [(sample, wanted) for r, wanted in zip(results, concepts, strict=True) for sample in r["samples"]]
+    assert np.mean([sample["score"]["cosine"] for sample, _ in samples]) >= 0.85
+    assert np.mean([sample["score"]["fve"] for sample, _ in samples]) >= 0.7
+    assert np.mean([named(sample["text"]) == wanted for sample, wanted in samples]) >= 0.9
+
+
+def test_shuffled_texts_explain_nothing(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    texts = texts_of(verbalize(demo, demo_vectors))
+    body = {"texts": texts[1:] + texts[:1], "vectors": [encode(v) for v in demo_vectors], "dtype": "float32"}
+    results = demo.http.post("/critic", json=body).json()["results"]
+    assert np.mean([result["fve"] for result in results]) <= 0
+
+
+def test_greedy_texts_equal_transformers_and_end_at_the_tag(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    reference = ReferenceVerbalizer(FOLDER / "verbalizer")
+    expected = [reference.text(reference.greedy(vector, 60)) for vector in demo_vectors[:12]]
+    samples = [r["samples"][0] for r in verbalize(demo, demo_vectors[:12], max_tokens=60)["results"]]
+    assert [(sample["text"], sample["complete"]) for sample in samples] == expected
+    assert all(sample["complete"] for sample in samples)
+
+
+def test_the_files_are_small() -> None:
+    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    assert size <= 10 * 2**20
