@@ -6,12 +6,13 @@ nothing else: no HTTP library, no model, no settings. Limits that a server sets 
 
 import base64
 import binascii
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 VectorDType = Literal["bfloat16", "float32"]
 FinishReason = Literal["stop", "length"]
@@ -58,15 +59,34 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _check_unicode(text: str) -> str:
+    """JSON can spell half a surrogate pair, which is no character: no tokenizer takes it, no reply can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "holds half a surrogate pair, which is no character") from None
+    return text
+
+
+def _form(value: object) -> str:
+    return "many" if isinstance(value, list) else "one"
+
+
+T = TypeVar("T")
+Text = Annotated[str, AfterValidator(_check_unicode)]
 Base64Vector = Annotated[
     str, Field(description="Standard padded base64 of the raw little-endian elements, d_model of them.")
 ]
+OneOrMany = Annotated[
+    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1), Tag("many")], Discriminator(_form)
+]
+"""One value or a list of them; the tags keep errors to the form that was meant."""
 
 
 class VerbalizeRequest(_Request):
     """`POST /verbalize`: vectors in, sampled texts out."""
 
-    vectors: Base64Vector | Annotated[list[Base64Vector], Field(min_length=1)]
+    vectors: OneOrMany[Base64Vector]
     dtype: VectorDType = "bfloat16"
     n: int = Field(default=1, ge=1, description="Samples per vector.")
     temperature: float = Field(default=1.0, ge=0, le=100, description="0 means greedy.")
@@ -81,15 +101,15 @@ class VerbalizeRequest(_Request):
 class ReconstructRequest(_Request):
     """`POST /reconstruct`: texts in, vectors out."""
 
-    texts: str | Annotated[list[str], Field(min_length=1)]
+    texts: OneOrMany[Text]
     dtype: VectorDType = Field(default="bfloat16", description="Of the answer's vectors.")
 
 
 class CriticRequest(_Request):
     """`POST /critic`: pairs of text and vector in, scores out."""
 
-    texts: str | Annotated[list[str], Field(min_length=1)]
-    vectors: Base64Vector | Annotated[list[Base64Vector], Field(min_length=1)]
+    texts: OneOrMany[Text]
+    vectors: OneOrMany[Base64Vector]
     dtype: VectorDType = "bfloat16"
 
 

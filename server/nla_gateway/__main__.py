@@ -22,7 +22,8 @@ def main() -> int:
         stream=sys.stderr,
         format="%(levelname)s %(message)s",
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for noisy in ("httpx", "httpcore"):  # a line for each byte moved
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     config = uvicorn.Config(
         create_app(settings),
         fd=arguments.fd,

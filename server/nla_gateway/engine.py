@@ -51,12 +51,18 @@ class Engine:
     ) -> None:
         await self._http.aclose()
 
+    def unavailable(self) -> EngineUnavailable | None:
+        """Tell why it takes no requests; None once the self-test has passed."""
+        if self.state == "starting":
+            return EngineUnavailable(f"the {self.label} is still starting", retry_after_s=RETRY_AFTER_S)
+        if self.state == "failed":
+            return EngineUnavailable(f"the {self.label} failed its self-test: {self.reason}")
+        return None
+
     def require_ready(self) -> None:
         """Raise EngineUnavailable until the self-test has passed."""
-        if self.state == "starting":
-            raise EngineUnavailable(f"the {self.label} is still starting", retry_after_s=RETRY_AFTER_S)
-        if self.state == "failed":
-            raise EngineUnavailable(f"the {self.label} failed its self-test: {self.reason}")
+        if (error := self.unavailable()) is not None:
+            raise error
 
     async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Run one generation to its end; cancelling the call ends it in the engine too."""

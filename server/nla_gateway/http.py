@@ -28,19 +28,12 @@ TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in
 
 
 def error_response(
-    kind: ErrorType,
-    message: str,
-    request_id: str,
-    *,
-    param: str | None = None,
-    retry_after_s: int | None = None,
+    kind: ErrorType, message: str, request_id: str, *, param: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """Form the contract's error reply."""
     body = ErrorResponse(error=ErrorDetail(type=kind, message=message, param=param, request_id=request_id))
-    headers = {} if retry_after_s is None else {"retry-after": str(retry_after_s)}
-    if kind == "authentication":
-        headers["www-authenticate"] = "Bearer"
-    return JSONResponse(body.model_dump(), STATUS[kind], headers)
+    challenge = {"www-authenticate": "Bearer"} if kind == "authentication" else {}
+    return JSONResponse(body.model_dump(), STATUS[kind], {**challenge, **(headers or {})})
 
 
 def error_detail(error: Exception, request_id: str) -> ErrorDetail:
@@ -52,10 +45,17 @@ def error_detail(error: Exception, request_id: str) -> ErrorDetail:
     return ErrorDetail(type="internal", message=message, param=None, request_id=request_id)
 
 
+def retry_after_header(error: Exception) -> dict[str, str]:
+    """Form `Retry-After` where waiting helps, else nothing."""
+    seconds = error.retry_after_s if isinstance(error, RequestError) else None
+    return {} if seconds is None else {"retry-after": str(seconds)}
+
+
 def _response_to(error: Exception, request_id: str) -> JSONResponse:
     detail = error_detail(error, request_id)
-    retry = error.retry_after_s if isinstance(error, RequestError) else None
-    return error_response(detail.type, detail.message, request_id, param=detail.param, retry_after_s=retry)
+    return error_response(
+        detail.type, detail.message, request_id, param=detail.param, headers=retry_after_header(error)
+    )
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -76,9 +76,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         kind = TYPES_BY_STATUS.get(error.status_code, "invalid_request")
         message = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
-        response = error_response(kind, message, request.state.request_id)
-        response.headers.update(error.headers or {})
-        return response
+        return error_response(kind, message, request.state.request_id, headers=dict(error.headers or {}))
 
 
 def param_of(loc: tuple[Any, ...]) -> str | None:

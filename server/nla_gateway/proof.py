@@ -22,7 +22,7 @@ TOP_LOGPROBS: Final = 20
 SAME: Final = 1e-3
 """Largest difference of log-probabilities that counts as none."""
 NOISE: Final = 0.1
-"""Largest difference of the same vector sent twice, as a share of that between vectors: kernels may not repeat bitwise."""
+"""Largest difference of one vector sent twice, as a share of that between two: kernels may not repeat bitwise."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
 GREEDY: Final = {"temperature": 0.0, "max_new_tokens": 1}
 

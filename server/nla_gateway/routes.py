@@ -1,7 +1,7 @@
 """The contract's endpoints. Each hands its parsed request to a job and its answer to the caller."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Body, Request, Response
@@ -23,7 +23,9 @@ from nla_client.wire import (
 )
 from nla_gateway import jobs
 from nla_gateway.engine import EngineState
+from nla_gateway.errors import EngineUnavailable
 from nla_gateway.gateway import Gateway
+from nla_gateway.http import error_detail, retry_after_header
 
 T = TypeVar("T")
 
@@ -63,6 +65,10 @@ class ReadyResponse(BaseModel):
     engines: dict[str, EngineStatus]
 
 
+class NotReadyResponse(ReadyResponse, ErrorResponse):
+    """The same beside the contract's error body, which names the engines that have not."""
+
+
 def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
@@ -72,9 +78,14 @@ def _gateway(request: Request) -> Gateway:
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
     job = jobs.VerbalizeJob(_gateway(request), call, request.state.request_id)
-    if call.stream:
-        return StreamingResponse(_server_sent(job.events()), media_type="text/event-stream")
-    return await _unless_gone(request, job.run())
+    if not call.stream:
+        return await _unless_gone(request, job.run())
+    events = job.events()
+    # Before the headers go out: a request that the queue has no room for still gets its 429.
+    first = await _unless_gone(request, anext(events))
+    if isinstance(first, Response):
+        return first
+    return StreamingResponse(_server_sent(first, events), media_type="text/event-stream")
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
@@ -95,16 +106,19 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", response_model=ReadyResponse, responses={503: {"model": ReadyResponse}})
+@router.get("/ready", response_model=ReadyResponse, responses={503: {"model": NotReadyResponse}})
 async def ready(request: Request) -> JSONResponse:
     """Tell whether every engine has passed its self-test, and which has not."""
-    engines = {
-        part.engine.label: EngineStatus(state=part.engine.state, reason=part.engine.reason)
-        for part in _gateway(request).parts
-    }
-    everything = all(engine.state == "ready" for engine in engines.values())
-    body = ReadyResponse(ready=everything, engines=engines)
-    return JSONResponse(body.model_dump(), 200 if everything else 503)
+    engines = [part.engine for part in _gateway(request).parts]
+    states = {engine.label: EngineStatus(state=engine.state, reason=engine.reason) for engine in engines}
+    problems = [problem for engine in engines if (problem := engine.unavailable()) is not None]
+    if not problems:
+        return JSONResponse(ReadyResponse(ready=True, engines=states).model_dump())
+    message = "; ".join(problem.message for problem in problems)
+    error = EngineUnavailable(message, retry_after_s=problems[0].retry_after_s)
+    detail = error_detail(error, request.state.request_id)
+    body = NotReadyResponse(error=detail, ready=False, engines=states)
+    return JSONResponse(body.model_dump(), error.status, retry_after_header(error))
 
 
 @router.get("/v1/info", response_model=Info, responses={401: ERRORS[401]})
@@ -123,14 +137,19 @@ async def metrics(request: Request) -> Response:
     return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _server_sent(events: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
-    async for event in events:
-        yield f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
+async def _server_sent(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
+    yield _encode_event(first)
+    async for event in rest:
+        yield _encode_event(event)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Response:
+def _encode_event(event: StreamEvent) -> str:
+    return f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T | Response:
     """Run work, and cancel it when its caller goes away: nobody would read the answer."""
-    running = asyncio.create_task(work)
+    running = asyncio.ensure_future(work)
     gone = asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -56,7 +56,7 @@ def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]
             assert sample["finish_reason"] == "stop"
             score = sample["score"]
             assert score["mse"] == pytest.approx(2 * (1 - score["cosine"]), abs=1e-9)
-            assert score["fve"] == pytest.approx(1 - score["mse"] / 0.9612, abs=1e-9)
+            assert score["fve"] == pytest.approx(1 - score["mse"] / 0.96, abs=1e-9)
     assert answer["usage"]["prompt_tokens"] > 6 * 50
     assert 0 <= answer["usage"]["cached_tokens"] <= answer["usage"]["prompt_tokens"]
 
@@ -146,9 +146,29 @@ def test_bad_requests_name_the_field(demo: Stack, name: str) -> None:
     error_of(demo.http.post(path, json=body), 400, param)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"vectors": "", "seed": ' + b"9" * 5000 + b"}",
+    ],
+)
 def test_bodies_that_are_no_object(demo: Stack, body: bytes) -> None:
     error_of(demo.http.post("/verbalize", content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_half_a_surrogate_pair_is_no_text(demo: Stack) -> None:
+    content = rb'{"texts": ["ok", "\ud800"]}'
+    reply = demo.http.post("/reconstruct", content=content, headers={"content-type": "application/json"})
+    error_of(reply, 400, "texts[1]")
+    reply = demo.http.post("/reconstruct", content=rb'{"\ud800": 1}', headers={"content-type": "application/json"})
+    error_of(reply, 400)
 
 
 def test_not_found_and_wrong_method(demo: Stack) -> None:
@@ -172,7 +192,7 @@ def test_health_ready_info_metrics(demo: Stack) -> None:
     ready = demo.http.get("/ready")
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
     info = demo.http.get("/v1/info").json()
-    assert (info["d_model"], info["layer"], info["predict_mean_mse"]) == (D, 1, 0.9612)
+    assert (info["d_model"], info["layer"], info["predict_mean_mse"]) == (D, 1, 0.96)
     assert info["verbalizer"]["model"] == "demo-verbalizer"
     metrics = demo.http.get("/metrics").text
     assert 'nla_engine_ready{engine="verbalizer"} 1.0' in metrics
@@ -237,6 +257,11 @@ def test_a_vanished_client_frees_the_engine(
         time.sleep(0.1)
 
 
+async def starting(client: httpx.AsyncClient) -> set[str]:
+    engines = (await client.get("/ready")).json()["engines"]
+    return {label for label, engine in engines.items() if engine["state"] == "starting"}
+
+
 @asynccontextmanager
 async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A second gateway before the demo's engines, with other settings, in this process."""
@@ -247,9 +272,9 @@ async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncCl
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as client,
     ):
-        while changes.get("verbalizer", base.verbalizer) == base.verbalizer:
-            if (await client.get("/ready")).status_code == 200:
-                break
+        served = {"verbalizer": base.verbalizer, "reconstructor": base.reconstructor}
+        ours = {name for name, engine in served.items() if engine and changes.get(name, engine) == engine}
+        while ours & await starting(client):  # noqa: ASYNC110 - readiness is asked for, over HTTP
             await asyncio.sleep(0.1)
         yield client
 
@@ -296,6 +321,7 @@ def test_overload_and_timeout(demo_settings: Settings, demo_vectors: NDArray[np.
         refused = await client.post("/verbalize", json=body)
         error_of(refused, 429)
         assert int(refused.headers["retry-after"]) > 0
+        error_of(await client.post("/verbalize", json={**body, "stream": True}), 429)
         error_of(await first, 504)
         streamed = events_of((await client.post("/verbalize", json={**body, "stream": True})).text)
         errors = [event for name, event in streamed if name == "error"]
@@ -317,14 +343,18 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
     assert demo_settings.verbalizer is not None
     nowhere = demo_settings.verbalizer.model_copy(update={"url": "http://127.0.0.1:9"})
 
-    async def starting(client: httpx.AsyncClient) -> None:
+    async def unreachable(client: httpx.AsyncClient) -> None:
         reply = await client.post("/verbalize", json=body)
         assert "starting" in error_of(reply, 503)
         assert reply.headers["retry-after"]
         ready = await client.get("/ready")
-        assert (ready.status_code, ready.json()["engines"]["verbalizer"]["state"]) == (503, "starting")
+        assert "the verbalizer is still starting" in error_of(ready, 503)
+        assert {name: e["state"] for name, e in ready.json()["engines"].items()} == {
+            "verbalizer": "starting",
+            "reconstructor": "ready",
+        }
 
-    run_with(demo_settings, starting, verbalizer=nowhere)
+    run_with(demo_settings, unreachable, verbalizer=nowhere)
 
 
 def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_path: Any) -> None:

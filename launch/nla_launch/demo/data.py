@@ -21,7 +21,7 @@ CONCEPTS: Final = (
     "future tense", "plural nouns", "questions", "negation", "irony", "anger", "joy", "grief",
 )  # fmt: skip
 
-STRENGTHS: Final = ((0.9, 1.1), (0.55, 0.75), (0.3, 0.42))
+STRENGTHS: Final = ((0.9, 1.1), (0.65, 0.8), (0.42, 0.55))
 """Ranges of the first, second and third concept's weight."""
 
 EXPLANATIONS: Final = {

@@ -15,7 +15,7 @@ END: Final = "<|im_end|>"
 PADDING: Final = "<|endoftext|>"
 INJECTION_SCALE: Final = 16.0
 LAYER: Final = 1
-VOCABULARY: Final = 640
+VOCABULARY: Final = 1024
 
 AV_TEMPLATE: Final = (
     "You read the mind of a language model. One activation vector of its residual stream has been put in the place"

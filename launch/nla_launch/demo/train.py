@@ -25,8 +25,8 @@ from nla_launch.demo.tokenizer import END, INJECTION_SCALE, MARKER, build, recon
 
 logger = logging.getLogger(__name__)
 
-BATCH: Final = 48
-VERBALIZER_STEPS: Final = 1500
+BATCH: Final = 64
+VERBALIZER_STEPS: Final = 2500
 RECONSTRUCTOR_STEPS: Final = 1500
 PEAK_RATE: Final = 2e-3
 IGNORED: Final = -100
@@ -54,21 +54,23 @@ def main() -> int:
 def train_verbalizer(tokenizer: Any, steps: int) -> Any:
     """Teach a network to name the concepts of the vector that stands in the marker's place."""
     model = new_verbalizer(tokenizer)
-    prompt = torch.tensor(verbalizer_ids(tokenizer))
-    at = verbalizer_ids(tokenizer).index(tokenizer.convert_tokens_to_ids(MARKER))
+    ids = torch.tensor(verbalizer_ids(tokenizer))
+    at = int((ids == tokenizer.convert_tokens_to_ids(MARKER)).nonzero())
     rng = np.random.default_rng(10)
 
     def loss() -> torch.Tensor:
         examples = data.sample(BATCH, rng, held_out=False)
         answers = [f"<explanation>{data.explain(c, rng)}</explanation>{END}" for c in examples.concepts]
         targets = _pad([tokenizer.encode(a, add_special_tokens=False) for a in answers], IGNORED, left=False)
-        ids = torch.cat([prompt.expand(BATCH, -1), targets.clamp(min=0)], dim=1)
+        # Nothing before the marker depends on the vector: it is computed once for the whole batch.
+        prefix = model(input_ids=ids[None, :at], use_cache=True, logits_to_keep=1).past_key_values
+        prefix.batch_repeat_interleave(BATCH)
         rows = torch.from_numpy(examples.vectors)
         rows = rows * INJECTION_SCALE / rows.norm(dim=1, keepdim=True)
-        embeds = model.get_input_embeddings()(ids)
-        embeds = torch.cat([embeds[:, :at], rows[:, None], embeds[:, at + 1 :]], dim=1)
-        logits = model(inputs_embeds=embeds, logits_to_keep=targets.shape[1] + 1).logits[:, :-1]
-        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        rest = torch.cat([ids[at + 1 :].expand(BATCH, -1), targets.clamp(min=0)], dim=1)
+        embeds = torch.cat([rows[:, None], model.get_input_embeddings()(rest)], dim=1)
+        logits = model(inputs_embeds=embeds, past_key_values=prefix, logits_to_keep=targets.shape[1] + 1).logits
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     _fit(model, loss, steps, "verbalizer")
     return model

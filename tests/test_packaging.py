@@ -1,0 +1,48 @@
+"""What `pip install nla-serve` gives: the client alone, from a real wheel in a fresh environment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+UV = str(Path(sys.executable).with_name("uv"))
+CLIENT = """
+import sys, nla_client, nla_launch.demo
+from pathlib import Path
+heavy = [name for name in ("torch", "sglang", "transformers", "fastapi") if name in sys.modules]
+folder = Path(nla_launch.demo.__file__).parent
+files = [folder / "verbalizer" / "model.safetensors", folder.parent / "configs" / "demo.yaml"]
+print(heavy, all(path.is_file() for path in files))
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    wheel = folder / "wheel"
+    for command in (
+        [UV, "build", "--quiet", "--wheel", "--out-dir", str(wheel), str(ROOT)],
+        [UV, "venv", "--quiet", "--python", sys.executable, str(folder / "venv")],
+    ):
+        subprocess.run(command, check=True, timeout=300)
+    built = next(wheel.glob("*.whl"))
+    python = str(folder / "venv" / "bin" / "python")
+    subprocess.run([UV, "pip", "install", "--quiet", "--python", python, str(built)], check=True, timeout=300)
+    return folder / "venv" / "bin"
+
+
+def test_the_client_needs_no_torch_and_the_wheel_is_whole(environment: Path) -> None:
+    done = subprocess.run([environment / "python", "-c", CLIENT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True"
+    installed = {path.name for path in (environment.parent / "lib").glob("python*/site-packages/*")}
+    assert not installed & {"torch", "sglang", "transformers", "fastapi"}
+
+
+def test_the_command_says_what_is_missing(environment: Path) -> None:
+    done = subprocess.run([environment / "nla-serve", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("nla-serve: ")
+    assert "pip install 'nla-serve[server]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
