@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (engines take about a minute to start)"
+	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (engines take a minute or two to start)"
 	@exec $(BIN)/nla-serve --preset demo --port $(PORT)
 
 lint: $(READY)
