@@ -37,19 +37,26 @@ def locate(source: str, *, weights: bool) -> Checkpoint:
         LaunchError: no such folder or repository, or no access to it.
     """
     if source.startswith(PACKAGE):
-        package, _, rest = source.removeprefix(PACKAGE).partition("/")
-        folder = Path(str(files(package))) / rest
+        folder = _in_package(source)
         return Checkpoint("-".join(folder.parts[-2:]), source, folder)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
-    if not REPOSITORY.fullmatch(source):
+    if source.startswith(".") or not REPOSITORY.fullmatch(source):
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name)")
     return Checkpoint(source, source, _from_hub(source, weights=weights))
 
 
+def _in_package(source: str) -> Path:
+    package, _, rest = source.removeprefix(PACKAGE).partition("/")
+    try:
+        return Path(str(files(package))) / rest
+    except ModuleNotFoundError:
+        raise LaunchError(f"{source}: there is no installed package {package}") from None
+
+
 def _from_hub(repository: str, *, weights: bool) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         if weights:
@@ -62,7 +69,7 @@ def _from_hub(repository: str, *, weights: bool) -> Path | None:
         problem = "was not found on the hub: check the name, or log in if it is private (`hf auth login`)"
     except LocalEntryNotFoundError:
         problem = "is not in the local cache and the hub cannot be reached: check the network or give a local folder"
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's client, its transports and the disk raise errors of many families
         problem = f"could not be fetched from the hub: {' '.join(str(error).split())[:300]}"
     if not weights:
         return None

@@ -3,11 +3,9 @@
 import argparse
 import logging
 import os
-import signal
 import sys
 from importlib.metadata import version
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from nla_launch.errors import LaunchError
 from nla_launch.preset import DEFAULT, Preset, load_preset
@@ -31,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    add("--port", type=int, default=8000, help="port to listen on (default 8000)")
+    add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
     add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
@@ -47,15 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     for noisy in ("httpx", "httpcore", "asyncio", "huggingface_hub", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Until the supervisor takes over, SIGTERM stops us as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(arguments)
     except LaunchError as error:
         sys.stderr.write(f"nla-serve: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -71,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, api_key=arguments.api_key, log_level=arguments.log_level
+        engines, preset, listener, host=arguments.host, api_key=arguments.api_key or None, log_level=arguments.log_level
     )
     return 0
 
@@ -92,12 +86,15 @@ def _preset(arguments: argparse.Namespace) -> Preset:
     return base.model_copy(update=changes | other)
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return value
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

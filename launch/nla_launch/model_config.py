@@ -8,6 +8,16 @@ from typing import Any, Final
 from nla_launch.errors import LaunchError
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
+FIELDS: Final = {
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+}
+"""Where one is left out, it has its default."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +57,40 @@ def read_config(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise LaunchError(f"{folder} has no config.json: is it a checkpoint folder?")
     try:
-        outer = json.loads(path.read_text(encoding="utf-8"))
-        inner: dict[str, Any] = outer.get("text_config", outer)
-        heads = inner["num_attention_heads"]
-        return ModelConfig(
-            architecture=outer["architectures"][0],
-            d_model=inner["hidden_size"],
-            blocks=inner["num_hidden_layers"],
-            heads=heads,
-            kv_heads=inner.get("num_key_value_heads", heads),
-            head_dim=inner.get("head_dim") or inner["hidden_size"] // heads,
-            intermediate=inner["intermediate_size"],
-            vocabulary=inner["vocab_size"],
-            max_positions=inner["max_position_embeddings"],
-            tied=bool(inner.get("tie_word_embeddings", outer.get("tie_word_embeddings", False))),
-        )
-    except ValueError:
-        raise LaunchError(f"{path} is not JSON") from None
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        decoder = whole.get("text_config", whole)
+        if not decoder.keys() >= FIELDS or (decoder["model_type"].startswith("gemma") and "head_dim" not in decoder):
+            decoder = _with_defaults(folder)
+        return _model_config(whole, decoder)
+    except (ValueError, AttributeError):
+        raise LaunchError(f"{path} is not a JSON object") from None
     except (KeyError, IndexError, TypeError) as error:
         raise LaunchError(f"{path} lacks {error}: is it the config of a supported model?") from None
+
+
+def _with_defaults(folder: Path) -> dict[str, Any]:
+    """Have transformers fill in what config.json leaves out; it takes seconds to import."""
+    from transformers import AutoConfig
+
+    try:
+        decoder: dict[str, Any] = AutoConfig.from_pretrained(folder).get_text_config().to_dict()
+    except Exception as error:  # transformers raises whatever the file made it trip over
+        reason = " ".join(str(error).split())[:200]
+        raise LaunchError(f"{folder}/config.json is not the config of a supported model: {reason}") from None
+    return decoder
+
+
+def _model_config(whole: dict[str, Any], decoder: dict[str, Any]) -> ModelConfig:
+    heads = decoder["num_attention_heads"]
+    return ModelConfig(
+        architecture=whole["architectures"][0],
+        d_model=decoder["hidden_size"],
+        blocks=decoder["num_hidden_layers"],
+        heads=heads,
+        kv_heads=decoder.get("num_key_value_heads", heads),
+        head_dim=decoder.get("head_dim") or decoder["hidden_size"] // heads,
+        intermediate=decoder["intermediate_size"],
+        vocabulary=decoder["vocab_size"],
+        max_positions=decoder["max_position_embeddings"],
+        tied=bool(decoder.get("tie_word_embeddings", whole.get("tie_word_embeddings", False))),
+    )

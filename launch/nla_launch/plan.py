@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -45,7 +45,11 @@ POOL_TOKENS: Final[dict[tuple[Device, Role], int]] = {
     ("cpu", "av"): 32_768,
     ("cpu", "ar"): 16_384,
 }
-"""Tokens in the KV pool: what the running requests can need, with room for a reused prefix."""
+"""Tokens wanted in the KV pool: what the running requests can need, with room for a reused prefix."""
+LEAST_SHARE: Final = 1 / 16
+"""How far the pools may shrink where the weights leave little room; below it an engine would crawl."""
+OVERHEAD_BYTES: Final = 2_000_000_000
+"""What an engine takes on each GPU besides weights and KV pool: CUDA context, graphs, activations."""
 MEMORY_SHARE: Final[dict[Device, float]] = {"cuda": 0.9, "cpu": 0.3}
 """SGLang's --mem-fraction-static; the pools' explicit sizes bind before it does."""
 SMALL: Final = 1_500_000_000
@@ -75,6 +79,8 @@ class EnginePlan:
     tp: int
     gpus: tuple[int, ...]
     attention_backend: str | None
+    pool_tokens: int
+    """Tokens in the KV pool."""
 
     @property
     def label(self) -> str:
@@ -87,17 +93,14 @@ class EnginePlan:
         return CONTEXT_LENGTH if self.config is None else min(CONTEXT_LENGTH, self.config.max_positions)
 
     @property
-    def pool_tokens(self) -> int:
-        """Tokens in the KV pool."""
-        return POOL_TOKENS[self.device, self.role]
+    def weight_bytes(self) -> int | None:
+        """Weights on each GPU (or in all, on the CPU); None where config.json is not known."""
+        return None if self.config is None else self.config.parameters * BYTES[self.dtype] // self.tp
 
     @property
-    def bytes_per_device(self) -> int | None:
-        """Weights and KV pool on each GPU (or in all, on the CPU); None where config.json is not known."""
-        if self.config is None:
-            return None
-        weights = self.config.parameters * BYTES[self.dtype]
-        return (weights + self.pool_tokens * self.config.kv_bytes_per_token(self.dtype)) // self.tp
+    def pool_bytes(self) -> int | None:
+        """KV pool on each GPU (or in all, on the CPU); None where config.json is not known."""
+        return None if self.config is None else self.pool_tokens * self.config.kv_bytes_per_token(self.dtype) // self.tp
 
     def command(self, port: int, api_key: str) -> list[str]:
         """Form the engine's command line."""
@@ -117,10 +120,14 @@ class EnginePlan:
         return command + self._device_arguments() + self._role_arguments()
 
     def _device_arguments(self) -> list[str]:
+        # Requests with injected vectors never replay a prefill graph, so none is captured.
+        arguments = ["--cuda-graph-backend-prefill", "disabled"]
         if self.device == "cpu":
-            graphs = ["--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"]
-            return ["--attention-backend", "torch_native", "--sleep-on-idle", *graphs]
-        return [] if self.attention_backend is None else ["--attention-backend", self.attention_backend]
+            arguments += ["--attention-backend", "torch_native", "--sleep-on-idle"]
+            return [*arguments, "--cuda-graph-backend-decode", "disabled"]
+        if self.attention_backend is not None:
+            arguments += ["--attention-backend", self.attention_backend]
+        return arguments
 
     def _role_arguments(self) -> list[str]:
         arguments = []
@@ -140,7 +147,8 @@ class EnginePlan:
         if self.role == "ar" or self._override:
             variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
         if self.device == "cuda":
-            return variables
+            # Both engines load at once, so that a GPU's free memory is not the same on all ranks for a while.
+            return variables | {"SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "false"}
         cores = os.cpu_count() or 1
         variables |= {
             "SGLANG_PLATFORM": "nla_cpu",
@@ -168,26 +176,37 @@ def plan_engine(role: Role, checkpoint: Checkpoint, config: ModelConfig | None, 
     if device == "cuda" and not dry_run and request.tp > len(gpus):
         raise LaunchError(f"--tp {request.tp} needs {request.tp} GPUs; this machine has {len(gpus)}")
     used = tuple(range(request.tp)) if device == "cuda" else ()
-    return EnginePlan(role, checkpoint, config, device, dtype, request.tp, used, request.attention_backend)
+    pool = POOL_TOKENS[device, role]
+    return EnginePlan(role, checkpoint, config, device, dtype, request.tp, used, request.attention_backend, pool)
 
 
-def check_memory(engines: list[EnginePlan], gpus: list[Gpu]) -> None:
-    """Raise LaunchError where the engines that share the GPUs do not fit them."""
-    known = [engine for engine in engines if engine.device == "cuda" and engine.bytes_per_device is not None]
-    if not known or not gpus:
-        return
-    room = min(gpu.memory_bytes for gpu in gpus) * MEMORY_SHARE["cuda"]
-    needs = {engine.label: engine.bytes_per_device or 0 for engine in known}
-    if sum(needs.values()) > room:
-        parts = " + ".join(f"{label} {need / 1e9:.1f} GB" for label, need in needs.items())
-        raise LaunchError(f"{parts} > {room / 1e9:.1f} GB a GPU: use more GPUs (a larger --tp) or --only av")
+def fit_memory(engines: list[EnginePlan], gpus: list[Gpu]) -> list[EnginePlan]:
+    """Shrink the KV pools of engines that share the GPUs to what their weights leave.
+
+    Raises:
+        LaunchError: the weights leave too little.
+    """
+    weights = [engine.weight_bytes for engine in engines]
+    pools = [engine.pool_bytes for engine in engines]
+    if not gpus or any(engine.device != "cuda" or engine.config is None for engine in engines):
+        return engines
+    room = min(gpu.memory_bytes for gpu in gpus) * MEMORY_SHARE["cuda"] - OVERHEAD_BYTES * len(engines)
+    share = (room - sum(filter(None, weights))) / sum(filter(None, pools))
+    if share < LEAST_SHARE:
+        parts = " + ".join(f"{engine.label} {(engine.weight_bytes or 0) / 1e9:.1f} GB" for engine in engines)
+        least = sum(filter(None, pools)) * LEAST_SHARE / 1e9
+        raise LaunchError(
+            f"{parts} + KV {least:.1f} GB > {room / 1e9:.1f} GB a GPU: use more GPUs (a larger --tp) or --only av"
+        )
+    return [replace(engine, pool_tokens=int(engine.pool_tokens * min(1.0, share))) for engine in engines]
 
 
 def describe(engine: EnginePlan) -> str:
     """Describe one engine for --dry-run."""
-    size = engine.bytes_per_device
     per = "a GPU" if engine.device == "cuda" else "in all"
-    memory = "unknown until config.json is there" if size is None else f"{size / 1e9:.2f} GB {per}"
+    memory = "unknown until config.json is there"
+    if engine.weight_bytes is not None and engine.pool_bytes is not None:
+        memory = f"{(engine.weight_bytes + engine.pool_bytes) / 1e9:.2f} GB {per}"
     environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in engine.environment().items())
     return "\n".join(
         [

@@ -6,7 +6,7 @@ from pathlib import Path
 from nla_launch.checkpoints import Checkpoint, locate
 from nla_launch.gpus import Gpu, find_gpus
 from nla_launch.model_config import ModelConfig, read_config
-from nla_launch.plan import EnginePlan, Request, check_memory, plan_engine
+from nla_launch.plan import EnginePlan, Request, fit_memory, plan_engine
 from nla_launch.preflight import Role, check_checkpoints
 from nla_launch.preset import Preset
 
@@ -37,13 +37,13 @@ def _locate(preset: Preset, *, weights: bool) -> dict[Role, Checkpoint]:
 def _plan(
     found: dict[Role, Checkpoint], preset: Preset, arguments: argparse.Namespace, gpus: list[Gpu]
 ) -> list[EnginePlan]:
-    request = Request(arguments.tp, arguments.device, arguments.dtype, preset.attention_backend)
+    device = preset.device if arguments.device == "auto" else arguments.device
+    request = Request(arguments.tp, device, arguments.dtype, preset.attention_backend)
     plans = [
         plan_engine(role, checkpoint, _config(checkpoint.folder), request, gpus, dry_run=arguments.dry_run)
         for role, checkpoint in found.items()
     ]
-    check_memory(plans, gpus)
-    return plans
+    return fit_memory(plans, gpus)
 
 
 def _config(folder: Path | None) -> ModelConfig | None:

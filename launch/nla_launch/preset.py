@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +26,7 @@ class Preset(BaseModel):
     ar: str | None = Field(description="Reconstructor checkpoint.")
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
+    device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
     attention_backend: str | None = Field(default=None, description="SGLang's, on GPUs; null lets SGLang choose.")
 
 
@@ -53,7 +54,7 @@ def load_preset(name_or_file: str) -> Preset:
         raise LaunchError(f"no preset {name_or_file!r}: known are {', '.join(known_presets())}, or give a .yaml file")
     try:
         return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LaunchError(f"preset {path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         problem = error.errors()[0]

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 from collections import deque
 from typing import Final
 
@@ -26,7 +27,7 @@ class ChildProcess:
         label: who it is, for messages.
         command: argv.
         environment: variables on top of ours.
-        pass_fds: file descriptors that it inherits.
+        hands_over: sockets that are its own once it has started, under the same file numbers.
         level: logging level at which its output is passed on.
     """
 
@@ -36,36 +37,41 @@ class ChildProcess:
         command: list[str],
         environment: dict[str, str],
         *,
-        pass_fds: tuple[int, ...] = (),
+        hands_over: tuple[socket.socket, ...] = (),
         level: int = logging.DEBUG,
     ) -> None:
         self.label = label
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._command, self._environment, self._pass_fds, self._level = command, environment, pass_fds, level
+        self._command, self._environment, self._hands_over, self._level = command, environment, hands_over, level
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start it. A group of its own keeps the terminal's Ctrl-C away from it: we say when it stops."""
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **self._environment},
-            pass_fds=self._pass_fds,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-            limit=LINE_LIMIT,
-        )
-        self._reader = asyncio.create_task(self._read())
+        # A pipe of our own: asyncio's would make `wait` last as long as any descendant holds it open.
+        reading, writing = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                env={**os.environ, **self._environment},
+                pass_fds=[handed.fileno() for handed in self._hands_over],
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        finally:
+            os.close(writing)
+        for handed in self._hands_over:
+            handed.close()
+        self._reader = asyncio.create_task(self._read(reading))
 
     async def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""
-        process = self._started()
-        code = await process.wait()
+        code = await self._started().wait()
         if self._reader is not None:
-            # A descendant may hold the pipe open for ever.
+            # What it wrote last is still on its way; a descendant may hold the pipe open for ever.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._reader), 1.0)
         return code
@@ -82,6 +88,7 @@ class ChildProcess:
         await self._until_group_is_gone()
         if self._reader is not None:
             self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
 
     def kill(self) -> None:
         """End it and all its descendants at once."""
@@ -107,18 +114,25 @@ class ChildProcess:
             raise RuntimeError(f"{self.label} was not started")
         return self._process
 
-    async def _read(self) -> None:
-        stream = self._started().stdout
-        while stream is not None:
-            try:
-                line = await stream.readline()
-            except ValueError:  # longer than the limit: dropped
-                continue
-            if not line:
-                return
-            text = line.decode(errors="replace").rstrip()
-            self.last_lines.append(text)
-            logger.log(self._level, "%s | %s", self.label, text)
+    async def _read(self, pipe: int) -> None:
+        stream = asyncio.StreamReader(limit=LINE_LIMIT)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(pipe, "rb", buffering=0)
+        )
+        try:
+            while line := await _line(stream):
+                text = line.decode(errors="replace").rstrip()
+                self.last_lines.append(text)
+                logger.log(self._level, "%s | %s", self.label, text)
+        finally:
+            transport.close()
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    try:
+        return await stream.readline()
+    except ValueError:  # longer than the limit, and dropped
+        return b"(a line too long to keep)\n"
 
 
 def _die_with_parent() -> None:

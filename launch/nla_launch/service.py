@@ -1,10 +1,14 @@
 """From a plan to running processes: ports, keys, the listening socket, the gateway's settings."""
 
 import asyncio
+import itertools
 import logging
+import random
 import secrets
 import socket
 import sys
+from pathlib import Path
+from typing import Final
 
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_launch.errors import LaunchError
@@ -12,6 +16,9 @@ from nla_launch.plan import EnginePlan
 from nla_launch.preset import Preset
 from nla_launch.process import ChildProcess
 from nla_launch.supervisor import Supervisor
+
+BACKLOG: Final = 2048
+LOWEST_PORT: Final = 10_000
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -25,9 +32,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
-        raise LaunchError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
-    listener.set_inheritable(True)
+        listener.listen(BACKLOG)  # only now does a second server on this port fail
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LaunchError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from None
     return listener
 
 
@@ -45,7 +53,8 @@ def serve(
     Raises:
         ServiceError: it failed.
     """
-    parts = {plan.role: _start_of(plan) for plan in engines}
+    ports = _free_ports(len(engines))
+    parts = {plan.role: _start_of(plan, port) for plan, port in zip(engines, ports, strict=True)}
     settings = Settings(
         verbalizer=parts["av"][1] if "av" in parts else None,
         reconstructor=parts["ar"][1] if "ar" in parts else None,
@@ -58,19 +67,18 @@ def serve(
         "gateway",
         [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno())],
         {SETTINGS_VARIABLE: settings.model_dump_json(), "CUDA_VISIBLE_DEVICES": ""},
-        pass_fds=(listener.fileno(),),
+        hands_over=(listener,),
         level=logging.INFO,
     )
     url, own_url = (f"http://{_for_url(name)}:{listener.getsockname()[1]}" for name in (host, _reachable(host)))
     supervisor = Supervisor(
         [child for child, _ in parts.values()], gateway, url=url, ready_url=f"{own_url}/ready", grace_s=settings.grace_s
     )
-    with listener:
-        asyncio.run(supervisor.run())
+    asyncio.run(supervisor.run())
 
 
-def _start_of(plan: EnginePlan) -> tuple[ChildProcess, EngineSettings]:
-    port, key = _free_port(), secrets.token_hex(32)  # no leading dash, which would look like a flag
+def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings]:
+    key = secrets.token_hex(32)  # no leading dash, which would look like a flag
     if plan.checkpoint.folder is None:
         raise LaunchError(f"{plan.checkpoint.source} has no local folder")
     settings = EngineSettings(
@@ -84,11 +92,23 @@ def _start_of(plan: EnginePlan) -> tuple[ChildProcess, EngineSettings]:
     return ChildProcess(plan.label, plan.command(port, key), plan.environment()), settings
 
 
-def _free_port() -> int:
+def _free_ports(count: int) -> list[int]:
+    """Find free ports below those that the kernel gives out: an engine takes its own only minutes later."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    shuffled = random.sample(range(LOWEST_PORT, max(ephemeral, LOWEST_PORT + 1000)), 1000)
+    free = list(itertools.islice(filter(_is_free, shuffled), count))
+    if len(free) < count:
+        raise LaunchError("no free ports for the engines on 127.0.0.1: is something else taking them all?")
+    return free
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _reachable(host: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import socket
 import sys
 
 import uvicorn
@@ -26,14 +27,14 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     config = uvicorn.Config(
         create_app(settings),
-        fd=arguments.fd,
         log_config=None,
         access_log=False,
         log_level=settings.log_level,
         server_header=False,
         timeout_graceful_shutdown=int(settings.grace_s),
     )
-    uvicorn.Server(config).run()
+    # As a socket and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
     return 0
 
 

@@ -4,16 +4,21 @@ import dataclasses
 
 import pytest
 
+from nla_launch import planning
 from nla_launch.checkpoints import Checkpoint
+from nla_launch.cli import build_parser
 from nla_launch.errors import LaunchError
 from nla_launch.gpus import Gpu
 from nla_launch.model_config import ModelConfig
-from nla_launch.plan import EnginePlan, Request, check_memory, plan_engine
+from nla_launch.plan import OVERRIDES, EnginePlan, Request, fit_memory, plan_engine
 from nla_launch.preflight import Role
+from nla_launch.preset import load_preset
 
 QWEN = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 152064, 32768, False)
 LLAMA = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)
 GEMMA = ModelConfig("Gemma3ForConditionalGeneration", 5376, 62, 32, 16, 128, 21504, 262208, 131072, True)
+GEMMA_12B = ModelConfig("Gemma3ForCausalLM", 3840, 48, 16, 8, 256, 15360, 262208, 131072, True)
+TEXT = {name: name for name in OVERRIDES["ar"]} | {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
 CHECKPOINT = Checkpoint("name", "owner/name", None)
 
 
@@ -34,15 +39,30 @@ def test_parameters_are_counted_right() -> None:
 
 def test_headline_pair_on_eight_gpus() -> None:
     engines = [plan("av", LLAMA, 8, gpus(8, 80)), plan("ar", dataclasses.replace(LLAMA, blocks=54), 8, gpus(8, 80))]
-    check_memory(engines, gpus(8, 80))
+    assert fit_memory(engines, gpus(8, 80)) == engines
     assert engines[0].gpus == tuple(range(8))
     assert engines[0].dtype == "bfloat16"
 
 
 def test_too_big_for_the_gpus_says_the_numbers() -> None:
     engines = [plan("av", LLAMA, 1, gpus(1, 80))]
-    with pytest.raises(LaunchError, match=r"verbalizer 18\d\.\d GB > 72\.0 GB a GPU"):
-        check_memory(engines, gpus(1, 80))
+    with pytest.raises(LaunchError, match=r"verbalizer 141\.\d GB \+ KV 2\.7 GB > 70\.0 GB a GPU"):
+        fit_memory(engines, gpus(1, 80))
+
+
+@pytest.mark.parametrize(("config", "tp"), [(QWEN, 1), (GEMMA_12B, 1), (GEMMA, 2), (LLAMA, 4)])
+def test_pools_shrink_to_what_the_weights_leave(config: ModelConfig, tp: int) -> None:
+    shortened = dataclasses.replace(config, blocks=config.blocks * 2 // 3, architecture=TEXT[config.architecture])
+    engines = fit_memory([plan("av", config, tp, gpus(tp, 80)), plan("ar", shortened, tp, gpus(tp, 80))], gpus(tp, 80))
+    taken = sum((engine.weight_bytes or 0) + (engine.pool_bytes or 0) for engine in engines)
+    assert taken <= 68e9
+    assert engines[0].pool_tokens > 20_000
+
+
+def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "find_gpus", lambda: gpus(8, 80))
+    arguments = build_parser().parse_args(["--preset", "demo", "--dry-run"])
+    assert {engine.device for engine in planning.plan_all(load_preset("demo"), arguments)} == {"cpu"}
 
 
 def test_tp_must_divide_the_heads() -> None:
