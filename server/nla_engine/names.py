@@ -8,6 +8,7 @@ from typing import Final
 
 GENERATE_REQUEST: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
 SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
+FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch"
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
@@ -15,12 +16,15 @@ INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_st
 NAMES: Final[dict[str, str]] = {
     GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
+    FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
     "sglang.srt.plugins.hook_registry.HookRegistry.register": "registers the hooks",
+    "sglang.srt.plugins.hook_registry.HookRegistry._patched": "the hooks that are really in",
+    "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.sampling_seed": "where the seeds go",
     "sglang.srt.plugins.hook_registry.HookType": "kinds of hooks",
     "sglang.srt.platforms.cpu.CpuDeviceMixin": "base of the CPU platform",
     "sglang.srt.platforms.device_mixin.PlatformEnum.OOT": "marks the CPU platform as out of tree",

@@ -42,6 +42,7 @@ def hooks_for(role: str) -> list[Hook]:
         *shared,
         Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
         Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
+        Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
     ]
     if on_cpu():
         hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))

@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
                 await asyncio.gather(*proofs, return_exceptions=True)
 
     app = FastAPI(title="nla-serve", version=version("nla-serve"), description=DESCRIPTION, lifespan=lifespan,
-                  redoc_url=None, separate_input_output_schemas=False)  # fmt: skip
+                  redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False)  # fmt: skip
     app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -39,7 +39,8 @@ class Engine:
             base_url=settings.url,
             headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight),
+            # SGLang closes idle connections after 5 s; one that it is just closing must not be used again.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight, keepalive_expiry=2.0),
             trust_env=False,  # a proxy from the environment must not stand between us and loopback
         )
 
@@ -70,7 +71,7 @@ class Engine:
             answer: dict[str, Any] = await self._json("POST", "/generate", payload)
             return answer
 
-    async def stream(self, payload: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Run one generation, yielding SGLang's chunks, each with the text so far."""
         body = orjson.dumps({**payload, "stream": True})
         async with (
@@ -144,8 +145,8 @@ class Engine:
     async def _abort(self, rid: str) -> None:
         try:
             await self._http.post("/abort_request", content=orjson.dumps({"rid": rid}))
-        except httpx.HTTPError:
-            return  # the engine is gone, and the generation with it
+        except (httpx.HTTPError, RuntimeError):
+            return  # the engine is gone, or the gateway stops (a closed client is a RuntimeError): the generation too
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:

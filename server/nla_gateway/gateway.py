@@ -20,6 +20,8 @@ from nla_gateway.verbalizer import Verbalizer
 logger = logging.getLogger(__name__)
 
 PACKAGES: Final = ("nla-serve", "sglang", "transformers", "torch", "fastapi")
+RESERVED_TOKENS: Final = 2
+"""Places in its context that SGLang keeps for itself."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ def _info(gateway: Gateway) -> Info:
     sidecar = gateway.parts[0].sidecar
     limits = settings.limits.model_dump(exclude={"max_in_flight"})
     if verbalizer is not None:
-        room = verbalizer.settings.context_length - len(verbalizer.prompt.ids) - 1
+        room = verbalizer.settings.context_length - len(verbalizer.prompt.ids) - RESERVED_TOKENS
         limits["max_tokens"] = min(limits["max_tokens"], room)
     if reconstructor is not None:
         limits["max_text_tokens"] = reconstructor.max_text_tokens

@@ -140,7 +140,9 @@ class EdgeMiddleware:
             seconds = time.perf_counter() - started
             self._metrics.request(_endpoint(scope), status, seconds)
             level = logging.DEBUG if scope["path"] in POLLED_PATHS else logging.INFO
-            logger.log(level, "%s %s %d %.3fs %s", scope["method"], scope["path"], status, seconds, request_id)
+            logger.log(
+                level, "%s %s %d %.3fs %s", scope["method"], _one_line(scope["path"]), status, seconds, request_id
+            )
 
     def _refusal(self, path: str, headers: dict[bytes, bytes], request_id: str) -> JSONResponse | None:
         given = headers.get(b"authorization", b"")
@@ -171,6 +173,11 @@ class EdgeMiddleware:
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
     return given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _one_line(path: str) -> str:
+    """A decoded path may hold line ends, which would forge lines of the log."""
+    return path if path.isprintable() else repr(path)
 
 
 def _endpoint(scope: Scope) -> str:

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from nla_client.wire import VectorDType, encode_vector
 
+Injection = dict[str, Any]
+"""The engine request's `positional_embed_overrides`, as its plugin reads it."""
+
 
 def rescale(vector: NDArray[np.float32], injection_scale: float | None) -> NDArray[np.float32]:
     """v * injection_scale / ||v||, all in float32; None leaves v as it is.
@@ -20,6 +23,10 @@ def rescale(vector: NDArray[np.float32], injection_scale: float | None) -> NDArr
     return rescaled
 
 
-def injection(vector: NDArray[np.float32], position: int, dtype: VectorDType) -> dict[str, Any]:
-    """Form the engine request's `positional_embed_overrides`: one row, rounded once to the model's dtype."""
+def injection(vector: NDArray[np.float32], position: int, dtype: VectorDType) -> Injection:
+    """Encode one row, rounded once to the model's dtype.
+
+    Raises:
+        ValueError: an element overflows it.
+    """
     return {"embeds": [encode_vector(vector, dtype)], "positions": [position], "dtype": dtype}

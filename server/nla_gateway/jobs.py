@@ -3,8 +3,12 @@
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nla_client.wire import (
     CriticRequest,
@@ -53,9 +57,11 @@ class VerbalizeJob:
         self._verbalizer = gateway.verbalizer()
         self._reconstructor = gateway.reconstructor() if call.score else None
         if self._reconstructor is not None:
-            self._reconstructor.require_scorable()
+            self._reconstructor.require_scorable("score")
         d_model = self._verbalizer.sidecar.d_model
         self._vectors = parse_vectors(call.vectors, call.dtype, d_model)
+        named = zip(self._vectors, field_names("vectors", call.vectors), strict=True)
+        self._injected = [self._verbalizer.inject(vector, param) for vector, param in named]
         self._seed = secrets.randbelow(2**31) if call.seed is None else call.seed
         self._rid = f"{request_id}.{uuid.uuid4().hex[:8]}"
         self._places = [(index, sample) for index in range(count) for sample in range(call.n)]
@@ -72,7 +78,7 @@ class VerbalizeJob:
         usage = add_usage([part for _, part in done])
         return VerbalizeResponse(model=self._verbalizer.settings.model, results=results, usage=usage)
 
-    async def events(self) -> AsyncIterator[StreamEvent]:
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """Answer piece by piece; a sample that fails says so and leaves the others alone."""
         with self._gateway.admission.admit(len(self._places)):
             events: asyncio.Queue[StreamEvent] = asyncio.Queue(STREAM_BUFFER)
@@ -91,7 +97,7 @@ class VerbalizeJob:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sample(self, index: int, sample: int) -> tuple[Sample, Usage]:
-        generated = await self._verbalizer.sample(self._vectors[index], self._call, *self._identity(index, sample))
+        generated = await self._verbalizer.sample(self._injected[index], self._call, *self._identity(index, sample))
         return await self._finished(index, generated), generated.usage
 
     async def _stream_sample(
@@ -100,14 +106,15 @@ class VerbalizeJob:
         """Put one sample's deltas on the queue, and exactly one SampleDone or SampleError after them."""
         try:
             async with asyncio.timeout(self._gateway.limits.request_timeout_s):
-                pieces = self._verbalizer.stream(self._vectors[index], self._call, *self._identity(index, sample))
-                async for piece in pieces:
-                    if isinstance(piece, str):
-                        await events.put(SampleDelta(index=index, sample=sample, text=piece))
-                    else:
-                        used.append(piece.usage)
-                        done = await self._finished(index, piece)
-                        await events.put(SampleDone(index=index, sample=sample, **dict(done)))
+                identity = self._identity(index, sample)
+                async with aclosing(self._verbalizer.stream(self._injected[index], self._call, *identity)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, str):
+                            await events.put(SampleDelta(index=index, sample=sample, text=piece))
+                        else:
+                            used.append(piece.usage)
+                            done = await self._finished(index, piece)
+                            await events.put(SampleDone(index=index, sample=sample, **dict(done)))
         except Exception as error:  # whatever it was, the stream goes on and says so
             failure = timed_out(self._gateway) if isinstance(error, TimeoutError) else error
             detail = error_detail(failure, self._request_id)
@@ -115,16 +122,21 @@ class VerbalizeJob:
 
     async def _finished(self, index: int, generated: Generated) -> Sample:
         self._gateway.metrics.sample(generated.usage, complete=generated.complete)
-        score: Score | None = None
-        if self._reconstructor is not None:
-            scores, _ = await self._reconstructor.score([generated.text], [self._vectors[index]], [None])
-            score = scores[0]
         return Sample(
             text=generated.text,
             complete=generated.complete,
             finish_reason=generated.finish_reason,
-            score=score,
+            score=await self._score(generated.text, self._vectors[index]),
         )
+
+    async def _score(self, text: str, vector: NDArray[np.float32]) -> Score | None:
+        if self._reconstructor is None:
+            return None
+        try:
+            scores, _ = await self._reconstructor.score([text], [vector], [None])
+        except InvalidRequest:
+            return None  # a text that the reconstructor cannot take, too long say: no fault of the caller's
+        return scores[0]
 
     def _identity(self, index: int, sample: int) -> tuple[int, str]:
         # The last dot matters: SGLang aborts every request whose id starts with the given one.
@@ -192,7 +204,7 @@ async def critic(gateway: Gateway, call: CriticRequest) -> CriticResponse:
     if len(texts) != count:
         raise InvalidRequest(f"{len(texts)} texts and {count} vectors: give pairs", param="vectors")
     reconstructor = gateway.reconstructor()
-    reconstructor.require_scorable()
+    reconstructor.require_scorable(None)
     d_model = reconstructor.sidecar.d_model
     vectors = parse_vectors(call.vectors, call.dtype, d_model)
     with gateway.admission.admit(len(texts)):

@@ -4,6 +4,7 @@ Knows templates and tokenizers; knows nothing of engines. Everything that the si
 what the tokenizer does, because a marker that splits, a lost BOS or a cut suffix gives fluent nonsense.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,6 +14,8 @@ from nla_gateway.sidecar import Sidecar
 
 MARKER_FIELD: Final = "{injection_char}"
 EXPLANATION_FIELD: Final = "{explanation}"
+FAMILIES_WITH_BOS: Final = ("llama", "gemma")
+"""Beginnings of config.json's model_type."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -63,9 +66,8 @@ class VerbalizerPrompt:
             )
         position = positions[0]
         _check_neighbours(ids, position, sidecar, folder)
-        if ids.count(tokenizer.bos_token_id) > 1:
-            raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend the chat template")
-        specials = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        _check_bos(tokenizer, ids, folder, "chat template")
+        specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         return cls(ids=ids, position=position, stop_texts=specials)
 
 
@@ -78,6 +80,8 @@ class ReconstructorPrompt:
     suffix_ids: list[int]
     overhead: int
     """Tokens of the prompt around an empty text."""
+    longest_token: int
+    """Characters in the vocabulary's longest token."""
 
     @classmethod
     def load(cls, folder: Path, sidecar: Sidecar) -> Self:
@@ -92,7 +96,8 @@ class ReconstructorPrompt:
             raise CheckpointError(f"{folder}: the ar template has {EXPLANATION_FIELD} {count} times; it must be once")
         tokenizer = load_tokenizer(folder)
         overhead = len(_encode(tokenizer, template, ""))
-        prompt = cls(tokenizer, template, sidecar.tokens.critic_suffix_ids or [], overhead)
+        longest = max(map(len, tokenizer.get_vocab()))
+        prompt = cls(tokenizer, template, sidecar.tokens.critic_suffix_ids or [], overhead, longest)
         for probe in ("A plain sentence.", "no full stop", "a > b", "line\n", "日本"):
             ids = prompt.encode(probe)
             if ids[len(ids) - len(prompt.suffix_ids) :] != prompt.suffix_ids:
@@ -100,9 +105,7 @@ class ReconstructorPrompt:
                     f"{folder}: the rendered prompt ends with token ids {ids[-len(prompt.suffix_ids) :]},"
                     f" but the sidecar's critic_suffix_ids are {prompt.suffix_ids}: wrong tokenizer or template"
                 )
-        bos = prompt.tokenizer.bos_token_id
-        if bos is not None and prompt.encode("x").count(bos) > 1:
-            raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend the ar template")
+        _check_bos(tokenizer, prompt.encode("x"), folder, "ar template or tokenizer")
         return prompt
 
     def encode(self, text: str) -> list[int]:
@@ -115,6 +118,11 @@ class ReconstructorPrompt:
         Raises:
             InvalidRequest: the text is over the limit, or swallows the suffix.
         """
+        if len(text) > max_text_tokens * self.longest_token:  # known to be over before it takes seconds to tokenize
+            raise InvalidRequest(
+                f"the text has {len(text)} characters; at most {max_text_tokens} tokens are taken: shorten it",
+                param=param,
+            )
         ids = self.encode(text)
         text_tokens = len(ids) - self.overhead
         if text_tokens > max_text_tokens:
@@ -152,6 +160,25 @@ def _check_marker(tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
             f"{folder}: the marker {tokens.injection_char!r} encodes to {ids}, but the sidecar's injection_token_id"
             f" is {tokens.injection_token_id}: wrong tokenizer or sidecar"
         )
+
+
+def _check_bos(tokenizer: Any, ids: list[int], folder: Path, mend: str) -> None:
+    """A prompt has one BOS, at its start, where the family was trained with it; a lost one shows in no suffix."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return
+    if ids.count(bos) > 1:
+        raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend the {mend}")
+    if ids[0] != bos and _family(folder).startswith(FAMILIES_WITH_BOS):
+        raise CheckpointError(
+            f"{folder}: the rendered prompt does not start with BOS ({tokenizer.bos_token!r}), which this family needs;"
+            f" mend the {mend}"
+        )
+
+
+def _family(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("model_type", ""))
 
 
 def _check_neighbours(ids: list[int], position: int, sidecar: Sidecar, folder: Path) -> None:

@@ -25,6 +25,7 @@ NOISE: Final = 0.1
 """Largest difference of one vector sent twice, as a share of that between two: kernels may not repeat bitwise."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
 GREEDY: Final = {"temperature": 0.0, "max_new_tokens": 1}
+SAMPLED: Final = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2, "sampling_seed": 0}
 
 
 class ProofError(Exception):
@@ -41,9 +42,10 @@ async def prove_when_up(part: Verbalizer | Reconstructor) -> None:
             await prove_injection(part)
         else:
             await prove_reconstruction(part)
-    except (ProofError, RequestError, RuntimeError) as error:
-        engine.state, engine.reason = "failed", str(error)
-        logger.error("the %s failed its self-test: %s", engine.label, error)
+    except Exception as error:  # whatever it was, an engine that cannot be tested is not ready
+        engine.state, engine.reason = "failed", str(error) or type(error).__name__
+        expected = isinstance(error, ProofError | RequestError)
+        logger.error("the %s failed its self-test: %s", engine.label, error, exc_info=None if expected else error)
         return
     engine.state = "ready"
     logger.info("the %s passed its self-test", engine.label)
@@ -70,6 +72,8 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
         raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
     if _distance(one, again) > max(SAME, NOISE * signal):
         raise ProofError("the same vector gives different logits when sent twice")
+    # Sampling compiles a kernel on first use; no caller should wait for it.
+    await verbalizer.engine.generate(verbalizer.payload(None, SAMPLED, "proof.sampled."))
 
 
 async def prove_reconstruction(reconstructor: Reconstructor) -> None:
@@ -91,7 +95,7 @@ async def _wait_until_up(engine: Engine) -> dict[str, Any]:
     while True:
         try:
             return await engine.server_info()
-        except (RequestError, RuntimeError):
+        except Exception:  # not there yet, whatever it says; should it never be, its death will tell
             await asyncio.sleep(POLL_S)
 
 
@@ -99,6 +103,8 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
     report = (info.get("internal_states") or [{}])[0].get("nla")
     if report is None:
         raise ProofError("the engine runs without our plugin (nla_engine): it was not started by nla-serve")
+    if report["missing_hooks"]:
+        raise ProofError(f"these hooks of our plugin are not in: {', '.join(report['missing_hooks'])}")
     role, dtype = part.sidecar.role, part.settings.dtype
     if report["role"] != role:
         raise ProofError(f"the engine was started as {report['role']}, not as {role}")
@@ -109,11 +115,13 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
 
 
 async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int, float]:
-    payload = verbalizer.payload(vector, GREEDY, f"proof.{name}.")
+    injected = None if vector is None else verbalizer.inject(vector)
+    payload = verbalizer.payload(injected, GREEDY, f"proof.{name}.")
     payload |= {"return_logprob": True, "top_logprobs_num": TOP_LOGPROBS}
     answer = await verbalizer.engine.generate(payload)
     top = {token: logprob for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
-    if not all(np.isfinite(logprob) for logprob in top.values()):
+    # JSON has no NaN: the engine sends null for it.
+    if not all(logprob is not None and np.isfinite(logprob) for logprob in top.values()):
         raise ProofError("the logits are not finite: check the sidecar's injection_scale")
     return top
 

@@ -1,5 +1,6 @@
 """Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -30,6 +31,8 @@ class Reconstructor:
         self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar)
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
+        # In a thread, since many texts take long; one at a time, since a tokenizer is not safe to share.
+        self._tokenizing = asyncio.Lock()
 
     async def reconstruct(
         self, texts: list[str], params: Sequence[str | None]
@@ -43,15 +46,17 @@ class Reconstructor:
         Raises:
             InvalidRequest: a text is too long.
         """
-        prompts = [
-            self.prompt.encode_checked(text, self.max_text_tokens, param)
-            for text, param in zip(texts, params, strict=True)
-        ]
+        async with self._tokenizing:
+            prompts = await asyncio.to_thread(self._encode, texts, params)
         parts = [prompts[start : start + TEXTS_PER_CALL] for start in range(0, len(prompts), TEXTS_PER_CALL)]
         answers = await gather(self.engine.embed(part, self.settings.model) for part in parts)
         vectors = [vector for part, _ in answers for vector in part]
         tokens = sum(count for _, count in answers)
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+
+    def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
+        pairs = zip(texts, params, strict=True)
+        return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None]
@@ -65,10 +70,9 @@ class Reconstructor:
         pairs = zip(originals, rebuilt, strict=True)
         return [score(original, vector, self._baseline) for original, vector in pairs], usage
 
-    def require_scorable(self) -> None:
+    def require_scorable(self, param: str | None) -> None:
         """Raise InvalidRequest where the sidecar says that scores make no sense."""
         if self.sidecar.mse_scale is None:
             raise InvalidRequest(
-                "this pair cannot be scored: its sidecar gives no mse_scale, so distances mean nothing",
-                param="score",
+                "this pair cannot be scored: its sidecar gives no mse_scale, so distances mean nothing", param=param
             )

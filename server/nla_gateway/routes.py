@@ -1,13 +1,14 @@
 """The contract's endpoints. Each hands its parsed request to a job and its answer to the caller."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from nla_client.wire import (
     EVENT_NAMES,
@@ -85,7 +86,7 @@ async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request)
     first = await _unless_gone(request, anext(events))
     if isinstance(first, Response):
         return first
-    return StreamingResponse(_server_sent(first, events), media_type="text/event-stream")
+    return EventsResponse(first, events)
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
@@ -137,7 +138,22 @@ async def metrics(request: Request) -> Response:
     return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _server_sent(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
+class EventsResponse(StreamingResponse):
+    """Server-sent events; however the response ends, what makes them ends with it."""
+
+    def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None]) -> None:
+        super().__init__(_encode_events(first, rest), media_type="text/event-stream")
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._rest.aclose()
+
+
+async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
     yield _encode_event(first)
     async for event in rest:
         yield _encode_event(event)

@@ -1,6 +1,7 @@
 """Vector -> text: what is asked of the verbalizer engine, and what its answer means."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 
 from nla_client.wire import FinishReason, Usage, VerbalizeRequest
 from nla_gateway.engine import RETRY_AFTER_S, Engine
-from nla_gateway.errors import EngineUnavailable
-from nla_gateway.injection import injection, rescale
+from nla_gateway.errors import EngineUnavailable, InvalidRequest
+from nla_gateway.injection import Injection, injection, rescale
 from nla_gateway.parsing import CLOSING, DeltaParser, parse
 from nla_gateway.prompt import VerbalizerPrompt
 from nla_gateway.settings import EngineSettings
@@ -38,34 +39,46 @@ class Verbalizer:
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
         self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
 
-    async def sample(self, vector: NDArray[np.float32], call: VerbalizeRequest, seed: int, rid: str) -> Generated:
-        """Sample one text for one vector [d]."""
-        return self._generated(await self.engine.generate(self.payload(vector, sampling(call, seed), rid)))
+    def inject(self, vector: NDArray[np.float32], param: str | None = None) -> Injection:
+        """Scale a vector [d] and encode it for the engine, once for all its samples.
+
+        Raises:
+            InvalidRequest: unscaled, it overflows the engine's dtype.
+        """
+        try:
+            scaled = rescale(vector, self.sidecar.injection_scale)
+            return injection(scaled, self.prompt.position, self.settings.dtype)
+        except ValueError as error:
+            raise InvalidRequest(f"{param}: {error}", param=param) from None
+
+    async def sample(self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str) -> Generated:
+        """Sample one text for one injected vector."""
+        return self._generated(await self.engine.generate(self.payload(injected, sampling(call, seed), rid)))
 
     async def stream(
-        self, vector: NDArray[np.float32], call: VerbalizeRequest, seed: int, rid: str
-    ) -> AsyncIterator[str | Generated]:
+        self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str
+    ) -> AsyncGenerator[str | Generated, None]:
         """Sample one text, yielding its pieces as they come and last the whole."""
         deltas = DeltaParser()
         answer: dict[str, Any] = {}
-        async for answer in self.engine.stream(self.payload(vector, sampling(call, seed), rid)):
-            if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
-                yield delta
+        async with aclosing(self.engine.stream(self.payload(injected, sampling(call, seed), rid))) as answers:
+            async for answer in answers:
+                if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
+                    yield delta
         generated = self._generated(answer)
         if rest := deltas.finish(generated.text):
             yield rest
         yield generated
 
-    def payload(self, vector: NDArray[np.float32] | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
+    def payload(self, injected: Injection | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
         """Form the engine's request; without a vector the plain marker stays in the prompt."""
         payload: dict[str, Any] = {
             "rid": rid,
             "input_ids": self.prompt.ids,
             "sampling_params": sampling_params,
         }
-        if vector is not None:
-            scaled = rescale(vector, self.sidecar.injection_scale)
-            payload["positional_embed_overrides"] = injection(scaled, self.prompt.position, self.settings.dtype)
+        if injected is not None:
+            payload["positional_embed_overrides"] = injected
         return payload
 
     def _generated(self, answer: dict[str, Any]) -> Generated:
@@ -73,8 +86,11 @@ class Verbalizer:
         reason = meta["finish_reason"] if meta else None
         if meta is None or reason is None or reason["type"] == "abort":
             raise EngineUnavailable("the verbalizer dropped the request", retry_after_s=RETRY_AFTER_S)
+        matched = reason.get("matched")
+        if isinstance(matched, str) and matched != CLOSING:  # SGLang's way to say that a token id made no sense
+            raise EngineUnavailable(f"the verbalizer broke the sample off: {matched}")
         # The end-of-text token is kept in the text, like all special tokens, but is no part of it.
-        ending = self.prompt.stop_texts.get(reason.get("matched"), "")
+        ending = "" if isinstance(matched, str) else self.prompt.stop_texts.get(matched, "")
         text, complete = parse(answer["text"].removesuffix(ending))
         usage = Usage(
             prompt_tokens=meta["prompt_tokens"],

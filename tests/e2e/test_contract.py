@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,6 +81,26 @@ def test_the_same_seed_gives_the_same_samples_alone_or_in_a_batch(demo: Stack, d
     assert verbalize(demo, demo_vectors[:4], seed=100, **arguments)["results"] == batch
     alone = verbalize(demo, demo_vectors[2:3], seed=102, **arguments)["results"]
     assert alone[0]["samples"] == batch[2]["samples"]
+
+
+def test_a_seed_does_not_care_for_its_neighbours(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    arguments: dict[str, Any] = {"temperature": 5.0, "seed": 3, "n": 4, "max_tokens": 40}
+    alone = verbalize(demo, demo_vectors[:1], **arguments)["results"]
+    with ThreadPoolExecutor(2) as pool:
+        neighbour = pool.submit(verbalize, demo, demo_vectors[1:3], n=4, temperature=50.0, top_k=400, top_p=0.9)
+        assert [verbalize(demo, demo_vectors[:1], **arguments)["results"] for _ in range(3)] == [alone] * 3
+        neighbour.result()
+
+
+def test_a_text_that_cannot_be_scored_has_no_score(demo_settings: Settings, demo_vectors: Any) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "temperature": 0, "score": True}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        reply = await client.post("/verbalize", json=body)
+        assert reply.status_code == 200
+        assert reply.json()["results"][0]["samples"][0]["score"] is None
+
+    run_with(demo_settings, work, limits={"max_text_tokens": 2})
 
 
 def test_samples_differ_from_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
@@ -370,7 +391,7 @@ def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_pat
 
     async def work(client: httpx.AsyncClient) -> None:
         pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
-        assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400, "score")
+        assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400)
 
     run_with(demo_settings, work, reconstructor=changed)
 

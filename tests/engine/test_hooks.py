@@ -1,6 +1,8 @@
 """The hooks by themselves; that SGLang calls them is shown by the end-to-end tests."""
 
 import base64
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +72,36 @@ def test_seeded_draws_follow_the_distribution() -> None:
     shares = torch.bincount(drawn, minlength=4) / 4000
     assert torch.allclose(shares, probabilities, atol=0.03)
     assert shares[3] == 0
+
+
+# In a process of its own: SGLang warns at import, and warnings are errors here.
+FILTERED = """
+import sys, torch
+from sglang.srt.layers import sampler
+from nla_engine.sampling import draw_in_vocabulary_order, multinomial_on_cpu
+sampler.multinomial_with_seed = multinomial_on_cpu
+probs = torch.randn(64, 50, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=-1)
+seeds, positions = torch.arange(64), torch.arange(64) + 3
+def draw(top_k, top_p):
+    ks, ps = torch.full((64,), top_k), torch.full((64,), top_p)
+    return draw_in_vocabulary_order(None, probs.clone(), ks, ps, None, False, seeds, positions, max_top_k=top_k)
+plain = multinomial_on_cpu(probs.log(), seeds, positions).flatten()
+assert draw(1 << 30, 1.0).tolist() == plain.tolist()
+assert draw(1, 1.0).tolist() == probs.argmax(dim=-1).tolist()
+best = probs.topk(5).indices
+assert all(int(token) in row for token, row in zip(draw(5, 1.0), best.tolist()))
+kept = draw(1 << 30, 0.5)
+ordered = probs.sort(dim=-1, descending=True)
+for row, token in enumerate(kept.tolist()):
+    rank = ordered.indices[row].tolist().index(token)
+    assert ordered.values[row, :rank].sum() <= 0.5
+sys.stdout.write("good")
+"""
+
+
+def test_filters_leave_an_unfiltered_draw_as_it_is() -> None:
+    run = subprocess.run([sys.executable, "-c", FILTERED], capture_output=True, text=True, check=False)
+    assert run.stdout.endswith("good"), run.stderr
 
 
 class Model(nn.Module):

@@ -1,5 +1,6 @@
 """Sidecar and prompts against the live tokenizer: each fault has one clear line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,44 @@ def test_a_lost_bos_is_noticed_by_nothing_but_special_tokens(pair: Pair) -> None
     assert prompt.encode("x").count(bos) == (1 if SPECIALS[pair.family].bos else 0)
 
 
+def test_a_reconstructor_that_lost_its_bos(pair: Pair) -> None:
+    path = pair.ar / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    if SPECIALS[pair.family].bos is None:
+        ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+        return
+    with pytest.raises(CheckpointError, match="does not start with BOS"):
+        ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+
+
+@pytest.mark.parametrize(
+    ("bos", "message"), [("", "does not start with BOS"), ("{{ bos_token }}" * 2, "more than one")]
+)
+def test_a_chat_template_with_no_bos_or_two(pair: Pair, bos: str, message: str) -> None:
+    if SPECIALS[pair.family].bos is None:
+        return  # nothing to lose
+    path = pair.av / "chat_template.jinja"
+    path.write_text(path.read_text().replace("{{ bos_token }}", bos))
+    with pytest.raises(CheckpointError, match=message):
+        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+
+
+def test_every_special_token_can_be_trimmed(pair: Pair) -> None:
+    prompt, special = VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)), SPECIALS[pair.family]
+    assert {special.end, *special.extra} <= set(prompt.stop_texts.values())
+
+
+def test_a_text_of_megabytes_is_refused_before_it_is_tokenized(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+    monkeypatch.setattr(ReconstructorPrompt, "encode", None)
+    with pytest.raises(InvalidRequest, match="4000000 characters; at most 1000 tokens"):
+        prompt.encode_checked("a" * 4_000_000, 1000, "texts")
+
+
 def test_too_long_a_text_is_refused_not_cut(pair: Pair) -> None:
     prompt = ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
     with pytest.raises(InvalidRequest, match="at most 8 are taken") as caught:
-        prompt.encode_checked("word " * 50, 8, "texts[2]")
+        prompt.encode_checked("word " * 12, 8, "texts[2]")
     assert caught.value.param == "texts[2]"
 
 
