@@ -4,9 +4,10 @@ It knows httpx and nothing of the endpoints. Sync and async differ only by `awai
 """
 
 import asyncio
+import contextlib
+import queue
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 import httpx
@@ -40,29 +41,35 @@ class Connection:
         """All requests of a batch, several at once; results in order. The first failure stops the rest."""
         if batch.size == 1:
             return self.send(batch.build(0))
-        stopped, failures = threading.Event(), list[BaseException]()
+        turns, stopped = queue.SimpleQueue[int](), threading.Event()
+        done = queue.SimpleQueue[tuple[int, list[T] | BaseException]]()
+        for k in range(batch.size):
+            turns.put(k)
 
-        def work(k: int) -> list[T]:
-            if stopped.is_set():
-                return []  # nobody asks any more
-            try:
-                call = batch.build(k)
-                return call.parse(self._reply(call, stopped).content)
-            except BaseException as error:
-                failures.append(error)
-                stopped.set()
-                raise
+        def work() -> None:
+            with contextlib.suppress(queue.Empty):
+                while not stopped.is_set():
+                    k = turns.get_nowait()
+                    try:
+                        call = batch.build(k)
+                        done.put((k, call.parse(self._reply(call, stopped).content)))
+                    except BaseException as error:
+                        done.put((k, error))  # before the others wake, so that the first failure is the one raised
+                        stopped.set()
 
-        pool = ThreadPoolExecutor(self.settings.max_in_flight, thread_name_prefix="nla-client")
+        # Daemons: after a failure or Ctrl-C those in flight end by themselves, unheard, and keep no process alive.
+        for _ in range(min(self.settings.max_in_flight, batch.size)):
+            threading.Thread(target=work, name="nla-client", daemon=True).start()
         try:
-            futures = [pool.submit(work, k) for k in range(batch.size)]
-            for _ in as_completed(futures):
-                if failures:
-                    raise failures[0]  # the first; the others may only be its consequence
-            return [result for future in futures for result in future.result()]
+            results: dict[int, list[T]] = {}
+            while len(results) < batch.size:
+                k, outcome = done.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                results[k] = outcome
         finally:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)  # those in flight end by themselves, unheard
+        return [result for k in range(batch.size) for result in results[k]]
 
     def stream(self, call: Call[bytes]) -> EventStream:
         """One request answered by server-sent events."""

@@ -159,7 +159,7 @@ def _real_tensor(tensor: Any) -> Any:
 def _number_array(value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last from a list of torch scalars that want gradients
         raise InvalidVectorError(f"cannot read a {type(value).__name__} as vectors: {error}") from error
     # numpy itself does not count bfloat16 as floating.
     if array.dtype.kind not in "fiu" and array.dtype != ml_dtypes.bfloat16:

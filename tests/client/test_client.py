@@ -143,6 +143,7 @@ def test_a_failure_is_raised_at_once_and_wakes_those_that_wait(error_body: Calla
     assert time.monotonic() - start < 10
     waiting = [thread for thread in threading.enumerate() if thread.name.startswith("nla-client")]
     for thread in waiting:
+        assert thread.daemon  # or a request without an answer would keep the process alive
         thread.join(10)
         assert not thread.is_alive()
 
