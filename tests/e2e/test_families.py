@@ -85,10 +85,10 @@ def test_critic_equals_the_formula(served: Served) -> None:
 
 def test_many_at_once_get_their_own_answers(served: Served) -> None:
     vectors = VECTORS if served.case.family == "qwen2" and not served.case.flags else VECTORS[:24]
-    alone = [texts_of(verbalize(served.stack, vector[None], max_tokens=8))[0] for vector in vectors]
+    alone = [texts_of(verbalize(served.stack, vector[None], max_tokens=MAX_TOKENS))[0] for vector in vectors]
 
     def ask(vector: Any) -> str:
-        return texts_of(verbalize(served.stack, vector[None], max_tokens=8))[0]
+        return texts_of(verbalize(served.stack, vector[None], max_tokens=MAX_TOKENS))[0]
 
     with ThreadPoolExecutor(len(vectors)) as pool:
         together = list(pool.map(ask, vectors))
