@@ -93,14 +93,15 @@ def test_a_seed_does_not_care_for_its_neighbours(demo: Stack, demo_vectors: NDAr
 
 
 def test_a_text_that_cannot_be_scored_has_no_score(demo_settings: Settings, demo_vectors: Any) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "temperature": 0, "score": True}
+    random = {"temperature": 50.0, "max_tokens": 60, "seed": 1}
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "score": True, **random}
 
     async def work(client: httpx.AsyncClient) -> None:
         reply = await client.post("/verbalize", json=body)
         assert reply.status_code == 200
         assert reply.json()["results"][0]["samples"][0]["score"] is None
 
-    run_with(demo_settings, work, limits={"max_text_tokens": 2})
+    run_with(demo_settings, work, limits={"max_text_tokens": 30})
 
 
 def test_samples_differ_from_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
