@@ -80,7 +80,9 @@ class ChildProcess:
         """Ask it to stop, and after the grace time end it and all its descendants."""
         if self._process is None:
             return
-        self._signal(signal.SIGTERM)
+        # To it alone: it stops its own descendants, and would take one that ends by itself for a crash.
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), grace_s)
         self._signal(signal.SIGKILL)

@@ -2,15 +2,21 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
-from tests.stack import assert_gone, assert_port_free, kill, start
+from tests.checkpoints import D_MODEL, make_pair
+from tests.e2e.conftest import encode
+from tests.stack import Stack, assert_gone, assert_port_free, kill, start
 
 
 @pytest.mark.parametrize(
-    ("after_s", "number"), [(0.6, signal.SIGINT), (4, signal.SIGTERM), (12, signal.SIGINT), (25, signal.SIGTERM)]
+    ("after_s", "number"),
+    [(0.2, signal.SIGINT), (0.6, signal.SIGTERM), (4, signal.SIGTERM), (12, signal.SIGINT), (25, signal.SIGTERM)],
 )
 def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> None:
     stack = start(tmp_path / "log", "--preset", "demo", "--device", "cpu")
@@ -30,6 +36,55 @@ def test_killed_outright_takes_its_children_along(tmp_path: Path) -> None:
         family = stack.family()
         assert len(family) >= 4
         stack.process.kill()
+        assert_gone(family)
+        assert_port_free(stack.port)
+    finally:
+        kill(stack)
+
+
+def test_a_second_server_on_the_port_is_told_so_at_once(tmp_path: Path) -> None:
+    first = start(tmp_path / "first", "--preset", "demo")
+    try:
+        while "starting" not in first.log_text():
+            time.sleep(0.1)
+        second = start(tmp_path / "second", "--preset", "demo", port=first.port)
+        assert second.process.wait(60) == 2
+        assert "cannot listen on 127.0.0.1" in second.log_text()
+        assert len(second.log_text().splitlines()) == 1
+        assert first.stop() == 0
+    finally:
+        kill(first)
+        kill(second)
+
+
+def refused(stack: Stack) -> bool:
+    try:
+        httpx.get(f"{stack.url}/health", timeout=1, trust_env=False)
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def test_a_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "llama")
+    stack = start(tmp_path / "log", "--only", "av", "--av", str(pair.av), "--device", "cpu")
+    vectors = np.random.default_rng(0).standard_normal((48, D_MODEL)).astype(np.float32)
+    body = {"vectors": [encode(vector) for vector in vectors], "dtype": "float32", "n": 4, "max_tokens": 400}
+    try:
+        stack.wait_ready()
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(stack.http.post, "/verbalize", json=body)
+            time.sleep(1)
+            family = stack.family()
+            stack.process.terminate()
+            while not refused(stack):
+                assert not answer.done(), "new requests were taken to the end"
+                time.sleep(0.05)
+            assert not answer.done(), "the request was too short to show anything"
+            assert answer.result().status_code == 200
+        ended = time.monotonic()
+        assert stack.process.wait(60) == 0
+        assert time.monotonic() - ended < 30
         assert_gone(family)
         assert_port_free(stack.port)
     finally:

@@ -67,6 +67,7 @@ REFUSALS = {
     "missing": (RepositoryNotFoundError("missing", response=RESPONSE), "was not found on the hub"),
     "offline": (LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
     "other": (HfHubHTTPError("429\nslow down", response=RESPONSE), "could not be fetched from the hub: 429 slow down"),
+    "proxy": (httpx.ProxyError("403 Forbidden"), "could not be fetched from the hub: 403 Forbidden"),
     "disk": (OSError(28, "No space left on device"), "No space left on device"),
 }
 
@@ -80,3 +81,14 @@ def test_refusals_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert locate("owner/name", weights=False).folder is None
+
+
+@pytest.mark.parametrize("source", ["./missing", "../missing", "owner/name/more", "/no/such/folder"])
+def test_a_path_is_not_taken_for_a_repository(source: str) -> None:
+    with pytest.raises(LaunchError, match="neither a folder nor a hub repository"):
+        locate(source, weights=False)
+
+
+def test_a_package_that_is_not_installed() -> None:
+    with pytest.raises(LaunchError, match="no installed package nowhere"):
+        locate("package:nowhere/verbalizer", weights=True)

@@ -87,7 +87,7 @@ def test_only_one_engine(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_wrong_flags_are_usage_errors() -> None:
-    for arguments in (["--tp", "0"], ["--only", "both"], ["--nonsense"], ["--port", "x"]):
+    for arguments in (["--tp", "0"], ["--only", "both"], ["--nonsense"], ["--port", "x"], ["--port", "70000"]):
         done = run(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
