@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from nla_launch import demo as demo_package
 from nla_launch.demo.data import named
-from tests.e2e.conftest import encode, texts_of, verbalize
-from tests.reference import ReferenceVerbalizer
-from tests.stack import Stack
+from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
+from tests.stack import Stack, serving
 
 FOLDER = Path(str(demo_package.__file__)).parent
 
@@ -37,6 +37,21 @@ def test_greedy_texts_equal_transformers_and_end_at_the_tag(demo: Stack, demo_ve
     samples = [r["samples"][0] for r in verbalize(demo, demo_vectors[:12], max_tokens=60)["results"]]
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
     assert all(sample["complete"] for sample in samples)
+
+
+def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
+    """The dtype that GPUs use: the same concepts, and vectors within what bfloat16 itself costs."""
+    with np.load(FOLDER / "vectors.npz") as stored:
+        concepts = [set(names.split(", ")) for names in stored["concepts"]]
+    reference = ReferenceReconstructor(FOLDER / "reconstructor")
+    with serving(tmp_path / "log", "--preset", "demo", "--dtype", "bfloat16") as stack:
+        assert stack.http.get("/v1/info").json()["verbalizer"]["checkpoint_dtype"] == "bfloat16"
+        texts = texts_of(verbalize(stack, demo_vectors))
+        assert np.mean([named(text) == wanted for text, wanted in zip(texts, concepts, strict=True)]) >= 0.9
+        reply = stack.http.post("/reconstruct", json={"texts": texts[:8], "dtype": "float32"}).json()
+        for text, data in zip(texts, map(decode, reply["vectors"]), strict=False):
+            wanted = reference.vector(text)
+            assert np.linalg.norm(data - wanted) <= 0.03 * np.linalg.norm(wanted)
 
 
 def test_the_files_are_small() -> None:
