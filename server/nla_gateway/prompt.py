@@ -5,12 +5,15 @@ what the tokenizer does, because a marker that splits, a lost BOS or a cut suffi
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.sidecar import Sidecar
+
+logger = logging.getLogger(__name__)
 
 MARKER_FIELD: Final = "{injection_char}"
 EXPLANATION_FIELD: Final = "{explanation}"
@@ -66,7 +69,9 @@ class VerbalizerPrompt:
             )
         position = positions[0]
         _check_neighbours(ids, position, sidecar, folder)
-        _check_bos(tokenizer, ids, folder, "chat template")
+        if _check_bos(tokenizer, ids, folder):
+            # Not refused: the chat template is what the verbalizer was trained with.
+            logger.warning("%s: the chat template renders no BOS, which models of this family usually need", folder)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         return cls(ids=ids, position=position, stop_texts=specials)
 
@@ -105,7 +110,10 @@ class ReconstructorPrompt:
                     f"{folder}: the rendered prompt ends with token ids {ids[-len(prompt.suffix_ids) :]},"
                     f" but the sidecar's critic_suffix_ids are {prompt.suffix_ids}: wrong tokenizer or template"
                 )
-        _check_bos(tokenizer, prompt.encode("x"), folder, "ar template or tokenizer")
+        if _check_bos(tokenizer, prompt.encode("x"), folder):
+            raise CheckpointError(
+                f"{folder}: the tokenizer adds no BOS ({tokenizer.bos_token!r}), which this family needs"
+            )
         return prompt
 
     def encode(self, text: str) -> list[int]:
@@ -162,18 +170,12 @@ def _check_marker(tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
         )
 
 
-def _check_bos(tokenizer: Any, ids: list[int], folder: Path, mend: str) -> None:
-    """A prompt has one BOS, at its start, where the family was trained with it; a lost one shows in no suffix."""
+def _check_bos(tokenizer: Any, ids: list[int], folder: Path) -> bool:
+    """Refuse two BOS; tell whether one is missing that the family needs, which no other check can see."""
     bos = tokenizer.bos_token_id
-    if bos is None:
-        return
-    if ids.count(bos) > 1:
-        raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend the {mend}")
-    if ids[0] != bos and _family(folder).startswith(FAMILIES_WITH_BOS):
-        raise CheckpointError(
-            f"{folder}: the rendered prompt does not start with BOS ({tokenizer.bos_token!r}), which this family needs;"
-            f" mend the {mend}"
-        )
+    if bos is not None and ids.count(bos) > 1:
+        raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend its template")
+    return bos is not None and ids[0] != bos and _family(folder).startswith(FAMILIES_WITH_BOS)
 
 
 def _family(folder: Path) -> str:
