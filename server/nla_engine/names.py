@@ -7,6 +7,7 @@ name of what moved.
 from typing import Final
 
 GENERATE_REQUEST: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.generate_request"
+MATCH_PREFIX: Final = "sglang.srt.managers.schedule_batch.match_kv_cache"
 SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
 FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch"
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
@@ -15,6 +16,7 @@ INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_st
 
 NAMES: Final[dict[str, str]] = {
     GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
+    MATCH_PREFIX: "hooked: reuses what stands before an injected vector",
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
     FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
@@ -22,6 +24,8 @@ NAMES: Final[dict[str, str]] = {
     INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
+    "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": "how much of a prompt may come from the cache",
+    "sglang.srt.managers.schedule_batch.Req.init_next_round_input": "calls match_kv_cache without ids",
     "sglang.srt.plugins.hook_registry.HookRegistry.register": "registers the hooks",
     "sglang.srt.plugins.hook_registry.HookRegistry._patched": "the hooks that are really in",
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.sampling_seed": "where the seeds go",

@@ -30,7 +30,7 @@ def hooks_for(role: str) -> list[Hook]:
     """
     if role not in ("av", "ar"):
         raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
-    from nla_engine import requests, sampling, state, weights
+    from nla_engine import prefix, requests, sampling, state, weights
 
     shared = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
@@ -41,6 +41,7 @@ def hooks_for(role: str) -> list[Hook]:
     hooks = [
         *shared,
         Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
+        Hook(names.MATCH_PREFIX, prefix.reuse_before_vectors, "AROUND"),
         Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
         Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
     ]

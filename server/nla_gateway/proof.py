@@ -13,7 +13,7 @@ import numpy as np
 from nla_gateway.engine import Engine
 from nla_gateway.errors import RequestError
 from nla_gateway.reconstructor import Reconstructor
-from nla_gateway.verbalizer import Verbalizer
+from nla_gateway.verbalizer import ONE_TOKEN, Verbalizer
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,10 @@ SAME: Final = 1e-3
 """Largest difference of log-probabilities that counts as none."""
 NOISE: Final = 0.1
 """Largest difference of one vector sent twice, as a share of that between two: kernels may not repeat bitwise."""
+DRIFT: Final = 0.5
+LEAST_DRIFT: Final = 0.05
+"""The same for a prompt whose start is cached: other shapes round otherwise, in bfloat16 by up to 0.1."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
-GREEDY: Final = {"temperature": 0.0, "max_new_tokens": 1}
 SAMPLED: Final = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2, "sampling_seed": 0}
 
 
@@ -72,6 +74,9 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
         raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
     if _distance(one, again) > max(SAME, NOISE * signal):
         raise ProofError("the same vector gives different logits when sent twice")
+    # The marker's request has filled the prefix cache.
+    if _distance(one, await _logprobs(verbalizer, first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
+        raise ProofError("the same vector gives different logits when the prompt's start comes from the cache")
     # Sampling compiles a kernel on first use; no caller should wait for it.
     await verbalizer.engine.generate(verbalizer.payload(None, SAMPLED, "proof.sampled."))
 
@@ -116,8 +121,13 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
 
 async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int, float]:
     injected = None if vector is None else verbalizer.inject(vector)
-    payload = verbalizer.payload(injected, GREEDY, f"proof.{name}.")
-    payload |= {"return_logprob": True, "top_logprobs_num": TOP_LOGPROBS}
+    payload = verbalizer.payload(injected, ONE_TOKEN, f"proof.{name}.")
+    # From the marker on, so that the marker's own request reuses as much as the others and is computed as they are.
+    payload |= {
+        "return_logprob": True,
+        "top_logprobs_num": TOP_LOGPROBS,
+        "logprob_start_len": verbalizer.prompt.position,
+    }
     answer = await verbalizer.engine.generate(payload)
     top = {token: logprob for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
     # JSON has no NaN: the engine sends null for it.

@@ -1,5 +1,8 @@
 """Vector -> text: what is asked of the verbalizer engine, and what its answer means."""
 
+import asyncio
+import contextlib
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,14 +13,14 @@ from numpy.typing import NDArray
 
 from nla_client.wire import FinishReason, Usage, VerbalizeRequest
 from nla_gateway.engine import RETRY_AFTER_S, Engine
-from nla_gateway.errors import EngineUnavailable, InvalidRequest
+from nla_gateway.errors import EngineUnavailable, InvalidRequest, RequestError
 from nla_gateway.injection import Injection, injection, rescale
 from nla_gateway.parsing import CLOSING, DeltaParser, parse
 from nla_gateway.prompt import VerbalizerPrompt
 from nla_gateway.settings import EngineSettings
 from nla_gateway.sidecar import Sidecar, read_sidecar
 
-NO_USAGE: Final = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+ONE_TOKEN: Final = {"temperature": 0.0, "max_new_tokens": 1}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,24 @@ class Verbalizer:
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
         self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
+        self._warming: asyncio.Task[None] | None = None
+
+    async def warm(self) -> None:
+        """Put the prompt into the engine's prefix cache, which requests with vectors read and never fill.
+
+        Raises:
+            RequestError: the engine is gone.
+        """
+        await self.engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}."))
+
+    def _keep_warm(self, usage: Usage) -> None:
+        """Warm again after an answer that found nothing cached: the cache was flushed, or the engine started anew."""
+        if usage.cached_tokens == 0 and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.create_task(self._try_to_warm())
+
+    async def _try_to_warm(self) -> None:
+        with contextlib.suppress(RequestError):
+            await self.warm()
 
     def inject(self, vector: NDArray[np.float32], param: str | None = None) -> Injection:
         """Scale a vector [d] and encode it for the engine, once for all its samples.
@@ -97,6 +118,7 @@ class Verbalizer:
             cached_tokens=meta["cached_tokens"],
             completion_tokens=meta["completion_tokens"],
         )
+        self._keep_warm(usage)
         return Generated(text, complete, "length" if reason["type"] == "length" else "stop", usage)
 
 

@@ -62,6 +62,24 @@ def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]
     assert 0 <= answer["usage"]["cached_tokens"] <= answer["usage"]["prompt_tokens"]
 
 
+def test_the_prefix_is_warmed_again_after_a_flush(
+    demo: Stack, demo_settings: Settings, demo_vectors: NDArray[np.float32]
+) -> None:
+    before = verbalize(demo, demo_vectors[:4])
+    assert before["usage"]["cached_tokens"] > 0.8 * before["usage"]["prompt_tokens"]
+    engine = demo_settings.verbalizer
+    assert engine is not None
+    headers = {"authorization": f"Bearer {engine.api_key}"}
+    httpx.post(f"{engine.url}/flush_cache", headers=headers, trust_env=False).raise_for_status()
+    cold = verbalize(demo, demo_vectors[:1])
+    assert cold["usage"]["cached_tokens"] == 0
+    deadline = time.monotonic() + 10
+    while (again := verbalize(demo, demo_vectors[:4]))["usage"] != before["usage"]:
+        assert time.monotonic() < deadline, "the prefix stays cold"
+    assert texts_of(again) == texts_of(before)
+    assert texts_of(cold) == texts_of(before)[:1]
+
+
 def test_one_vector_may_stand_alone(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
     body = {"vectors": encode(demo_vectors[0]), "dtype": "float32"}
     assert len(demo.http.post("/verbalize", json=body).json()["results"]) == 1

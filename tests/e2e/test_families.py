@@ -59,7 +59,11 @@ def test_greedy_text_equals_transformers(served: Served) -> None:
     samples = [result["samples"][0] for result in answer["results"]]
     assert [(s["text"], s["complete"]) for s in samples] == [reference.text(tokens) for tokens in ids]
     assert answer["usage"]["completion_tokens"] == sum(len(tokens) for tokens in ids)
-    assert answer["usage"]["prompt_tokens"] == len(vectors) * len(reference.prompt_ids())
+    prompt = reference.prompt_ids()
+    assert answer["usage"]["prompt_tokens"] == len(vectors) * len(prompt)
+    # Everything before the marker was reused, and nothing more.
+    before = prompt.index(reference.sidecar["tokens"]["injection_token_id"])
+    assert answer["usage"]["cached_tokens"] == len(vectors) * before
     assert len({sample["text"] for sample in samples}) > 4
 
 
