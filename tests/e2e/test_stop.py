@@ -69,7 +69,7 @@ def test_a_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> 
     pair = make_pair(tmp_path, "llama")
     stack = start(tmp_path / "log", "--only", "av", "--av", str(pair.av), "--device", "cpu")
     vectors = np.random.default_rng(0).standard_normal((48, D_MODEL)).astype(np.float32)
-    body = {"vectors": [encode(vector) for vector in vectors], "dtype": "float32", "n": 2, "max_tokens": 300}
+    body = {"vectors": [encode(vector) for vector in vectors], "dtype": "float32", "max_tokens": 400}
     try:
         stack.wait_ready()
         with ThreadPoolExecutor(1) as pool:
