@@ -74,7 +74,9 @@ class Verbalizer:
 
     async def sample(self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str) -> Generated:
         """Sample one text for one injected vector."""
-        return self._generated(await self.engine.generate(self.payload(injected, sampling(call, seed), rid)))
+        generated = self._generated(await self.engine.generate(self.payload(injected, sampling(call, seed), rid)))
+        self._keep_warm(generated.usage)
+        return generated
 
     async def stream(
         self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str
@@ -87,6 +89,7 @@ class Verbalizer:
                 if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
                     yield delta
         generated = self._generated(answer)
+        self._keep_warm(generated.usage)
         if rest := deltas.finish(generated.text):
             yield rest
         yield generated
@@ -118,7 +121,6 @@ class Verbalizer:
             cached_tokens=meta["cached_tokens"],
             completion_tokens=meta["completion_tokens"],
         )
-        self._keep_warm(usage)
         return Generated(text, complete, "length" if reason["type"] == "length" else "stop", usage)
 
 
