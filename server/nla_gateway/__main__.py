@@ -29,7 +29,8 @@ def main() -> int:
         create_app(settings),
         log_config=None,
         access_log=False,
-        log_level=settings.log_level,
+        # What uvicorn says of starting and stopping, the launcher says in the words of the whole.
+        log_level="debug" if settings.log_level == "debug" else "warning",
         server_header=False,
         timeout_graceful_shutdown=int(settings.grace_s),
     )
