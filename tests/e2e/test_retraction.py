@@ -1,5 +1,6 @@
 """With SGLang taking running requests back and starting them again, the answers stay the same."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,4 +21,5 @@ def test_forced_retraction_changes_nothing(tmp_path: Path) -> None:
     flags = ("--only", "av", "--av", str(pair.av), "--device", "cpu", "--log-level", "debug")
     with serving(tmp_path / "log", *flags, env={"SGLANG_TEST_RETRACT": "1"}) as stack:
         assert texts_of(verbalize(stack, vectors, max_tokens=MAX_TOKENS)) == expected
-        assert "retract" in stack.log_text().lower()
+        retractions = re.findall(r"#retracted_reqs: [1-9]", stack.log_text())
+        assert len(retractions) >= 5, stack.log_text()[-3000:]
