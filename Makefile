@@ -1,11 +1,12 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
+# make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format openapi clean
+.PHONY: help demo test bench lint format openapi clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +33,10 @@ lint: $(READY)
 test: lint
 	@echo "==> tests, on real SGLang engines"
 	$(BIN)/python -m pytest
+
+bench: $(READY)
+	@echo "==> benchmarks, on real SGLang engines (about 15 minutes)"
+	@exec $(BIN)/python -m tests.benchmarks --out build/bench
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -120,7 +120,7 @@ def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal
     save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, pair.ar / "value_head.safetensors")
     for path, role in ((pair.av, "av"), (pair.ar, "ar")):
         tokenizer.save_pretrained(path)
-        _write_sidecar(path, role, tokenizer, SPECIALS[family].marker)
+        write_sidecar(path, role, tokenizer, family)
     return pair
 
 
@@ -248,7 +248,9 @@ def _drop_head_and_norm(folder: Path) -> None:
         index.write_text(json.dumps(content))
 
 
-def _write_sidecar(folder: Path, role: str, tokenizer: Any, marker: str) -> None:
+def write_sidecar(folder: Path, role: str, tokenizer: Any, family: Family, d_model: int = D_MODEL) -> None:
+    """Write the sidecar of a checkpoint, in the released format."""
+    marker = SPECIALS[family].marker
     ids = tokenizer.encode(f"<concept>{marker}</concept>", add_special_tokens=False)
     marker_id = tokenizer.convert_tokens_to_ids(marker)
     at = ids.index(marker_id)
@@ -256,7 +258,7 @@ def _write_sidecar(folder: Path, role: str, tokenizer: Any, marker: str) -> None
         "schema_version": 2,
         "kind": "nla_model",
         "role": role,
-        "d_model": D_MODEL,
+        "d_model": d_model,
         "extraction_layer_index": LAYER,
         "extraction": {"injection_scale": SCALE, "mse_scale": "sqrt_d_model"},
         "tokens": {

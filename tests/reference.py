@@ -43,12 +43,7 @@ class ReferenceVerbalizer:
     @torch.no_grad()
     def greedy(self, vector: NDArray[np.float32] | None, max_tokens: int) -> list[int]:
         """New token ids, greedily; None leaves the plain marker in the prompt."""
-        ids = self.prompt_ids()
-        embeds = self.model.get_input_embeddings()(torch.tensor([ids])).clone()
-        if vector is not None:
-            row = torch.from_numpy(vector)
-            at = ids.index(self.sidecar["tokens"]["injection_token_id"])
-            embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+        embeds = self.embeds(vector)
         if self.multimodal:
             return self._greedy_by_hand(embeds, max_tokens)
         plain = GenerationConfig(
@@ -60,6 +55,24 @@ class ReferenceVerbalizer:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long)
         out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
         return [int(token) for token in out[0]]
+
+    def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
+        """Embeddings [1, T, d] of the prompt with the vector in it, and of tokens after it."""
+        ids = self.prompt_ids()
+        embeds = self.model.get_input_embeddings()(torch.tensor([ids + (new_ids or [])])).clone()
+        if vector is not None:
+            row = torch.from_numpy(vector)
+            at = ids.index(self.sidecar["tokens"]["injection_token_id"])
+            embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+        return embeds
+
+    @torch.no_grad()
+    def narrowest_choice(self, vector: NDArray[np.float32], max_tokens: int) -> float:
+        """Least difference between the two best logits on the greedy path: near 0, rounding decides."""
+        new_ids = self.greedy(vector, max_tokens)
+        logits = self.model(inputs_embeds=self.embeds(vector, new_ids)).logits[0, -len(new_ids) - 1 : -1]
+        best = logits.topk(2).values
+        return float((best[:, 0] - best[:, 1]).min())
 
     def _greedy_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> list[int]:
         """The same without `generate`, which refuses inputs_embeds for the multimodal wrapper."""

@@ -15,6 +15,8 @@ from typing import Final
 import httpx
 import psutil
 
+from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
 
@@ -34,6 +36,15 @@ class Stack:
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def gateway(self) -> psutil.Process:
+        """The gateway's process."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if SETTINGS_VARIABLE in child.environ())
+
+    def settings(self) -> Settings:
+        """The gateway's settings: addresses and keys of the engines."""
+        return Settings.model_validate_json(self.gateway().environ()[SETTINGS_VARIABLE])
 
     def wait_ready(self) -> None:
         """Wait for the ready line on stdout; fail with the log's end where it never comes."""

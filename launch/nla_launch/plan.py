@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -39,6 +40,14 @@ the class that runs, one of ours, and the second keeps SGLang's checks by name t
 
 CONTEXT_LENGTH: Final = 2048
 RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
+IN_FLIGHT: Final[dict[tuple[Device, Role], int]] = {
+    ("cuda", "av"): 288,
+    ("cuda", "ar"): 16,
+    ("cpu", "av"): 72,
+    ("cpu", "ar"): 4,
+}
+"""Requests at an engine at a time: all that can run and the next few. More would only wait there, first come first
+served, where the gateway's own line is fair. A reconstructor request holds up to 16 texts."""
 POOL_TOKENS: Final[dict[tuple[Device, Role], int]] = {
     ("cuda", "av"): 131_072,
     ("cuda", "ar"): 32_768,
@@ -65,6 +74,7 @@ class Request:
     device: Literal["auto", "cuda", "cpu"]
     dtype: Literal["auto", "bfloat16", "float32"]
     attention_backend: str | None
+    engine_args: Mapping[Role, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class EnginePlan:
     attention_backend: str | None
     pool_tokens: int
     """Tokens in the KV pool."""
+    extra_arguments: tuple[str, ...]
 
     @property
     def label(self) -> str:
@@ -91,6 +102,11 @@ class EnginePlan:
     def context_length(self) -> int:
         """Prompt and answer together, in tokens."""
         return CONTEXT_LENGTH if self.config is None else min(CONTEXT_LENGTH, self.config.max_positions)
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that the gateway may have at the engine at the same time."""
+        return IN_FLIGHT[self.device, self.role]
 
     @property
     def weight_bytes(self) -> int | None:
@@ -117,7 +133,7 @@ class EnginePlan:
         command += ["--sampling-backend", "pytorch", "--random-seed", "0"]
         # The gateway's self-test warms the engine up, and asks more of it.
         command += ["--skip-server-warmup", "--log-level-http", "warning"]
-        return command + self._device_arguments() + self._role_arguments()
+        return [*command, *self._device_arguments(), *self._role_arguments(), *self.extra_arguments]
 
     def _device_arguments(self) -> list[str]:
         # Requests with injected vectors never replay a prefill graph, so none is captured.
@@ -177,7 +193,8 @@ def plan_engine(role: Role, checkpoint: Checkpoint, config: ModelConfig | None, 
         raise LaunchError(f"--tp {request.tp} needs {request.tp} GPUs; this machine has {len(gpus)}")
     used = tuple(range(request.tp)) if device == "cuda" else ()
     pool = POOL_TOKENS[device, role]
-    return EnginePlan(role, checkpoint, config, device, dtype, request.tp, used, request.attention_backend, pool)
+    extra = tuple(request.engine_args.get(role, ()))
+    return EnginePlan(role, checkpoint, config, device, dtype, request.tp, used, request.attention_backend, pool, extra)
 
 
 def fit_memory(engines: list[EnginePlan], gpus: list[Gpu]) -> list[EnginePlan]:

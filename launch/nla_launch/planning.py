@@ -38,7 +38,7 @@ def _plan(
     found: dict[Role, Checkpoint], preset: Preset, arguments: argparse.Namespace, gpus: list[Gpu]
 ) -> list[EnginePlan]:
     device = preset.device if arguments.device == "auto" else arguments.device
-    request = Request(arguments.tp, device, arguments.dtype, preset.attention_backend)
+    request = Request(arguments.tp, device, arguments.dtype, preset.attention_backend, preset.engine_args)
     plans = [
         plan_engine(role, checkpoint, _config(checkpoint.folder), request, gpus, dry_run=arguments.dry_run)
         for role, checkpoint in found.items()

@@ -5,11 +5,24 @@ from pathlib import Path
 from typing import Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nla_launch.errors import LaunchError
 
 DEFAULT: Final = "llama-3.3-70b-l53"
+FIXED_ARGUMENTS: Final = {
+    **dict.fromkeys(("--model-path", "--served-model-name"), "checkpoints are given by `av` and `ar`"),
+    **dict.fromkeys(("--host", "--port", "--api-key"), "nla-serve chooses where engines listen, and their keys"),
+    **dict.fromkeys(("--tp-size", "--tensor-parallel-size"), "use nla-serve's --tp"),
+    **dict.fromkeys(("--dtype", "--device"), "use nla-serve's flag of that name"),
+    "--context-length": "the gateway's limits are made for the planned one",
+    "--is-embedding": "only the reconstructor is one, and always",
+    "--json-model-override-args": "it selects the classes that inject and reconstruct",
+    "--skip-tokenizer-init": "without a tokenizer no sample stops at its closing tag",
+    "--sampling-backend": "only SGLang's pytorch sampler takes a seed for each request",
+    "--speculative-algorithm": "draft models do not see injected vectors",
+}
+"""SGLang arguments that a preset may not set, each with the reason."""
 
 
 class Preset(BaseModel):
@@ -28,6 +41,19 @@ class Preset(BaseModel):
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
     attention_backend: str | None = Field(default=None, description="SGLang's, on GPUs; null lets SGLang choose.")
+    engine_args: dict[Literal["av", "ar"], list[str]] = Field(
+        default={}, description="Further SGLang arguments of each engine, after those of the plan, which they override."
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _leave_ours_alone(cls, arguments: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Refuse what would break injection or the gateway, also under the shortened names that SGLang takes."""
+        for name in (word.split("=")[0] for words in arguments.values() for word in words if word.startswith("--")):
+            taken = next((ours for ours in FIXED_ARGUMENTS if ours.startswith(name)), None)
+            if taken is not None:
+                raise ValueError(f"{name}: {FIXED_ARGUMENTS[taken]}")
+        return arguments
 
 
 def preset_folder() -> Path:

@@ -5,10 +5,10 @@ A verbalizer request is plain `input_ids` beside
 where each base64 holds the little-endian elements of a row [d_model], already scaled and rounded by the gateway.
 """
 
-import base64
 import binascii
 from typing import Any, Final
 
+import pybase64
 import torch
 
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -49,7 +49,7 @@ def _decode(overrides: dict[str, Any], d_model: int) -> object:
 
 def _row(data: str, dtype: torch.dtype, d_model: int) -> torch.Tensor:
     try:
-        row = torch.frombuffer(bytearray(base64.b64decode(data, validate=True)), dtype=dtype)
+        row = torch.frombuffer(pybase64.b64decode_as_bytearray(data, validate=True), dtype=dtype)
     except (binascii.Error, ValueError, TypeError) as error:
         raise ValueError(f"an injected vector does not decode: {error}") from None
     if row.shape != (d_model,):

@@ -1,17 +1,18 @@
 """One SGLang engine over loopback HTTP. Knows SGLang's endpoints and nothing of NLA."""
 
 import asyncio
-import base64
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import httpx
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 
+from nla_gateway.concurrency import Turns
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.settings import EngineSettings
 
@@ -26,21 +27,22 @@ class Engine:
     Args:
         label: `verbalizer` or `reconstructor`, for messages.
         settings: where it is.
-        max_in_flight: requests sent at the same time; further ones wait here.
         timeout_s: longest silence of the engine on one request.
     """
 
-    def __init__(self, label: str, settings: EngineSettings, *, max_in_flight: int, timeout_s: float) -> None:
+    def __init__(self, label: str, settings: EngineSettings, *, timeout_s: float) -> None:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._turns = Turns(settings.max_in_flight)
         self._http = httpx.AsyncClient(
             base_url=settings.url,
             headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
             # SGLang closes idle connections after 5 s; one that it is just closing must not be used again.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=max_in_flight, keepalive_expiry=2.0),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=settings.max_in_flight, keepalive_expiry=2.0
+            ),
             trust_env=False,  # a proxy from the environment must not stand between us and loopback
         )
 
@@ -65,9 +67,13 @@ class Engine:
         if (error := self.unavailable()) is not None:
             raise error
 
+    def turn(self, owner: str) -> AbstractAsyncContextManager[None]:
+        """Wait until the engine has room for one more request, and hold the place; owners take turns."""
+        return self._turns.turn(owner)
+
     async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Run one generation to its end; cancelling the call ends it in the engine too."""
-        async with self._slots, self._aborting(payload["rid"]):
+        async with self._aborting(payload["rid"]):
             answer: dict[str, Any] = await self._json("POST", "/generate", payload)
             return answer
 
@@ -75,7 +81,6 @@ class Engine:
         """Run one generation, yielding SGLang's chunks, each with the text so far."""
         body = orjson.dumps({**payload, "stream": True})
         async with (
-            self._slots,
             self._aborting(payload["rid"]),
             self._translating(),
             self._http.stream("POST", "/generate", content=body) as response,
@@ -89,10 +94,9 @@ class Engine:
     async def embed(self, batch: list[list[int]], model: str) -> tuple[list[NDArray[np.float32]], int]:
         """Embed token ids; returns float32 vectors [d] in order and the number of prompt tokens."""
         payload = {"model": model, "input": batch, "encoding_format": "base64"}
-        async with self._slots:
-            answer = await self._json("POST", "/v1/embeddings", payload)
+        answer = await self._json("POST", "/v1/embeddings", payload)
         rows = sorted(answer["data"], key=lambda row: row["index"])
-        vectors = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows]
+        vectors = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in rows]
         return vectors, int(answer["usage"]["prompt_tokens"])
 
     async def server_info(self) -> dict[str, Any]:

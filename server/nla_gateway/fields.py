@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import VectorDType, decode_vector
+from nla_gateway.concurrency import map_in_slices
 from nla_gateway.errors import InvalidRequest
 
 
@@ -19,16 +20,14 @@ def field_names(name: str, value: str | list[str]) -> Sequence[str]:
     return [name] if isinstance(value, str) else [f"{name}[{index}]" for index in range(len(value))]
 
 
-def parse_vectors(value: str | list[str], dtype: VectorDType, d_model: int) -> list[NDArray[np.float32]]:
+async def parse_vectors(value: str | list[str], dtype: VectorDType, d_model: int) -> list[NDArray[np.float32]]:
     """Decode the field `vectors` into float32 vectors [d_model].
 
     Raises:
         InvalidRequest: bad base64, wrong length, NaN or infinite elements, or all zero.
     """
-    return [
-        _parse_vector(item, dtype, d_model, param)
-        for item, param in zip(as_list(value), field_names("vectors", value), strict=True)
-    ]
+    named = zip(as_list(value), field_names("vectors", value), strict=True)
+    return await map_in_slices(lambda item: _parse_vector(item[0], dtype, d_model, item[1]), named)
 
 
 def _parse_vector(data: str, dtype: VectorDType, d_model: int, param: str) -> NDArray[np.float32]:

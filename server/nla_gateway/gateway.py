@@ -74,7 +74,7 @@ async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Ga
     async with AsyncExitStack() as stack:
 
         async def engine(label: str, part: EngineSettings) -> Engine:
-            client = Engine(label, part, max_in_flight=limits.max_in_flight, timeout_s=limits.request_timeout_s)
+            client = Engine(label, part, timeout_s=limits.request_timeout_s)
             return await stack.enter_async_context(client)
 
         verbalizer = reconstructor = None
@@ -107,7 +107,7 @@ def _info(gateway: Gateway) -> Info:
         gateway.maybe_reconstructor,
     )
     sidecar = gateway.parts[0].sidecar
-    limits = settings.limits.model_dump(exclude={"max_in_flight"})
+    limits = settings.limits.model_dump()
     if verbalizer is not None:
         room = verbalizer.settings.context_length - len(verbalizer.prompt.ids) - RESERVED_TOKENS
         limits["max_tokens"] = min(limits["max_tokens"], room)

@@ -5,7 +5,7 @@ import secrets
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,13 @@ from nla_client.wire import (
     VerbalizeResult,
     encode_vector,
 )
-from nla_gateway.concurrency import gather
+from nla_gateway.concurrency import gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
 from nla_gateway.fields import as_list, field_names, parse_vectors
 from nla_gateway.gateway import Gateway
 from nla_gateway.http import error_detail
-from nla_gateway.verbalizer import Generated, add_usage, sample_seed
+from nla_gateway.injection import Injection
+from nla_gateway.verbalizer import Generated, Ticket, add_usage, ticket
 
 T = TypeVar("T")
 
@@ -43,28 +44,35 @@ STREAM_BUFFER: Final = 1024
 
 
 class VerbalizeJob:
-    """One `/verbalize` request: every sample of every vector runs at the same time.
-
-    Raises:
-        RequestError: the request is wrong, or its engines are not ready.
-    """
+    """One `/verbalize` request: every sample of every vector runs at the same time."""
 
     def __init__(self, gateway: Gateway, call: VerbalizeRequest, request_id: str) -> None:
         self._gateway, self._call, self._request_id = gateway, call, request_id
+        self._vectors: list[NDArray[np.float32]] = []
+        self._injected: list[Injection] = []
+        self._seed = secrets.randbelow(2**31) if call.seed is None else call.seed
+        self._owner = owner_of(request_id)
         count = len(as_list(call.vectors))
         check_batch(gateway, count, "vectors")
         self._check_sampling(count)
+        self._places = [(index, sample) for index in range(count) for sample in range(call.n)]
         self._verbalizer = gateway.verbalizer()
         self._reconstructor = gateway.reconstructor() if call.score else None
         if self._reconstructor is not None:
             self._reconstructor.require_scorable("score")
-        d_model = self._verbalizer.sidecar.d_model
-        self._vectors = parse_vectors(call.vectors, call.dtype, d_model)
-        named = zip(self._vectors, field_names("vectors", call.vectors), strict=True)
-        self._injected = [self._verbalizer.inject(vector, param) for vector, param in named]
-        self._seed = secrets.randbelow(2**31) if call.seed is None else call.seed
-        self._rid = f"{request_id}.{uuid.uuid4().hex[:8]}"
-        self._places = [(index, sample) for index in range(count) for sample in range(call.n)]
+
+    @classmethod
+    async def prepare(cls, gateway: Gateway, call: VerbalizeRequest, request_id: str) -> Self:
+        """Check the request and decode its vectors.
+
+        Raises:
+            RequestError: it is wrong, or its engines are not ready.
+        """
+        job = cls(gateway, call, request_id)
+        job._vectors = await parse_vectors(call.vectors, call.dtype, job._verbalizer.sidecar.d_model)
+        named = zip(job._vectors, field_names("vectors", call.vectors), strict=True)
+        job._injected = await map_in_slices(lambda item: job._verbalizer.inject(*item), named)
+        return job
 
     async def run(self) -> VerbalizeResponse:
         """Answer in one piece; the first failure ends the whole request."""
@@ -97,7 +105,7 @@ class VerbalizeJob:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sample(self, index: int, sample: int) -> tuple[Sample, Usage]:
-        generated = await self._verbalizer.sample(self._injected[index], self._call, *self._identity(index, sample))
+        generated = await self._verbalizer.sample(self._injected[index], self._call, self._ticket(index, sample))
         return await self._finished(index, generated), generated.usage
 
     async def _stream_sample(
@@ -106,8 +114,8 @@ class VerbalizeJob:
         """Put one sample's deltas on the queue, and exactly one SampleDone or SampleError after them."""
         try:
             async with asyncio.timeout(self._gateway.limits.request_timeout_s):
-                identity = self._identity(index, sample)
-                async with aclosing(self._verbalizer.stream(self._injected[index], self._call, *identity)) as pieces:
+                stream = self._verbalizer.stream(self._injected[index], self._call, self._ticket(index, sample))
+                async with aclosing(stream) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, str):
                             await events.put(SampleDelta(index=index, sample=sample, text=piece))
@@ -133,14 +141,13 @@ class VerbalizeJob:
         if self._reconstructor is None:
             return None
         try:
-            scores, _ = await self._reconstructor.score([text], [vector], [None])
+            scores, _ = await self._reconstructor.score([text], [vector], [None], self._owner)
         except InvalidRequest:
             return None  # a text that the reconstructor cannot take, too long say: no fault of the caller's
         return scores[0]
 
-    def _identity(self, index: int, sample: int) -> tuple[int, str]:
-        # The last dot matters: SGLang aborts every request whose id starts with the given one.
-        return sample_seed(self._seed, index, sample), f"{self._rid}.{index}.{sample}."
+    def _ticket(self, index: int, sample: int) -> Ticket:
+        return ticket(self._owner, self._seed, index, sample)
 
     def _check_sampling(self, vectors: int) -> None:
         limits = self._gateway.limits
@@ -152,6 +159,11 @@ class VerbalizeJob:
         if vectors * self._call.n > limits.max_samples:
             message = f"{vectors} vectors times n = {self._call.n} is over {limits.max_samples} samples a request"
             raise PayloadTooLarge(message, param="vectors")
+
+
+def owner_of(request_id: str) -> str:
+    """Name a request within the gateway and the engines; callers may use one request id twice."""
+    return f"{request_id}.{uuid.uuid4().hex[:8]}"
 
 
 async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:
@@ -180,24 +192,25 @@ def check_batch(gateway: Gateway, count: int, param: str) -> None:
         raise PayloadTooLarge(message, param=param)
 
 
-async def reconstruct(gateway: Gateway, call: ReconstructRequest) -> ReconstructResponse:
+async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: str) -> ReconstructResponse:
     """Answer `/reconstruct`."""
     texts = as_list(call.texts)
     check_batch(gateway, len(texts), "texts")
     reconstructor = gateway.reconstructor()
     with gateway.admission.admit(len(texts)):
-        work = reconstructor.reconstruct(texts, field_names("texts", call.texts))
+        work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner_of(request_id))
         vectors, usage = await within(gateway, work)
+    encoded = await map_in_slices(lambda vector: encode_vector(vector, call.dtype), vectors)
     return ReconstructResponse(
         model=reconstructor.settings.model,
         dtype=call.dtype,
         d_model=reconstructor.sidecar.d_model,
-        vectors=[encode_vector(vector, call.dtype) for vector in vectors],
+        vectors=encoded,
         usage=usage,
     )
 
 
-async def critic(gateway: Gateway, call: CriticRequest) -> CriticResponse:
+async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> CriticResponse:
     """Answer `/critic`."""
     texts, count = as_list(call.texts), len(as_list(call.vectors))
     check_batch(gateway, len(texts), "texts")
@@ -206,9 +219,9 @@ async def critic(gateway: Gateway, call: CriticRequest) -> CriticResponse:
     reconstructor = gateway.reconstructor()
     reconstructor.require_scorable(None)
     d_model = reconstructor.sidecar.d_model
-    vectors = parse_vectors(call.vectors, call.dtype, d_model)
+    vectors = await parse_vectors(call.vectors, call.dtype, d_model)
     with gateway.admission.admit(len(texts)):
-        work = reconstructor.score(texts, vectors, field_names("texts", call.texts))
+        work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id))
         scores, usage = await within(gateway, work)
     results = [CriticResult(index=index, **dict(values)) for index, values in enumerate(scores)]
     return CriticResponse(model=reconstructor.settings.model, results=results, usage=usage)

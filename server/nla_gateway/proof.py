@@ -87,7 +87,7 @@ async def prove_reconstruction(reconstructor: Reconstructor) -> None:
     Raises:
         ProofError: they do not.
     """
-    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS))
+    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS), "proof")
     d_model = reconstructor.sidecar.d_model
     for vector in vectors:
         if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import Score, Usage
-from nla_gateway.concurrency import gather
+from nla_gateway.concurrency import gather, map_in_slices
 from nla_gateway.engine import Engine
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.prompt import ReconstructorPrompt
@@ -35,40 +35,47 @@ class Reconstructor:
         self._tokenizing = asyncio.Lock()
 
     async def reconstruct(
-        self, texts: list[str], params: Sequence[str | None]
+        self, texts: list[str], params: Sequence[str | None], owner: str
     ) -> tuple[list[NDArray[np.float32]], Usage]:
         """Rebuild one float32 vector [d] for each text, in order.
 
         Args:
             texts: any number of explanations.
             params: for each, the request's field that an error should name.
+            owner: the request; its texts wait in one line.
 
         Raises:
             InvalidRequest: a text is too long.
         """
-        async with self._tokenizing:
-            prompts = await asyncio.to_thread(self._encode, texts, params)
-        parts = [prompts[start : start + TEXTS_PER_CALL] for start in range(0, len(prompts), TEXTS_PER_CALL)]
-        answers = await gather(self.engine.embed(part, self.settings.model) for part in parts)
+        parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
+        answers = await gather(self._embed(texts[part], params[part], owner) for part in parts)
         vectors = [vector for part, _ in answers for vector in part]
         tokens = sum(count for _, count in answers)
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+
+    async def _embed(
+        self, texts: list[str], params: Sequence[str | None], owner: str
+    ) -> tuple[list[NDArray[np.float32]], int]:
+        async with self.engine.turn(owner):
+            async with self._tokenizing:
+                prompts = await asyncio.to_thread(self._encode, texts, params)
+            return await self.engine.embed(prompts, self.settings.model)
 
     def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
         pairs = zip(texts, params, strict=True)
         return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
 
     async def score(
-        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None]
+        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: str
     ) -> tuple[list[Score], Usage]:
-        """Score each text against its vector [d].
+        """Score each text against its vector [d]; otherwise as `reconstruct`.
 
         Raises:
             InvalidRequest: a text is too long.
         """
-        rebuilt, usage = await self.reconstruct(texts, params)
+        rebuilt, usage = await self.reconstruct(texts, params, owner)
         pairs = zip(originals, rebuilt, strict=True)
-        return [score(original, vector, self._baseline) for original, vector in pairs], usage
+        return await map_in_slices(lambda pair: score(*pair, self._baseline), pairs), usage
 
     def require_scorable(self, param: str | None) -> None:
         """Raise InvalidRequest where the sidecar says that scores make no sense."""

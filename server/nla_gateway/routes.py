@@ -26,11 +26,11 @@ from nla_gateway import jobs
 from nla_gateway.engine import EngineState
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.gateway import Gateway
-from nla_gateway.http import error_detail, retry_after_header
+from nla_gateway.http import JsonRoute, error_detail, retry_after_header
 
 T = TypeVar("T")
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorResponse, "description": description}
@@ -78,7 +78,7 @@ def _gateway(request: Request) -> Gateway:
 @router.post("/verbalize", response_model=VerbalizeResponse, responses={**ERRORS, **EVENT_STREAM})
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
-    job = jobs.VerbalizeJob(_gateway(request), call, request.state.request_id)
+    job = await jobs.VerbalizeJob.prepare(_gateway(request), call, request.state.request_id)
     if not call.stream:
         return await _unless_gone(request, job.run())
     events = job.events()
@@ -92,13 +92,13 @@ async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request)
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
 async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Request) -> Any:
     """Rebuild vectors from texts."""
-    return await _unless_gone(request, jobs.reconstruct(_gateway(request), call))
+    return await _unless_gone(request, jobs.reconstruct(_gateway(request), call, request.state.request_id))
 
 
 @router.post("/critic", response_model=CriticResponse, responses=ERRORS)
 async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
     """Score texts against vectors, pair by pair."""
-    return await _unless_gone(request, jobs.critic(_gateway(request), call))
+    return await _unless_gone(request, jobs.critic(_gateway(request), call, request.state.request_id))
 
 
 @router.get("/health")

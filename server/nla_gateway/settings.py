@@ -24,6 +24,7 @@ class EngineSettings(_Frozen):
     model: str = Field(description="The name that answers carry.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     context_length: int = Field(description="Prompt and answer together, in tokens.")
+    max_in_flight: int = Field(gt=0, description="Requests sent to it at the same time; others wait in the gateway.")
 
 
 class GatewayLimits(_Frozen):
@@ -36,7 +37,6 @@ class GatewayLimits(_Frozen):
     max_tokens: int = 1024
     max_text_tokens: int = 1024
     max_queue: int = Field(default=4096, description="Samples and texts accepted and not yet answered.")
-    max_in_flight: int = Field(default=256, description="Requests at one engine at the same time.")
     request_timeout_s: float = 300.0
 
 

@@ -33,6 +33,27 @@ class Generated:
     usage: Usage
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """Which sample is asked for, of which request."""
+
+    owner: str
+    """The request; its samples wait in one line."""
+    rid: str
+    """The sample's id in the engine."""
+    seed: int
+
+
+def ticket(owner: str, seed: int, index: int, sample: int) -> Ticket:
+    """Form the ticket of one sample of one vector.
+
+    Its seed depends on seed + index alone, so that a batch split over requests with seeds moved on samples the same.
+    """
+    own_seed = int(np.random.SeedSequence([seed + index, sample]).generate_state(1)[0]) >> 1
+    # The last dot matters: SGLang aborts every request whose id starts with the given one.
+    return Ticket(owner, f"{owner}.{index}.{sample}.", own_seed)
+
+
 class Verbalizer:
     """The verbalizer engine with its prompt and scales."""
 
@@ -72,19 +93,22 @@ class Verbalizer:
         except ValueError as error:
             raise InvalidRequest(f"{param}: {error}", param=param) from None
 
-    async def sample(self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str) -> Generated:
+    async def sample(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket) -> Generated:
         """Sample one text for one injected vector."""
-        generated = self._generated(await self.engine.generate(self.payload(injected, sampling(call, seed), rid)))
+        async with self.engine.turn(ticket.owner):
+            answer = await self.engine.generate(self.payload(injected, sampling(call, ticket.seed), ticket.rid))
+        generated = self._generated(answer)
         self._keep_warm(generated.usage)
         return generated
 
     async def stream(
-        self, injected: Injection, call: VerbalizeRequest, seed: int, rid: str
+        self, injected: Injection, call: VerbalizeRequest, ticket: Ticket
     ) -> AsyncGenerator[str | Generated, None]:
         """Sample one text, yielding its pieces as they come and last the whole."""
         deltas = DeltaParser()
         answer: dict[str, Any] = {}
-        async with aclosing(self.engine.stream(self.payload(injected, sampling(call, seed), rid))) as answers:
+        payload = self.payload(injected, sampling(call, ticket.seed), ticket.rid)
+        async with self.engine.turn(ticket.owner), aclosing(self.engine.stream(payload)) as answers:
             async for answer in answers:
                 if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
                     yield delta
@@ -136,14 +160,6 @@ def sampling(call: VerbalizeRequest, seed: int) -> dict[str, Any]:
         "no_stop_trim": True,
         "skip_special_tokens": False,
     }
-
-
-def sample_seed(seed: int, index: int, sample: int) -> int:
-    """Derive the seed of one sample of one vector.
-
-    Depends on seed + index alone, so that a batch split over requests with seeds moved on samples the same.
-    """
-    return int(np.random.SeedSequence([seed + index, sample]).generate_state(1)[0]) >> 1
 
 
 def add_usage(parts: list[Usage]) -> Usage:

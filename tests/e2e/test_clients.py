@@ -18,7 +18,7 @@ from nla_client import (
     SampleDone,
     StreamDone,
 )
-from tests.e2e.conftest import texts_of, verbalize
+from tests.plain import texts_of, verbalize
 from tests.stack import Stack, free_port
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nla_client.wire import STATUS, ErrorResponse
 from nla_gateway.app import create_app
 from nla_gateway.settings import Settings
-from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.plain import decode, encode, texts_of, verbalize
 from tests.stack import Stack
 
 D = 256
@@ -206,7 +206,7 @@ def test_bodies_that_are_no_object(demo: Stack, body: bytes) -> None:
 def test_half_a_surrogate_pair_is_no_text(demo: Stack) -> None:
     content = rb'{"texts": ["ok", "\ud800"]}'
     reply = demo.http.post("/reconstruct", content=content, headers={"content-type": "application/json"})
-    error_of(reply, 400, "texts[1]")
+    assert "surrogate" in error_of(reply, 400)
     reply = demo.http.post("/reconstruct", content=rb'{"\ud800": 1}', headers={"content-type": "application/json"})
     error_of(reply, 400)
 

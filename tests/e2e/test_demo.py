@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nla_launch import demo as demo_package
 from nla_launch.demo.data import named
-from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.plain import decode, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import D_MODEL, Family, Pair, make_pair
-from tests.e2e.conftest import decode, encode, texts_of, verbalize
+from tests.plain import decode, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer, score
 from tests.stack import Stack, serving
 
 MAX_TOKENS = 24
+NEAR_TIE = 1e-4
+"""Of logits that spread over several units: of 200 vectors two or three come this near on their way."""
 TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", "", "word " * 60)
 VECTORS = np.random.default_rng(11).standard_normal((200, D_MODEL)).astype(np.float32)
 
@@ -96,5 +98,9 @@ def test_many_at_once_get_their_own_answers(served: Served) -> None:
 
     with ThreadPoolExecutor(len(vectors)) as pool:
         together = list(pool.map(ask, vectors))
-    assert together == alone
+    parted = [k for k, pair in enumerate(zip(together, alone, strict=True)) if pair[0] != pair[1]]
+    # Batches round otherwise, which may decide between two tokens that are equally good to six digits.
+    reference = ReferenceVerbalizer(served.pair.av)
+    assert all(reference.narrowest_choice(vectors[k], MAX_TOKENS) < NEAR_TIE for k in parted), parted
+    assert len(parted) <= 2
     assert len(set(alone)) > len(alone) // 2

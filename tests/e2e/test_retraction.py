@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.checkpoints import D_MODEL, make_pair
-from tests.e2e.conftest import texts_of, verbalize
+from tests.plain import texts_of, verbalize
 from tests.reference import ReferenceVerbalizer
 from tests.stack import serving
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import D_MODEL, make_pair
-from tests.e2e.conftest import encode
+from tests.plain import encode
 from tests.stack import Stack, assert_gone, assert_port_free, kill, start
 
 

@@ -130,7 +130,14 @@ def test_port_taken(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: x\nav: a/b\nar: a/c\nwhat: 1\n", "what"), ("name: [", "not YAML"), ("name: x\n", "av")],
+    [
+        ("name: x\nav: a/b\nar: a/c\nwhat: 1\n", "what"),
+        ("name: [", "not YAML"),
+        ("name: x\n", "av"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--port, '1']}", "--port: nla-serve chooses"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--sampling-b=flashinfer]}", "takes a seed"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {both: [--a]}", "engine_args"),
+    ],
 )
 def test_preset_that_does_not_fit(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -1,6 +1,7 @@
 """The plan for the released shapes, and the arguments that matter."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def gpus(count: int, gigabytes: int) -> list[Gpu]:
 
 
 def plan(role: Role, config: ModelConfig, tp: int, found: list[Gpu], device: str = "auto") -> EnginePlan:
-    request = Request(tp, device, "auto", None)  # type: ignore[arg-type]
+    request = Request(tp, device, "auto", None, {})  # type: ignore[arg-type]
     return plan_engine(role, CHECKPOINT, config, request, found, dry_run=False)
 
 
@@ -97,6 +98,15 @@ def test_multimodal_verbalizer_runs_our_class() -> None:
 def test_radix_cache_stays_on_for_the_verbalizer_alone() -> None:
     assert "--disable-radix-cache" not in plan("av", QWEN, 1, gpus(1, 80)).command(1, "k")
     assert "--disable-radix-cache" in plan("ar", QWEN, 1, gpus(1, 80)).command(1, "k")
+
+
+def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--max-total-tokens, '4096']}")
+    arguments = build_parser().parse_args(["--preset", str(path), "--device", "cpu", "--dry-run"])
+    av, ar = (engine.command(1, "k") for engine in planning.plan_all(load_preset(str(path)), arguments))
+    assert av[-2:] == ["--max-total-tokens", "4096"]
+    assert "4096" not in ar
 
 
 def test_cpu_engines_keep_off_the_gpus() -> None:

@@ -1,0 +1,142 @@
+"""The gateway against its own engine driven directly, and single requests beside a large batch."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from nla_client import AsyncNLAClient
+from nla_client.wire import VerbalizeRequest
+from nla_gateway.engine import Engine
+from nla_gateway.settings import EngineSettings
+from nla_gateway.verbalizer import Verbalizer, sampling
+from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, percentile, ratios
+from tests.plain import encode
+from tests.stack import Stack
+
+IN_FLIGHT: Final = 64
+LARGE_BATCH: Final = 512
+BATCH_LIMIT: Final = 64
+
+
+class Direct:
+    """Drives a verbalizer engine with prepared requests."""
+
+    def __init__(self, settings: EngineSettings, http: httpx.AsyncClient) -> None:
+        self._part = Verbalizer(Engine("verbalizer", settings, timeout_s=600), settings)
+        self._url, self._http = f"{settings.url}/generate", http
+        self._headers = {"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"}
+
+    def prepare(self, vector: NDArray[np.float32], **arguments: Any) -> Callable[[], Awaitable[None]]:
+        call = VerbalizeRequest(vectors="", **arguments)
+        payload = self._part.payload(self._part.inject(vector), sampling(call, 0), "RID")
+        body = orjson.dumps(payload)
+
+        async def post() -> None:
+            own = body.replace(b'"RID"', f'"{uuid.uuid4().hex}."'.encode())
+            (await self._http.post(self._url, content=own, headers=self._headers)).raise_for_status()
+
+        return post
+
+
+def through_gateway(
+    http: httpx.AsyncClient, url: str, vectors: NDArray[np.float32], **arguments: Any
+) -> Callable[[], Awaitable[None]]:
+    body = orjson.dumps({"vectors": [encode(v) for v in vectors], "dtype": "float32", **arguments})
+
+    async def post() -> None:
+        reply = await http.post(f"{url}/verbalize", content=body, headers={"content-type": "application/json"})
+        reply.raise_for_status()
+
+    return post
+
+
+async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
+    """Throughput ratios at saturation, and the latency that the gateway adds."""
+    verbalizer = stack.settings().verbalizer
+    if verbalizer is None:
+        raise RuntimeError("this stack has no verbalizer")
+    some = vectors[np.arange(scale.requests) % len(vectors)]
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT, keepalive_expiry=2.0)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=600, limits=limits) as http,
+        AsyncNLAClient(stack.url, batch_size=BATCH_LIMIT) as client,
+    ):
+        direct = Direct(verbalizer, http)
+        straight = [direct.prepare(v, temperature=0) for v in some]
+        singles = [through_gateway(http, stack.url, v[None], temperature=0) for v in some]
+
+        async def by_engine() -> float:
+            return len(some) / (await at_once(IN_FLIGHT, straight))[2]
+
+        async def by_singles() -> float:
+            return len(some) / (await at_once(IN_FLIGHT, singles))[2]
+
+        async def by_client() -> float:
+            return len(some) / (await at_once(1, [lambda: client.verbalize(some, temperature=0)]))[2]
+
+        speed = await interleave(scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
+        p50, p99 = await _added_latency(straight, singles, scale)
+    return [
+        Figure("engine driven directly, 64 in flight", speed["engine"], "vectors/s"),
+        Figure("through the gateway, batches by NLAClient", speed["client"], "vectors/s"),
+        Figure("ratio, batches", ratios(speed["client"], speed["engine"]), "x", Target("at least", 0.95)),
+        Figure("through the gateway, one vector a request", speed["singles"], "vectors/s"),
+        Figure("ratio, one vector a request", ratios(speed["singles"], speed["engine"]), "x"),
+        Figure("added latency at concurrency 1, p50", p50, "ms", Target("at most", 3.0)),
+        Figure("added latency at concurrency 1, p99", p99, "ms"),
+    ]
+
+
+async def _added_latency(
+    straight: list[Callable[[], Awaitable[None]]], through: list[Callable[[], Awaitable[None]]], scale: Scale
+) -> tuple[list[float], list[float]]:
+    """Latency through the gateway less the engine's own, request by request in turns; ms at p50 and p99, by round."""
+    p50, p99 = [], []
+    for _ in range(scale.rounds):
+        alone, added = [], []
+        for k in range(scale.lone_requests):
+            alone += (await at_once(1, [straight[k % len(straight)]]))[0]
+            added += (await at_once(1, [through[k % len(through)]]))[0]
+        p50.append(1000 * (percentile(added, 50) - percentile(alone, 50)))
+        p99.append(1000 * (percentile(added, 99) - percentile(alone, 99)))
+    return p50, p99
+
+
+async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
+    """p99 of single requests, alone and beside batches of 512 without end."""
+    many = vectors[np.arange(LARGE_BATCH) % len(vectors)]
+    async with httpx.AsyncClient(trust_env=False, timeout=600) as http:
+        single = through_gateway(http, stack.url, vectors[:1], temperature=0)
+        batch = through_gateway(http, stack.url, many, temperature=0)
+
+        async def alone() -> float:
+            return percentile((await at_once(1, [single] * scale.lone_requests))[0], 99)
+
+        async def beside_batches() -> float:
+            load = asyncio.create_task(_for_ever(batch))
+            await asyncio.sleep(1.0)
+            p99 = await alone()
+            load.cancel()
+            with suppress(asyncio.CancelledError):
+                await load
+            await single()  # the engine has dropped the batch once this is through
+            return p99
+
+        p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches})
+    return [
+        Figure("single requests, p99, alone", [1000 * s for s in p99["alone"]], "ms"),
+        Figure("single requests, p99, beside batches of 512", [1000 * s for s in p99["beside"]], "ms"),
+        Figure("single requests, p99, ratio", ratios(p99["beside"], p99["alone"]), "x", Target("at most", 3.0)),
+    ]
+
+
+async def _for_ever(job: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await job()

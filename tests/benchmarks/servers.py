@@ -1,0 +1,81 @@
+"""What is measured against: a stock SGLang server, and checkpoints in which transport and scheduling dominate."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.checkpoints import make_tokenizer, write_sidecar
+from tests.stack import START_TIMEOUT_S, free_port
+
+STOP_S: Final = 30.0
+
+
+def make_wide_verbalizer(folder: Path, d_model: int) -> Path:
+    """Make a one-layer Llama of few small heads: as wide a vector as a large model's, and little to compute."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("llama")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=d_model, intermediate_size=128, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=1024,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_sidecar(folder, "av", tokenizer, "llama", d_model=d_model)
+    return folder
+
+
+def sidecar_of(folder: Path) -> dict[str, Any]:
+    sidecar: dict[str, Any] = yaml.safe_load((folder / "nla_meta.yaml").read_text())
+    return sidecar
+
+
+@contextmanager
+def stock_server(checkpoint: Path, log: Path, dtype: str) -> Iterator[str]:
+    """Serve a verbalizer as the public recipe does, on stock SGLang with the radix cache off; yields its URL."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-P", "-m", "sglang.launch_server", "--model-path", str(checkpoint)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", dtype]
+    command += ["--disable-radix-cache", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
+    command += ["--max-total-tokens", "32768", "--max-running-requests", "64", "--mem-fraction-static", "0.3"]
+    command += ["--cuda-graph-backend-prefill", "disabled", "--cuda-graph-backend-decode", "disabled"]
+    command += ["--skip-server-warmup", "--sleep-on-idle", "--log-level-http", "warning"]
+    # The CPU platform is ours, for stock SGLang runs on no plain CPU; the plugin stays out without NLA_ENGINE_ROLE.
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    platform = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **platform, "OMP_NUM_THREADS": threads}
+        )
+    try:
+        _wait_until_up(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/server_info", trust_env=False, timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError(f"the stock server did not start:\n{log.read_text(errors='replace')[-3000:]}")

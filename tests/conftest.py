@@ -1,0 +1,33 @@
+"""One demo stack for the whole session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nla_gateway.settings import Settings
+from nla_launch import demo as demo_package
+from tests.stack import Stack, serving
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The demo pair, served as `make demo` does."""
+    with serving(tmp_path_factory.mktemp("demo") / "log", "--preset", "demo") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def demo_settings(demo: Stack) -> Settings:
+    """The settings of the demo's gateway: addresses and keys of its engines."""
+    return demo.settings()
+
+
+@pytest.fixture(scope="session")
+def demo_vectors() -> NDArray[np.float32]:
+    """Held-out demo vectors [64, d_model]."""
+    with np.load(Path(str(demo_package.__file__)).parent / "vectors.npz") as stored:
+        vectors: NDArray[np.float32] = stored["vectors"]
+    return vectors
