@@ -104,6 +104,13 @@ class Pair:
         return Pair(folder / self.av.name, folder / self.ar.name, self.family)
 
 
+def make_reconstructor(folder: Path, family: Family, tokenizer: Any, blocks: int, **size: Any) -> None:
+    """Make a reconstructor of so many blocks, without sidecar."""
+    _causal(family, tokenizer, blocks).save_pretrained(folder, **size)
+    _drop_head_and_norm(folder)
+    save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, folder / "value_head.safetensors")
+
+
 def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False) -> Pair:
     """Make a pair below a folder; sharded: weights in several files with an index."""
     torch.manual_seed(sorted(SPECIALS).index(family))
@@ -114,10 +121,7 @@ def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal
     verbalizer.save_pretrained(pair.av, **size)
     if multimodal:
         Gemma3ImageProcessor(size={"height": 28, "width": 28}).save_pretrained(pair.av)
-    reconstructor = _causal(family, tokenizer, LAYER + 1)
-    reconstructor.save_pretrained(pair.ar, **size)
-    _drop_head_and_norm(pair.ar)
-    save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, pair.ar / "value_head.safetensors")
+    make_reconstructor(pair.ar, family, tokenizer, LAYER + 1, **size)
     for path, role in ((pair.av, "av"), (pair.ar, "ar")):
         tokenizer.save_pretrained(path)
         write_sidecar(path, role, tokenizer, family)
@@ -248,7 +252,9 @@ def _drop_head_and_norm(folder: Path) -> None:
         index.write_text(json.dumps(content))
 
 
-def write_sidecar(folder: Path, role: str, tokenizer: Any, family: Family, d_model: int = D_MODEL) -> None:
+def write_sidecar(
+    folder: Path, role: str, tokenizer: Any, family: Family, *, d_model: int = D_MODEL, layer: int = LAYER
+) -> None:
     """Write the sidecar of a checkpoint, in the released format."""
     marker = SPECIALS[family].marker
     ids = tokenizer.encode(f"<concept>{marker}</concept>", add_special_tokens=False)
@@ -259,7 +265,7 @@ def write_sidecar(folder: Path, role: str, tokenizer: Any, family: Family, d_mod
         "kind": "nla_model",
         "role": role,
         "d_model": d_model,
-        "extraction_layer_index": LAYER,
+        "extraction_layer_index": layer,
         "extraction": {"injection_scale": SCALE, "mse_scale": "sqrt_d_model"},
         "tokens": {
             "injection_char": marker,

@@ -40,14 +40,16 @@ the class that runs, one of ours, and the second keeps SGLang's checks by name t
 
 CONTEXT_LENGTH: Final = 2048
 RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
-IN_FLIGHT: Final[dict[tuple[Device, Role], int]] = {
-    ("cuda", "av"): 288,
-    ("cuda", "ar"): 16,
-    ("cpu", "av"): 72,
-    ("cpu", "ar"): 4,
+IN_FLIGHT: Final[dict[tuple[Device, Role], tuple[int, int]]] = {
+    ("cuda", "av"): (288, 128),
+    ("cuda", "ar"): (16, 4),
+    ("cpu", "av"): (72, 8),
+    ("cpu", "ar"): (4, 1),
 }
 """Requests at an engine at a time: all that can run and the next few. More would only wait there, first come first
-served, where the gateway's own line is fair. A reconstructor request holds up to 16 texts."""
+served, where the gateway's own line is fair. And, of them, those of large requests while small ones come in: on a CPU
+every sample slows the others down, on a GPU the first hundred cost little. A reconstructor request has up to 16 texts.
+"""
 POOL_TOKENS: Final[dict[tuple[Device, Role], int]] = {
     ("cuda", "av"): 131_072,
     ("cuda", "ar"): 32_768,
@@ -106,7 +108,12 @@ class EnginePlan:
     @property
     def max_in_flight(self) -> int:
         """Requests that the gateway may have at the engine at the same time."""
-        return IN_FLIGHT[self.device, self.role]
+        return IN_FLIGHT[self.device, self.role][0]
+
+    @property
+    def shared_in_flight(self) -> int:
+        """Those of them that large requests may have while small ones come in."""
+        return IN_FLIGHT[self.device, self.role][1]
 
     @property
     def weight_bytes(self) -> int | None:

@@ -89,6 +89,7 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         dtype=plan.dtype,
         context_length=plan.context_length,
         max_in_flight=plan.max_in_flight,
+        shared_in_flight=plan.shared_in_flight,
     )
     return ChildProcess(plan.label, plan.command(port, key), plan.environment()), settings
 

@@ -5,11 +5,15 @@ import logging
 import os
 import socket
 import sys
+from typing import Final
 
 import uvicorn
 
 from nla_gateway.app import create_app
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+
+KEEPALIVE_S: Final = 75
+"""Longer than clients keep idle connections (httpx 5 s, urllib3 until they break): they, not we, should close them."""
 
 
 def main() -> int:
@@ -32,6 +36,7 @@ def main() -> int:
         # What uvicorn says of starting and stopping, the launcher says in the words of the whole.
         log_level="debug" if settings.log_level == "debug" else "warning",
         server_header=False,
+        timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=int(settings.grace_s),
     )
     # As a socket and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.

@@ -1,9 +1,11 @@
 """Doing many things at once, and not too many: fan-out, fair turns, and the bounded queue."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from nla_gateway.errors import Overloaded
@@ -13,6 +15,10 @@ T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 2
 ITEMS_AT_A_TIME: Final = 32
+SMALL_REQUEST: Final = 4
+"""Samples or texts up to which a request counts as small."""
+SMALL_COMES_AGAIN_S: Final = 2.0
+"""How long after a small request another one is expected."""
 
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -35,49 +41,74 @@ async def map_in_slices(function: Callable[[S], T], items: Iterable[S]) -> list[
     return results
 
 
+@dataclass(frozen=True)
+class Owner:
+    """A request that waits for places, with the number of its samples or texts."""
+
+    name: str
+    items: int
+
+    @property
+    def small(self) -> bool:
+        """Whether somebody sits and waits for it, by its looks."""
+        return self.items <= SMALL_REQUEST
+
+
 class Turns:
     """A number of places at a time, given in turn to each owner that waits.
 
-    However many places one owner waits for, another's next one comes after at most one of them.
+    While small requests come in, large ones hold few places in all: everything that runs slows down everything else.
+    And however many places one owner waits for, another of its kind waits for at most one of them.
+
+    Args:
+        places: how many.
+        shared: how many of them large requests may hold while small ones come in.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+    def __init__(self, places: int, shared: int) -> None:
+        self._free, self._shared = places, shared
+        self._held_by_large = 0
+        self._small_until = 0.0
+        self._lines: dict[bool, dict[str, deque[asyncio.Future[None]]]] = {True: {}, False: {}}
 
     @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncIterator[None]:
+    async def turn(self, owner: Owner) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        await self._take(owner)
-        try:
-            yield
-        finally:
-            self._give_back()
-
-    async def _take(self, owner: str) -> None:
-        if self._free:
-            self._free -= 1
-            return
+        if owner.small:
+            self._small_until = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(place)
+        self._lines[owner.small].setdefault(owner.name, deque()).append(place)
+        self._hand_out()
         try:
             await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # given and cancelled in the same moment
-                self._give_back()
-            raise
+            yield
+        finally:
+            if place.done() and not place.cancelled():
+                self._free += 1
+                self._held_by_large -= not owner.small
+                self._hand_out()
 
-    def _give_back(self) -> None:
-        while self._waiting:
-            owner = next(iter(self._waiting))
-            places = self._waiting.pop(owner)
+    def _hand_out(self) -> None:
+        while self._free and (small := self._next_kind()) is not None:
+            line = self._lines[small]
+            name = next(iter(line))
+            places = line.pop(name)
             place = places.popleft()
             if places:
-                self._waiting[owner] = places  # behind the other owners
-            if not place.done():
+                line[name] = places  # behind the other owners
+            if not place.done():  # else its owner was cancelled
+                self._free -= 1
+                self._held_by_large += not small
                 place.set_result(None)
-                return
-        self._free += 1
+
+    def _next_kind(self) -> bool | None:
+        """Which kind of request the next place is for: True for small, None for nobody."""
+        small, large = self._lines[True], self._lines[False]
+        if large and self._held_by_large < self._shared:
+            return False  # their share is theirs, however many small ones wait
+        if small:
+            return True
+        return False if large and time.monotonic() >= self._small_until else None
 
 
 class Admission:

@@ -10,13 +10,18 @@ import httpx
 import numpy as np
 import orjson
 import pybase64
+from httpx_aiohttp import AiohttpTransport
 from numpy.typing import NDArray
 
-from nla_gateway.concurrency import Turns
+from nla_gateway.concurrency import Owner, Turns
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.settings import EngineSettings
 
 RETRY_AFTER_S: Final = 5
+
+CONNECTIONS: Final = httpx.Limits(max_connections=0, keepalive_expiry=2.0)
+"""0 sets no limit: requests wait in Turns. SGLang closes idle connections after 5 s; one that it is just closing must
+not be used again."""
 
 EngineState = Literal["starting", "ready", "failed"]
 
@@ -34,15 +39,13 @@ class Engine:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
-        self._turns = Turns(settings.max_in_flight)
+        self._turns = Turns(settings.max_in_flight, settings.shared_in_flight)
         self._http = httpx.AsyncClient(
             base_url=settings.url,
             headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
-            # SGLang closes idle connections after 5 s; one that it is just closing must not be used again.
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=settings.max_in_flight, keepalive_expiry=2.0
-            ),
+            # httpx's own looks through all connections at every request: with 64, that was half of the gateway's work.
+            transport=AiohttpTransport(limits=CONNECTIONS),
             trust_env=False,  # a proxy from the environment must not stand between us and loopback
         )
 
@@ -67,7 +70,7 @@ class Engine:
         if (error := self.unavailable()) is not None:
             raise error
 
-    def turn(self, owner: str) -> AbstractAsyncContextManager[None]:
+    def turn(self, owner: Owner) -> AbstractAsyncContextManager[None]:
         """Wait until the engine has room for one more request, and hold the place; owners take turns."""
         return self._turns.turn(owner)
 
@@ -129,7 +132,7 @@ class Engine:
         """Turn what httpx raises into what a caller may be told."""
         try:
             yield
-        except httpx.TimeoutException:
+        except httpx.ReadTimeout:
             raise RequestTimeout(f"the {self.label} did not answer in time") from None
         except httpx.TransportError as error:
             message = f"the connection to the {self.label} broke: {type(error).__name__}"

@@ -29,7 +29,7 @@ from nla_client.wire import (
     VerbalizeResult,
     encode_vector,
 )
-from nla_gateway.concurrency import gather, map_in_slices
+from nla_gateway.concurrency import Owner, gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
 from nla_gateway.fields import as_list, field_names, parse_vectors
 from nla_gateway.gateway import Gateway
@@ -51,8 +51,8 @@ class VerbalizeJob:
         self._vectors: list[NDArray[np.float32]] = []
         self._injected: list[Injection] = []
         self._seed = secrets.randbelow(2**31) if call.seed is None else call.seed
-        self._owner = owner_of(request_id)
         count = len(as_list(call.vectors))
+        self._owner = owner_of(request_id, count * call.n)
         check_batch(gateway, count, "vectors")
         self._check_sampling(count)
         self._places = [(index, sample) for index in range(count) for sample in range(call.n)]
@@ -161,9 +161,9 @@ class VerbalizeJob:
             raise PayloadTooLarge(message, param="vectors")
 
 
-def owner_of(request_id: str) -> str:
+def owner_of(request_id: str, items: int) -> Owner:
     """Name a request within the gateway and the engines; callers may use one request id twice."""
-    return f"{request_id}.{uuid.uuid4().hex[:8]}"
+    return Owner(f"{request_id}.{uuid.uuid4().hex[:8]}", items)
 
 
 async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:
@@ -198,7 +198,7 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
     check_batch(gateway, len(texts), "texts")
     reconstructor = gateway.reconstructor()
     with gateway.admission.admit(len(texts)):
-        work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner_of(request_id))
+        work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         vectors, usage = await within(gateway, work)
     encoded = await map_in_slices(lambda vector: encode_vector(vector, call.dtype), vectors)
     return ReconstructResponse(
@@ -221,7 +221,7 @@ async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> Crit
     d_model = reconstructor.sidecar.d_model
     vectors = await parse_vectors(call.vectors, call.dtype, d_model)
     with gateway.admission.admit(len(texts)):
-        work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id))
+        work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         scores, usage = await within(gateway, work)
     results = [CriticResult(index=index, **dict(values)) for index, values in enumerate(scores)]
     return CriticResponse(model=reconstructor.settings.model, results=results, usage=usage)

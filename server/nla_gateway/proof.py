@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from nla_gateway.concurrency import Owner
 from nla_gateway.engine import Engine
 from nla_gateway.errors import RequestError
 from nla_gateway.reconstructor import Reconstructor
@@ -87,7 +88,7 @@ async def prove_reconstruction(reconstructor: Reconstructor) -> None:
     Raises:
         ProofError: they do not.
     """
-    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS), "proof")
+    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS), Owner("proof", 2))
     d_model = reconstructor.sidecar.d_model
     for vector in vectors:
         if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import Score, Usage
-from nla_gateway.concurrency import gather, map_in_slices
+from nla_gateway.concurrency import Owner, gather, map_in_slices
 from nla_gateway.engine import Engine
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.prompt import ReconstructorPrompt
@@ -35,7 +35,7 @@ class Reconstructor:
         self._tokenizing = asyncio.Lock()
 
     async def reconstruct(
-        self, texts: list[str], params: Sequence[str | None], owner: str
+        self, texts: list[str], params: Sequence[str | None], owner: Owner
     ) -> tuple[list[NDArray[np.float32]], Usage]:
         """Rebuild one float32 vector [d] for each text, in order.
 
@@ -54,7 +54,7 @@ class Reconstructor:
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
 
     async def _embed(
-        self, texts: list[str], params: Sequence[str | None], owner: str
+        self, texts: list[str], params: Sequence[str | None], owner: Owner
     ) -> tuple[list[NDArray[np.float32]], int]:
         async with self.engine.turn(owner):
             async with self._tokenizing:
@@ -66,7 +66,7 @@ class Reconstructor:
         return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
 
     async def score(
-        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: str
+        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner
     ) -> tuple[list[Score], Usage]:
         """Score each text against its vector [d]; otherwise as `reconstruct`.
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import FinishReason, Usage, VerbalizeRequest
+from nla_gateway.concurrency import Owner
 from nla_gateway.engine import RETRY_AFTER_S, Engine
 from nla_gateway.errors import EngineUnavailable, InvalidRequest, RequestError
 from nla_gateway.injection import Injection, injection, rescale
@@ -37,21 +38,20 @@ class Generated:
 class Ticket:
     """Which sample is asked for, of which request."""
 
-    owner: str
-    """The request; its samples wait in one line."""
+    owner: Owner
     rid: str
     """The sample's id in the engine."""
     seed: int
 
 
-def ticket(owner: str, seed: int, index: int, sample: int) -> Ticket:
+def ticket(owner: Owner, seed: int, index: int, sample: int) -> Ticket:
     """Form the ticket of one sample of one vector.
 
     Its seed depends on seed + index alone, so that a batch split over requests with seeds moved on samples the same.
     """
     own_seed = int(np.random.SeedSequence([seed + index, sample]).generate_state(1)[0]) >> 1
     # The last dot matters: SGLang aborts every request whose id starts with the given one.
-    return Ticket(owner, f"{owner}.{index}.{sample}.", own_seed)
+    return Ticket(owner, f"{owner.name}.{index}.{sample}.", own_seed)
 
 
 class Verbalizer:

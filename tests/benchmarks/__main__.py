@@ -42,6 +42,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures = [figure for d_model in (3584, 8192) for figure in against_recipe(Path(folder), d_model, FULL)]
+        figures += deep_reconstructor(Path(folder), FULL)
         on_demo, grown = demo_rows(Path(folder), FULL)
     figures += on_demo
     report.write(arguments.out, figures, grown)
@@ -72,6 +73,16 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
     return figures
 
 
+def deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
+    """The rows on a reconstructor as deep as a real one; the demo's has two blocks."""
+    logger.info("a deep reconstructor: starting")
+    checkpoint = servers.make_deep_reconstructor(folder / "deep")
+    flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
+    with serving(folder / "deep.log", *flags) as stack:
+        logger.info("measuring")
+        return asyncio.run(reconstruct.measure("21 narrow blocks", stack.url, checkpoint, scale))
+
+
 def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
     """The rows on the demo pair: its own stack, and one with a small KV pool."""
     logger.info("the demo pair: starting")
@@ -94,7 +105,7 @@ def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
     rows: dict[str, Callable[[], list[Figure]]] = {
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),
         "fairness": lambda: asyncio.run(gateway.measure_fairness(stack, vectors, scale)),
-        "reconstruct": lambda: asyncio.run(reconstruct.measure(stack, DEMO / "reconstructor", scale)),
+        "reconstruct": lambda: asyncio.run(reconstruct.measure("demo pair", stack.url, DEMO / "reconstructor", scale)),
         "end to end": lambda: asyncio.run(whole.measure_scored(stack, vectors, scale)),
     }
     for name, row in rows.items():

@@ -9,11 +9,12 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import orjson
+from httpx_aiohttp import AiohttpTransport
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
-from nla_gateway.engine import Engine
+from nla_gateway.engine import CONNECTIONS, Engine
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer, sampling
 from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, percentile, ratios
@@ -22,7 +23,6 @@ from tests.stack import Stack
 
 IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
-BATCH_LIMIT: Final = 64
 
 
 class Direct:
@@ -45,6 +45,11 @@ class Direct:
         return post
 
 
+def open_http() -> httpx.AsyncClient:
+    """A plain client that does not itself become the limit."""
+    return httpx.AsyncClient(trust_env=False, timeout=600, transport=AiohttpTransport(limits=CONNECTIONS))
+
+
 def through_gateway(
     http: httpx.AsyncClient, url: str, vectors: NDArray[np.float32], **arguments: Any
 ) -> Callable[[], Awaitable[None]]:
@@ -63,10 +68,9 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
     if verbalizer is None:
         raise RuntimeError("this stack has no verbalizer")
     some = vectors[np.arange(scale.requests) % len(vectors)]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=IN_FLIGHT, keepalive_expiry=2.0)
     async with (
-        httpx.AsyncClient(trust_env=False, timeout=600, limits=limits) as http,
-        AsyncNLAClient(stack.url, batch_size=BATCH_LIMIT) as client,
+        open_http() as http,
+        AsyncNLAClient(stack.url) as client,
     ):
         direct = Direct(verbalizer, http)
         straight = [direct.prepare(v, temperature=0) for v in some]
@@ -112,7 +116,7 @@ async def _added_latency(
 async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """p99 of single requests, alone and beside batches of 512 without end."""
     many = vectors[np.arange(LARGE_BATCH) % len(vectors)]
-    async with httpx.AsyncClient(trust_env=False, timeout=600) as http:
+    async with open_http() as http:
         single = through_gateway(http, stack.url, vectors[:1], temperature=0)
         batch = through_gateway(http, stack.url, many, temperature=0)
 

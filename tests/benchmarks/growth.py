@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
 from tests.benchmarks.figures import Figure, Scale, Target, at_once, percentile
-from tests.benchmarks.gateway import through_gateway
+from tests.benchmarks.gateway import open_http, through_gateway
 from tests.stack import Stack
 
 MEGABYTE: Final = 2**20
@@ -37,7 +36,7 @@ def gateway_bytes(stack: Stack) -> int:
 async def by_concurrency(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Point]:
     """Single-vector requests, more and more at a time."""
     points = []
-    async with httpx.AsyncClient(trust_env=False, timeout=600, limits=httpx.Limits(max_connections=None)) as http:
+    async with open_http() as http:
         for concurrency in scale.concurrencies:
             count = max(min(LEAST_REQUESTS, scale.requests), 2 * concurrency)
             some = vectors[np.arange(count) % len(vectors)]

@@ -9,7 +9,6 @@ import torch
 from nla_client import AsyncNLACritic
 from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, ratios
 from tests.reference import ReferenceReconstructor
-from tests.stack import Stack
 
 PADDED_BATCH: Final = 32
 WORDS: Final = ("cooking", "French", "geometry", "anger", "databases", "irony", "fishing", "past tense", "music")
@@ -21,10 +20,10 @@ def make_texts(count: int) -> list[str]:
     return [f"Mostly {', '.join(row[: 3 + k % 10])}." for k, row in enumerate(chosen)]
 
 
-async def measure(stack: Stack, checkpoint: Path, scale: Scale) -> list[Figure]:
+async def measure(name: str, url: str, checkpoint: Path, scale: Scale) -> list[Figure]:
     """Texts/s of the three, in float32."""
     reference, texts = ReferenceReconstructor(checkpoint), make_texts(scale.texts)
-    async with AsyncNLACritic(stack.url) as critic:
+    async with AsyncNLACritic(url) as critic:
 
         async def by_us() -> float:
             return len(texts) / (await at_once(1, [lambda: critic.reconstruct(texts, dtype="float32")]))[2]
@@ -45,12 +44,13 @@ async def measure(stack: Stack, checkpoint: Path, scale: Scale) -> list[Figure]:
 
         _check_same(await critic.reconstruct(texts[:4], dtype="float32"), reference, texts[:4])
         speed = await interleave(scale.rounds, {"one": one_by_one, "padded": padded, "ours": by_us})
+    to_one, to_padded = ratios(speed["ours"], speed["one"]), ratios(speed["ours"], speed["padded"])
     return [
-        Figure("reconstruct: transformers one by one", speed["one"], "texts/s"),
-        Figure("reconstruct: transformers in padded batches of 32", speed["padded"], "texts/s"),
-        Figure("reconstruct: nla-serve", speed["ours"], "texts/s"),
-        Figure("reconstruct: ratio to one by one", ratios(speed["ours"], speed["one"]), "x", Target("at least", 3)),
-        Figure("reconstruct: ratio to padded batches", ratios(speed["ours"], speed["padded"]), "x"),
+        Figure(f"reconstruct, {name}: transformers one by one", speed["one"], "texts/s"),
+        Figure(f"reconstruct, {name}: transformers, padded batches of 32", speed["padded"], "texts/s"),
+        Figure(f"reconstruct, {name}: nla-serve", speed["ours"], "texts/s"),
+        Figure(f"reconstruct, {name}: ratio to one by one", to_one, "x", Target("at least", 3)),
+        Figure(f"reconstruct, {name}: ratio to padded batches", to_padded, "x"),
     ]
 
 

@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import torch
-import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.checkpoints import make_tokenizer, write_sidecar
+from tests.checkpoints import make_reconstructor, make_tokenizer, write_sidecar
 from tests.stack import START_TIMEOUT_S, free_port
 
 STOP_S: Final = 30.0
+QWEN_LAYER: Final = 20
 
 
 def make_wide_verbalizer(folder: Path, d_model: int) -> Path:
@@ -36,9 +36,14 @@ def make_wide_verbalizer(folder: Path, d_model: int) -> Path:
     return folder
 
 
-def sidecar_of(folder: Path) -> dict[str, Any]:
-    sidecar: dict[str, Any] = yaml.safe_load((folder / "nla_meta.yaml").read_text())
-    return sidecar
+def make_deep_reconstructor(folder: Path) -> Path:
+    """Make a narrow Qwen2 reconstructor, as deep as that of the released Qwen2.5-7B pair."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("qwen2")
+    make_reconstructor(folder, "qwen2", tokenizer, QWEN_LAYER + 1)
+    tokenizer.save_pretrained(folder)
+    write_sidecar(folder, "ar", tokenizer, "qwen2", layer=QWEN_LAYER)
+    return folder
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from tests.stack import Stack
 
 def test_every_row(demo: Stack, tmp_path: Path) -> None:
     checkpoint = DEMO / "verbalizer"
-    with servers.stock_server(checkpoint, tmp_path / "log", "float32") as stock:
+    # Stock SGLang takes input_embeds in bfloat16 alone.
+    with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
         figures = asyncio.run(wire.measure(demo.url, stock, checkpoint, "float32", SMOKE))
     on_the_demo, growth = on_demo(demo, SMOKE)
     figures += on_the_demo

@@ -15,6 +15,7 @@ from nla_gateway.parsing import parse
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer
 from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, ratios
+from tests.benchmarks.gateway import open_http
 from tests.reference import ReferenceVerbalizer
 
 IN_FLIGHT: Final = 16
@@ -61,7 +62,7 @@ async def verbalize(http: httpx.AsyncClient, url: str, vector: NDArray[np.float3
 
 async def measure(ours: str, stock: str, checkpoint: Path, dtype: str, scale: Scale) -> list[Figure]:
     """Vectors/s of both, their ratio, and the bytes of a request on each engine's wire."""
-    async with httpx.AsyncClient(trust_env=False, timeout=600, limits=httpx.Limits(max_connections=None)) as http:
+    async with open_http() as http:
         recipe = Recipe(checkpoint, stock, http)
         vectors = np.random.default_rng(0).standard_normal((scale.requests, recipe.d_model)).astype(np.float32)
         few = vectors[: scale.recipe_requests]
@@ -99,7 +100,7 @@ async def _check_same(recipe: Recipe, http: httpx.AsyncClient, ours: str, vector
 def _engine_bytes(checkpoint: Path, dtype: Any, vector: NDArray[np.float32]) -> int:
     settings = EngineSettings(
         url="http://127.0.0.1:9", api_key="", checkpoint=checkpoint, model="m", dtype=dtype, context_length=1024,
-        max_in_flight=1,
+        max_in_flight=1, shared_in_flight=1,
     )  # fmt: skip
     part = Verbalizer(Engine("verbalizer", settings, timeout_s=1), settings)
     return len(orjson.dumps(part.payload(part.inject(vector), dict(SAMPLING), "0.0.")))

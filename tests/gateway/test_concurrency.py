@@ -1,8 +1,9 @@
 import asyncio
+import time
 
 import pytest
 
-from nla_gateway.concurrency import Admission, Turns, gather, map_in_slices
+from nla_gateway.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Turns, gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, Overloaded
 
 
@@ -65,47 +66,84 @@ def test_map_in_slices_keeps_the_order_and_lets_others_in_between() -> None:
     assert log.index("other") < 199
 
 
-async def hold(turns: Turns, owner: str, log: list[str], running: set[object] | None = None) -> None:
-    async with turns.turn(owner):
-        log.append(owner)
-        if running is not None:
-            token = object()
-            running.add(token)
-            assert len(running) <= 2
+class Line:
+    """Owners that hold their places until told to give one back."""
+
+    def __init__(self, places: int, shared: int) -> None:
+        self.turns = Turns(places, shared)
+        self.holding: list[tuple[str, asyncio.Event]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def ask(self, name: str, items: int) -> None:
+        self.tasks += [asyncio.create_task(self._hold(Owner(name, items))) for _ in range(items)]
+
+    async def _hold(self, owner: Owner) -> None:
+        async with self.turns.turn(owner):
+            done = asyncio.Event()
+            self.holding.append((owner.name, done))
+            await done.wait()
+
+    async def settle(self) -> list[str]:
+        for _ in range(4):
             await asyncio.sleep(0)
-            running.remove(token)
-        await asyncio.sleep(0)
+        return [name for name, _ in self.holding]
+
+    async def give_back(self, name: str) -> list[str]:
+        """One place of an owner; returns who holds places then."""
+        place = next(place for place in self.holding if place[0] == name)
+        self.holding.remove(place)
+        place[1].set()
+        return await self.settle()
 
 
-def test_turns_go_to_owners_not_to_whoever_waits_longest() -> None:
-    async def work() -> list[str]:
-        log: list[str] = []
-        turns = Turns(2)
-        many = [asyncio.create_task(hold(turns, "many", log, set())) for _ in range(50)]
-        await asyncio.sleep(0)
-        await asyncio.gather(*(hold(turns, owner, log) for owner in ("b", "c")))
-        position = len(log)
-        await asyncio.gather(*many)
-        assert len(log) == 52
-        return log[:position]
-
-    assert len(asyncio.run(work())) < 15
-
-
-def test_turns_are_given_back_however_their_holders_end() -> None:
+def test_a_large_request_alone_takes_all_places_and_owners_take_turns() -> None:
     async def work() -> None:
-        turns, log = Turns(2), list[str]()
-        running = set[object]()
-        for _ in range(20):
-            tasks = [asyncio.create_task(hold(turns, str(i % 7), log, running)) for i in range(40)]
-            for moment in range(8):
-                await asyncio.sleep(0)
-                for task in tasks[moment::8]:
-                    task.cancel()  # while it waits, holds, or has just been given a place
-            await asyncio.gather(*tasks, return_exceptions=True)
-            running.clear()
-        log.clear()
-        await asyncio.wait_for(asyncio.gather(*(hold(turns, "last", log) for _ in range(6))), 1)
-        assert turns._free == 2
+        line = Line(4, 1)
+        line.ask("many", 50)
+        assert await line.settle() == ["many"] * 4
+        line.ask("others", 50)
+        for _ in range(4):
+            await line.give_back("many")
+        assert sorted(await line.settle()) == ["many"] * 2 + ["others"] * 2
+
+    asyncio.run(work())
+
+
+def test_large_requests_make_room_while_small_ones_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        line = Line(4, 1)
+        line.ask("many", 50)
+        await line.settle()
+        line.ask("small", 1)
+        assert await line.give_back("many") == ["many"] * 3 + ["small"]
+        assert await line.give_back("small") == ["many"] * 3  # a place is kept for the next small one
+        assert await line.give_back("many") == ["many"] * 2
+        assert await line.give_back("many") == ["many"]
+        assert await line.give_back("many") == ["many"]  # its share stays its own
+        line.ask("small again", 2)
+        assert await line.settle() == ["many", "small again", "small again"]
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + SMALL_COMES_AGAIN_S + 1)
+        assert sorted(await line.give_back("small again")) == ["many"] * 3 + ["small again"]
+
+    asyncio.run(work())
+
+
+def test_places_are_given_back_however_their_holders_end() -> None:
+    async def work() -> None:
+        line = Line(3, 1)
+        for k in range(200):
+            line.ask(str(k % 7), 1 + k % 9)
+            if k % 3 == 0:
+                line.tasks[(k * 17) % len(line.tasks)].cancel()  # while it waits, holds, or was just given its place
+            if k % 5 == 0:
+                await line.settle()
+            if line.holding and k % 2:
+                line.holding.pop(0)[1].set()
+        for task in line.tasks:
+            task.cancel()
+        await asyncio.gather(*line.tasks, return_exceptions=True)
+        assert line.turns._free == 3
+        assert line.turns._held_by_large == 0
 
     asyncio.run(work())

@@ -18,7 +18,7 @@ def verbalizer(folder: Path, **sidecar: Any) -> Verbalizer:
     edit_sidecar(pair.av, sidecar)
     settings = EngineSettings(
         url="http://127.0.0.1:9", api_key="k", checkpoint=pair.av, model="m", dtype="bfloat16", context_length=512,
-        max_in_flight=1,
+        max_in_flight=1, shared_in_flight=1,
     )  # fmt: skip
     return Verbalizer(Engine("verbalizer", settings, timeout_s=1), settings)
 
