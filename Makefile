@@ -1,12 +1,13 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
+# make bench-gpu   the same on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test bench lint format openapi clean
+.PHONY: help demo test bench bench-gpu lint format openapi clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +38,10 @@ test: lint
 bench: $(READY)
 	@echo "==> benchmarks, on real SGLang engines (about 15 minutes)"
 	@exec $(BIN)/python -m tests.benchmarks --out build/bench
+
+bench-gpu: $(READY)
+	@echo "==> benchmarks on CUDA GPUs"
+	@exec $(BIN)/python -m tests.benchmarks.gpu --out build/bench-gpu
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -23,22 +23,28 @@ def read(folder: Path) -> dict[str, Any]:
     return sidecar
 
 
+def prompt_ids(folder: Path) -> list[int]:
+    """A verbalizer's prompt, the marker in it."""
+    sidecar, tokenizer = read(folder), AutoTokenizer.from_pretrained(folder)
+    content = sidecar["prompt_templates"]["av"].format(injection_char=sidecar["tokens"]["injection_char"])
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
 class ReferenceVerbalizer:
     """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32."""
 
     def __init__(self, folder: Path) -> None:
-        self.sidecar = read(folder)
+        self.sidecar, self._prompt_ids = read(folder), prompt_ids(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
         loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
         self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
 
     def prompt_ids(self) -> list[int]:
-        content = self.sidecar["prompt_templates"]["av"].format(injection_char=self.sidecar["tokens"]["injection_char"])
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self._prompt_ids)
 
     @torch.no_grad()
     def greedy(self, vector: NDArray[np.float32] | None, max_tokens: int) -> list[int]:

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
+    add("--workers", type=_positive, default=1, metavar="N", help="gateway processes (default 1; see the README)")
     add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
@@ -65,8 +66,9 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, api_key=arguments.api_key or None, log_level=arguments.log_level
-    )
+        engines, preset, listener, host=arguments.host, api_key=arguments.api_key or None,
+        log_level=arguments.log_level, workers=arguments.workers,
+    )  # fmt: skip
     return 0
 
 

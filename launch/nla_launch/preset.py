@@ -20,6 +20,9 @@ FIXED_ARGUMENTS: Final = {
     "--json-model-override-args": "it selects the classes that inject and reconstruct",
     "--skip-tokenizer-init": "without a tokenizer no sample stops at its closing tag",
     "--sampling-backend": "only SGLang's pytorch sampler takes a seed for each request",
+    "--incremental-streaming-output": "the gateway reads the text so far, not its last piece",
+    "--admin-api-key": "the gateway could no longer end requests whose callers have gone",
+    "--config": "give its arguments themselves, so that they can be checked",
     "--speculative-algorithm": "draft models do not see injected vectors",
 }
 """SGLang arguments that a preset may not set, each with the reason."""

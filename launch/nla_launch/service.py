@@ -7,9 +7,11 @@ import random
 import secrets
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
+from nla_gateway.metrics import COUNTERS_VARIABLE
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
@@ -47,8 +49,18 @@ def serve(
     host: str,
     api_key: str | None,
     log_level: str,
+    workers: int,
 ) -> None:
     """Run the service until it is told to stop.
+
+    Args:
+        engines: what to start.
+        preset: what is known of the pair.
+        listener: where users connect; closed here and handed to the gateways.
+        host: its address, as the user gave it.
+        api_key: what callers must show, or None.
+        log_level: of the gateways.
+        workers: gateway processes.
 
     Raises:
         ServiceError: it failed.
@@ -63,18 +75,34 @@ def serve(
         api_key=api_key,
         log_level=log_level,
     )
-    gateway = ChildProcess(
-        "gateway",
-        [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno())],
-        {SETTINGS_VARIABLE: settings.model_dump_json(), "CUDA_VISIBLE_DEVICES": ""},
-        hands_over=(listener,),
-        level=logging.INFO,
-    )
-    url, own_url = (f"http://{_for_url(name)}:{listener.getsockname()[1]}" for name in (host, _reachable(host)))
-    supervisor = Supervisor(
-        [child for child, _ in parts.values()], gateway, url=url, ready_url=f"{own_url}/ready", grace_s=settings.grace_s
-    )
-    asyncio.run(supervisor.run())
+    url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
+        gateways = _start_of_gateways(settings.share_of(workers), listener, workers, counters)
+        listener.close()  # they have it now, and it ends with them: connections must fail after a stop
+        supervisor = Supervisor([child for child, _ in parts.values()], gateways, url=url, grace_s=settings.grace_s)
+        asyncio.run(supervisor.run())
+
+
+def _start_of_gateways(
+    settings: Settings, listener: socket.socket, workers: int, counters: str
+) -> dict[str, ChildProcess]:
+    """Form the gateways, by the URL at which each alone says whether it is ready."""
+    environment = {
+        SETTINGS_VARIABLE: settings.model_dump_json(),
+        COUNTERS_VARIABLE: counters,
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    gateways = {}
+    for number in range(1, workers + 1):
+        own, shared = listen("127.0.0.1", 0), listener.dup()
+        gateways[f"http://127.0.0.1:{own.getsockname()[1]}/ready"] = ChildProcess(
+            "gateway" if workers == 1 else f"gateway {number}",
+            [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(shared.fileno()), str(own.fileno())],
+            environment,
+            hands_over=(shared, own),
+            level=logging.INFO,
+        )
+    return gateways
 
 
 def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings]:
@@ -111,10 +139,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
 def _for_url(host: str) -> str:

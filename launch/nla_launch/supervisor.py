@@ -22,21 +22,20 @@ LINES_SHOWN: Final = 20
 
 
 class Supervisor:
-    """Runs a gateway and its engines until told to stop, or until one of them fails.
+    """Runs gateways and their engines until told to stop, or until one of them fails.
 
     Args:
         engines: the engines' processes.
-        gateway: the gateway's process.
-        url: where the gateway listens, for users.
-        ready_url: the gateway's `/ready`, for us.
+        gateways: the gateways' processes, by the URL of each one's `/ready`.
+        url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
     """
 
     def __init__(
-        self, engines: list[ChildProcess], gateway: ChildProcess, *, url: str, ready_url: str, grace_s: float
+        self, engines: list[ChildProcess], gateways: dict[str, ChildProcess], *, url: str, grace_s: float
     ) -> None:
-        self._engines, self._gateway = engines, gateway
-        self._url, self._ready_url, self._grace_s = url, ready_url, grace_s
+        self._engines, self._gateways, self._ready_urls = engines, list(gateways.values()), list(gateways)
+        self._url, self._grace_s = url, grace_s
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -49,7 +48,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            for child in [*self._engines, self._gateway]:
+            for child in [*self._engines, *self._gateways]:
                 await child.start()
                 logger.info("%s: starting", child.label)
             await self._watch()
@@ -59,7 +58,7 @@ class Supervisor:
     async def _watch(self) -> None:
         stop = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(self._until_ready())
-        deaths = {asyncio.create_task(child.wait()): child for child in [*self._engines, self._gateway]}
+        deaths = {asyncio.create_task(child.wait()): child for child in [*self._engines, *self._gateways]}
         waiting: set[asyncio.Task[Any]] = {stop, ready, *deaths}
         try:
             while not stop.done():
@@ -92,29 +91,31 @@ class Supervisor:
                 await asyncio.sleep(POLL_S)
 
     async def _newly_ready(self, http: httpx.AsyncClient, seen: set[str], seconds: float) -> list[str] | None:
-        """Report engines that have become ready; return those that have not, or None while nobody answers."""
+        """Report engines that are ready for all gateways; return those that are not, None while one gives no answer."""
         try:
-            engines = (await http.get(self._ready_url)).json()["engines"]
+            answers = [(await http.get(url)).json()["engines"] for url in self._ready_urls]
         except (httpx.HTTPError, ValueError, KeyError):
             return None
-        for label, engine in engines.items():
-            if engine["state"] == "failed":
-                raise ServiceError(f"the {label} failed its self-test: {engine['reason']}")
-            if engine["state"] == "ready" and label not in seen:
+        for label in answers[0]:
+            engines = [answer[label] for answer in answers]
+            for engine in engines:
+                if engine["state"] == "failed":
+                    raise ServiceError(f"the {label} failed its self-test: {engine['reason']}")
+            if label not in seen and all(engine["state"] == "ready" for engine in engines):
                 seen.add(label)
                 logger.info("%s: ready after %.0f s, self-test passed", label, seconds)
-        return [label for label in engines if label not in seen]
+        return [label for label in answers[0] if label not in seen]
 
     async def _shut_down(self) -> None:
-        """Stop the gateway first, so that it can finish what its engines are doing; then the engines."""
+        """Stop the gateways first, so that they can finish what the engines are doing; then the engines."""
         logger.info("stopping")
-        await self._gateway.stop(self._grace_s + 5.0)
+        await asyncio.gather(*(gateway.stop(self._grace_s + 5.0) for gateway in self._gateways))
         await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines))
         logger.info("stopped")
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            for child in [self._gateway, *self._engines]:
+            for child in [*self._gateways, *self._engines]:
                 child.kill()
         self._stop.set()
 

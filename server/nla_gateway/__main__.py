@@ -1,4 +1,4 @@
-"""`python -m nla_gateway --fd N`: serves the app on a listening socket that the launcher opened."""
+"""`python -m nla_gateway --fd N ...`: serves the app on listening sockets that the launcher opened."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ KEEPALIVE_S: Final = 75
 def main() -> int:
     """Read the settings from the environment and serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m nla_gateway", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the listening socket")
+    parser.add_argument("--fd", type=int, required=True, nargs="+", help="file descriptors of listening sockets")
     arguments = parser.parse_args()
     settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
     logging.basicConfig(
@@ -27,8 +27,7 @@ def main() -> int:
         stream=sys.stderr,
         format="%(levelname)s %(message)s",
     )
-    for noisy in ("httpx", "httpcore"):  # a line for each byte moved
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request to an engine
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -39,8 +38,8 @@ def main() -> int:
         timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=int(settings.grace_s),
     )
-    # As a socket and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])
     return 0
 
 

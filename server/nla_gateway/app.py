@@ -13,8 +13,10 @@ from nla_gateway.gateway import open_gateway
 from nla_gateway.http import EdgeMiddleware, install_error_handlers
 from nla_gateway.metrics import Metrics
 from nla_gateway.proof import prove_when_up
+from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.routes import router
 from nla_gateway.settings import Settings
+from nla_gateway.verbalizer import Verbalizer
 
 DESCRIPTION: Final = (
     "Natural Language Autoencoders: activation vectors to words, words to vectors, and how near they come."
@@ -30,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(settings, metrics) as gateway:
             app.state.gateway = gateway
-            proofs = [asyncio.create_task(prove_when_up(part)) for part in gateway.parts]
+            proofs = [asyncio.create_task(_prove(part, metrics)) for part in gateway.parts]
             try:
                 yield
             finally:
@@ -50,6 +52,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+async def _prove(part: Verbalizer | Reconstructor, metrics: Metrics) -> None:
+    metrics.engine(part.engine.label, ready=False)
+    await prove_when_up(part)
+    metrics.engine(part.engine.label, ready=part.engine.state == "ready")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -112,10 +112,15 @@ class Turns:
 
 
 class Admission:
-    """Counts what is accepted and not yet answered, and refuses what would pass the limit."""
+    """Counts what is accepted and not yet answered, and refuses what would pass the limit.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    Args:
+        limit: of the count.
+        report: is told the count whenever it changes.
+    """
+
+    def __init__(self, limit: int, report: Callable[[int], None]) -> None:
+        self.limit, self._report = limit, report
         self.count = 0
 
     @contextmanager
@@ -128,8 +133,12 @@ class Admission:
         if self.count and self.count + items > self.limit:
             message = f"{self.count} samples and texts are waiting already; at most {self.limit} may"
             raise Overloaded(message, retry_after_s=RETRY_AFTER_S)
-        self.count += items
+        self._change(items)
         try:
             yield
         finally:
-            self.count -= items
+            self._change(-items)
+
+    def _change(self, items: int) -> None:
+        self.count += items
+        self._report(self.count)

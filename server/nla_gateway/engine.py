@@ -45,7 +45,7 @@ class Engine:
             headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
             # httpx's own looks through all connections at every request: with 64, that was half of the gateway's work.
-            transport=AiohttpTransport(limits=CONNECTIONS),
+            transport=AiohttpTransport(limits=CONNECTIONS, trust_env=False),
             trust_env=False,  # a proxy from the environment must not stand between us and loopback
         )
 
@@ -135,7 +135,7 @@ class Engine:
         except httpx.ReadTimeout:
             raise RequestTimeout(f"the {self.label} did not answer in time") from None
         except httpx.TransportError as error:
-            message = f"the connection to the {self.label} broke: {type(error).__name__}"
+            message = f"the connection to the {self.label} broke: {type(error.__cause__ or error).__name__}"
             raise EngineUnavailable(message, retry_after_s=RETRY_AFTER_S) from None
 
     @asynccontextmanager

@@ -89,7 +89,7 @@ async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Ga
             )
         if verbalizer and reconstructor:
             check_pair(verbalizer.sidecar, reconstructor.sidecar)
-        yield Gateway(settings, verbalizer, reconstructor, metrics, Admission(limits.max_queue))
+        yield Gateway(settings, verbalizer, reconstructor, metrics, Admission(limits.max_queue, metrics.queue.set))
 
 
 def check_pair(av: Sidecar, ar: Sidecar) -> None:

@@ -1,26 +1,39 @@
-"""Prometheus metrics of the gateway, in a registry of their own."""
+"""Prometheus metrics of the gateway; over all gateways, where there are several."""
+
+import os
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from nla_client.wire import Usage
+
+COUNTERS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder where several gateways keep their counts together; prometheus_client looks for it."""
 
 
 class Metrics:
     """What the gateway counts."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter("nla_requests", "Requests answered.", ["endpoint", "status"], registry=self._registry)
+        own = CollectorRegistry()
+        self._requests = Counter("nla_requests", "Requests answered.", ["endpoint", "status"], registry=own)
         self._seconds = Histogram(
-            "nla_request_seconds",
-            "Time to the last byte of the answer.",
-            ["endpoint"],
-            registry=self._registry,
+            "nla_request_seconds", "Time to the last byte of the answer.", ["endpoint"], registry=own
         )
-        self._tokens = Counter("nla_tokens", "Verbalizer tokens.", ["kind"], registry=self._registry)
-        self._samples = Counter("nla_samples", "Texts sampled.", ["complete"], registry=self._registry)
-        self.queue = Gauge("nla_queue", "Samples and texts accepted and not yet answered.", registry=self._registry)
-        self.ready = Gauge("nla_engine_ready", "1 when the self-test has passed.", ["engine"], registry=self._registry)
+        self._tokens = Counter("nla_tokens", "Verbalizer tokens.", ["kind"], registry=own)
+        self._samples = Counter("nla_samples", "Texts sampled.", ["complete"], registry=own)
+        self.queue = Gauge(
+            "nla_queue", "Samples and texts accepted and not yet answered.", registry=own, multiprocess_mode="livesum"
+        )
+        self._ready = Gauge(
+            "nla_engine_ready", "1 when the self-test has passed.", ["engine"], registry=own,
+            multiprocess_mode="livemin",
+        )  # fmt: skip
+        self._shown = own
+        if COUNTERS_VARIABLE in os.environ:
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown)  # type: ignore[no-untyped-call]
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count one finished request."""
@@ -34,6 +47,10 @@ class Metrics:
         self._tokens.labels("cached").inc(usage.cached_tokens)
         self._tokens.labels("completion").inc(usage.completion_tokens)
 
+    def engine(self, label: str, *, ready: bool) -> None:
+        """Note whether an engine has passed its self-test."""
+        self._ready.labels(label).set(ready)
+
     def text(self) -> bytes:
         """Render everything in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._shown)

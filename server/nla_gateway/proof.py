@@ -6,6 +6,7 @@ answers unit vectors without a word. Both look fine, so both are disproved here,
 
 import asyncio
 import logging
+import uuid
 from typing import Any, Final
 
 import numpy as np
@@ -79,7 +80,7 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
     if _distance(one, await _logprobs(verbalizer, first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
         raise ProofError("the same vector gives different logits when the prompt's start comes from the cache")
     # Sampling compiles a kernel on first use; no caller should wait for it.
-    await verbalizer.engine.generate(verbalizer.payload(None, SAMPLED, "proof.sampled."))
+    await verbalizer.engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")))
 
 
 async def prove_reconstruction(reconstructor: Reconstructor) -> None:
@@ -122,7 +123,7 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
 
 async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int, float]:
     injected = None if vector is None else verbalizer.inject(vector)
-    payload = verbalizer.payload(injected, ONE_TOKEN, f"proof.{name}.")
+    payload = verbalizer.payload(injected, ONE_TOKEN, _rid(name))
     # From the marker on, so that the marker's own request reuses as much as the others and is computed as they are.
     payload |= {
         "return_logprob": True,
@@ -135,6 +136,11 @@ async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int,
     if not all(logprob is not None and np.isfinite(logprob) for logprob in top.values()):
         raise ProofError("the logits are not finite: check the sidecar's injection_scale")
     return top
+
+
+def _rid(name: str) -> str:
+    """An id of its own: several gateways may prove one engine at the same time."""
+    return f"proof.{name}.{uuid.uuid4().hex}."
 
 
 def _distance(one: dict[int, float], other: dict[int, float]) -> float:

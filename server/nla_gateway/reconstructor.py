@@ -48,22 +48,24 @@ class Reconstructor:
             InvalidRequest: a text is too long.
         """
         parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
-        answers = await gather(self._embed(texts[part], params[part], owner) for part in parts)
+        # All of them before the engine works on any, and part by part, so that other requests get in between.
+        prompts = [await self._encode(texts[part], params[part]) for part in parts]
+        answers = await gather(self._embed(part, owner) for part in prompts)
         vectors = [vector for part, _ in answers for vector in part]
         tokens = sum(count for _, count in answers)
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
 
-    async def _embed(
-        self, texts: list[str], params: Sequence[str | None], owner: Owner
-    ) -> tuple[list[NDArray[np.float32]], int]:
-        async with self.engine.turn(owner):
-            async with self._tokenizing:
-                prompts = await asyncio.to_thread(self._encode, texts, params)
-            return await self.engine.embed(prompts, self.settings.model)
+    async def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
+        def encode() -> list[list[int]]:
+            pairs = zip(texts, params, strict=True)
+            return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
 
-    def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
-        pairs = zip(texts, params, strict=True)
-        return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
+        async with self._tokenizing:
+            return await asyncio.to_thread(encode)
+
+    async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
+        async with self.engine.turn(owner):
+            return await self.engine.embed(prompts, self.settings.model)
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner

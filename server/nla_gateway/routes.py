@@ -131,11 +131,7 @@ async def info(request: Request) -> Info:
 @router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})
 async def metrics(request: Request) -> Response:
     """Show Prometheus metrics."""
-    gateway = _gateway(request)
-    gateway.metrics.queue.set(gateway.admission.count)
-    for part in gateway.parts:
-        gateway.metrics.ready.labels(part.engine.label).set(part.engine.state == "ready")
-    return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(_gateway(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 class EventsResponse(StreamingResponse):

@@ -1,7 +1,7 @@
 """What the gateway is told at its start, as one frozen model. It reads no flags and no files of its own."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,3 +52,15 @@ class Settings(_Frozen):
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
     grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")
+
+    def share_of(self, workers: int) -> Self:
+        """Form the settings of one of several gateways on the same engines: each has its part of their places."""
+
+        def part(engine: EngineSettings | None) -> EngineSettings | None:
+            if engine is None:
+                return None
+            places = max(2, -(-engine.max_in_flight // workers))  # one for large requests, one for small ones
+            shared = min(places - 1, -(-engine.shared_in_flight // workers))
+            return engine.model_copy(update={"max_in_flight": places, "shared_in_flight": shared})
+
+        return self.model_copy(update={"verbalizer": part(self.verbalizer), "reconstructor": part(self.reconstructor)})

@@ -2,13 +2,21 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.benchmarks import report, servers, whole, wire
+from transformers import Qwen2Config
+
+from nla_launch.gpus import Gpu
+from tests.benchmarks import gpu, report, servers, whole, wire
 from tests.benchmarks.__main__ import DEMO, demo_vectors, on_demo
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
 from tests.stack import Stack
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_row(demo: Stack, tmp_path: Path) -> None:
@@ -27,6 +35,39 @@ def test_every_row(demo: Stack, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
+
+
+TINY = gpu.Shape(
+    "tiny",
+    "qwen2",
+    Qwen2Config(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=2000, max_position_embeddings=1024, tie_word_embeddings=False,
+    ),
+    layer=2,
+    gpus=1,
+)  # fmt: skip
+
+
+def test_the_gpu_rows_on_the_cpu(tmp_path: Path) -> None:
+    figures = gpu.run(TINY, tmp_path, ["--device", "cpu"], vectors=8, rounds=1)
+    assert len(figures) == 7
+    assert all(figure.median > 0 for figure in figures)
+
+
+def test_shapes_that_do_not_fit_say_so() -> None:
+    large = [Gpu(number, "test", 80 * 10**9) for number in range(8)]
+    assert gpu.misfit(gpu.SHAPES[0], large[:1], 10**12) is None
+    assert "8 GPUs" in str(gpu.misfit(gpu.SHAPES[1], large[:4], 10**12))
+    assert gpu.misfit(gpu.SHAPES[1], large, 10**12) is None
+    assert "on disk" in str(gpu.misfit(gpu.SHAPES[1], large, 10**11))
+
+
+def test_without_a_gpu_one_line_says_so() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout == "bench-gpu: skipped, this machine has no CUDA GPU\n"
 
 
 def test_targets() -> None:

@@ -39,7 +39,8 @@ def test_the_first_failure_cancels_the_rest() -> None:
 
 
 def test_admission_is_bounded_and_gives_places_back() -> None:
-    admission = Admission(3)
+    reported: list[int] = []
+    admission = Admission(3, reported.append)
     with admission.admit(2):
         with pytest.raises(Overloaded) as caught, admission.admit(2):
             pass
@@ -49,6 +50,7 @@ def test_admission_is_bounded_and_gives_places_back() -> None:
     assert admission.count == 0
     with admission.admit(10):
         pass
+    assert reported == [2, 3, 2, 0, 10, 0]
 
 
 def test_map_in_slices_keeps_the_order_and_lets_others_in_between() -> None:

@@ -1,0 +1,255 @@
+"""`make bench-gpu`: pairs shaped like released ones, with random weights, on CUDA GPUs.
+
+Weights are written to disk and not left to SGLang's dummy format, whose weights are so small that no vector changes any
+logit: the engines would fail their self-test, and rightly.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from nla_client import AsyncNLAClient, AsyncNLACritic
+from nla_launch.gpus import Gpu, find_gpus
+from tests.benchmarks import report
+from tests.benchmarks.figures import Figure, at_once, interleave, ratios
+from tests.benchmarks.reconstruct import make_texts
+from tests.checkpoints import Family, make_tokenizer, write_sidecar
+from tests.stack import serving
+
+logger = logging.getLogger("bench-gpu")
+
+ANSWER_TOKENS: Final = 120
+SPREAD: Final = 0.02
+SHARD_BYTES: Final = 4 * 10**9
+ROOM: Final = 1.3
+"""Memory and disk wanted, over the weights alone."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pair to make."""
+
+    name: str
+    family: Family
+    config: PreTrainedConfig
+    layer: int
+    gpus: int
+
+    def of(self, role: str) -> PreTrainedConfig:
+        blocks = self.config.num_hidden_layers if role == "av" else self.layer + 1
+        return type(self.config)(**{**self.config.to_dict(), "num_hidden_layers": blocks, "layer_types": None})
+
+
+SHAPES: Final = (
+    Shape(
+        "Qwen2.5-7B",
+        "qwen2",
+        Qwen2Config(
+            hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+            num_key_value_heads=4, vocab_size=152064, max_position_embeddings=32768, tie_word_embeddings=False,
+        ),
+        layer=20,
+        gpus=1,
+    ),
+    Shape(
+        "Llama-3.3-70B",
+        "llama",
+        LlamaConfig(
+            hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,
+            num_key_value_heads=8, head_dim=128, vocab_size=128256, max_position_embeddings=131072,
+            tie_word_embeddings=False,
+        ),
+        layer=53,
+        gpus=8,
+    ),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Measure each shape that fits; say in one line why another does not."""
+    parser = argparse.ArgumentParser(prog="make bench-gpu", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/bench-gpu"), help="folder for JSON and plots")
+    arguments = parser.parse_args()
+    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    gpus = find_gpus()
+    if not gpus:
+        sys.stdout.write("bench-gpu: skipped, this machine has no CUDA GPU\n")
+        return 0
+    figures: list[Figure] = []
+    for shape in SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            if (problem := misfit(shape, gpus, shutil.disk_usage(folder).free)) is not None:
+                sys.stdout.write(f"bench-gpu: {shape.name} skipped, {problem}\n")
+                continue
+            figures += run(shape, Path(folder), ["--tp", str(shape.gpus)], vectors=2048, rounds=5)
+    if figures:
+        report.write(arguments.out, figures, {})
+        sys.stdout.write(f"{report.table(figures)}\n\n{len(gpus)} x {gpus[0].name}\n")
+    return 0
+
+
+def misfit(shape: Shape, gpus: list[Gpu], disk_bytes: int) -> str | None:
+    """Tell why a shape does not fit, or None."""
+    weights = sum(2 * sum(tensor.numel() for tensor in _tensors(shape.of(role)).values()) for role in ("av", "ar"))
+    memory = sum(gpu.memory_bytes for gpu in gpus[: shape.gpus])
+    if len(gpus) < shape.gpus or memory < ROOM * weights:
+        return f"it wants {shape.gpus} GPUs and {ROOM * weights / 1e9:.0f} GB of their memory"
+    if disk_bytes < ROOM * weights:
+        return f"it wants {ROOM * weights / 1e9:.0f} GB on disk"
+    return None
+
+
+def run(shape: Shape, folder: Path, flags: list[str], *, vectors: int, rounds: int) -> list[Figure]:
+    """Make a pair, serve it and measure it, and then SGLang alone on the same verbalizer."""
+    logger.info("%s: making checkpoints", shape.name)
+    av, ar = (make(folder / f"made-{role}", shape, role) for role in ("av", "ar"))
+    logger.info("%s: starting", shape.name)
+    with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags) as stack:
+        logger.info("%s: measuring", shape.name)
+        figures = asyncio.run(measure(shape, stack.url, vectors, rounds))
+    logger.info("%s: SGLang alone", shape.name)
+    alone = offline(av, flags, vectors, rounds)
+    name = f"{shape.name}: SGLang's own offline engine, as many tokens, no vectors"
+    share = [rate / float(np.median(alone)) for rate in figures[0].values]
+    return [*figures, Figure(name, alone, "prompts/s"), Figure(f"{shape.name}: share of offline", share, "x")]
+
+
+async def measure(shape: Shape, url: str, vectors: int, rounds: int) -> list[Figure]:
+    """Rates of everything that is served, with the real lengths of prompts and answers."""
+    some = np.random.default_rng(0).standard_normal((vectors, shape.config.hidden_size)).astype(np.float32)
+    texts = make_texts(vectors)
+    busy: list[float] = []
+    async with AsyncNLAClient(url, timeout=600) as nla, AsyncNLACritic(url, timeout=600) as critic:
+
+        async def rate(work: Any) -> float:
+            return vectors / (await at_once(1, [work]))[2]
+
+        async def verbalized() -> float:
+            with _watching(busy):
+                return await rate(lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS))
+
+        speed = await interleave(
+            rounds,
+            {
+                "verbalize": verbalized,
+                "first token": lambda: rate(lambda: nla.verbalize(some, max_tokens=1)),
+                "scored": lambda: rate(lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS, score=True)),
+                "reconstruct": lambda: rate(lambda: critic.reconstruct(texts)),
+            },
+        )
+    prefill = [100 * share for share in ratios(speed["verbalize"], speed["first token"])]
+    name = shape.name
+    return [
+        Figure(f"{name}: verbalize", speed["verbalize"], "vectors/s"),
+        Figure(f"{name}: verbalize with score", speed["scored"], "vectors/s"),
+        Figure(f"{name}: reconstruct", speed["reconstruct"], "texts/s"),
+        Figure(f"{name}: time in prefill", prefill, "%"),
+        Figure(f"{name}: time in decode", [100 - share for share in prefill], "%"),
+        *([Figure(f"{name}: GPU busy while verbalizing", busy, "%")] if busy else []),
+    ]
+
+
+def make(folder: Path, shape: Shape, role: str) -> Path:
+    """Write a checkpoint of random weights, every tensor a piece of the same random numbers."""
+    folder.mkdir()
+    config, tokenizer = shape.of(role), make_tokenizer(shape.family)
+    config.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    config.architectures = [f"{shape.family.capitalize()}ForCausalLM"]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _fill_vocabulary(folder / "tokenizer.json", config.vocab_size)
+    d_model = config.hidden_size
+    write_sidecar(folder, role, tokenizer, shape.family, d_model=d_model, layer=shape.layer)
+    tensors = _tensors(config)
+    noise = SPREAD * torch.randn(max(t.numel() for t in tensors.values()) + 10**6, dtype=torch.bfloat16)
+    starts = np.random.default_rng(0).integers(10**6, size=len(tensors) + 1)
+
+    def piece(start: int, like: torch.Tensor) -> torch.Tensor:
+        return noise[start : start + like.numel()].view(like.shape).clone()
+
+    if role == "ar":
+        tensors = {name: like for name, like in tensors.items() if name not in ("lm_head.weight", "model.norm.weight")}
+        head = torch.empty(d_model, d_model, device="meta")
+        save_file({"weight": piece(int(starts[-1]), head)}, folder / "value_head.safetensors")
+    shard: dict[str, torch.Tensor] = {}
+    index: dict[str, str] = {}
+    for start, (name, like) in zip(starts, tensors.items(), strict=False):
+        shard[name] = torch.ones(like.shape, dtype=torch.bfloat16) if "norm" in name else piece(int(start), like)
+        index[name] = f"model-{len(index):05}.safetensors"
+        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES or len(index) == len(tensors):
+            index |= dict.fromkeys(shard, index[name])
+            save_file(shard, folder / index[name], {"format": "pt"})
+            shard = {}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return folder
+
+
+def _tensors(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Names and shapes of a model's weights, without the weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return dict(model.state_dict())
+
+
+def _fill_vocabulary(path: Path, size: int) -> None:
+    """Give every token id a text: random weights sample any of them."""
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    taken = {*vocabulary.values(), *(token["id"] for token in content["added_tokens"])}
+    vocabulary |= {f"<unused{number}>": number for number in range(size) if number not in taken}
+    path.write_text(json.dumps(content))
+
+
+def offline(checkpoint: Path, flags: list[str], prompts: int, rounds: int) -> list[float]:
+    """Prompts/s of SGLang's offline engine, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.offline", str(checkpoint), "--prompts", str(prompts)]
+    command += ["--tokens", str(ANSWER_TOKENS), "--rounds", str(rounds), *flags]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rates: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return rates
+
+
+@contextmanager
+def _watching(busy: list[float]) -> Iterator[None]:
+    """Add the mean share of time in which the first GPU was busy; nothing where there is none."""
+    import pynvml
+
+    ended, seen = threading.Event(), list[float]()
+
+    def watch() -> None:
+        try:
+            pynvml.nvmlInit()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            while not ended.wait(0.1):
+                seen.append(float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+        except pynvml.NVMLError:
+            return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        busy += [float(np.mean(seen))] if seen else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Several gateways on one address and the same engines."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.plain import texts_of, verbalize
+from tests.stack import serving
+
+REQUESTS = 40
+
+
+def total(metrics: str, name: str) -> float:
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE))
+
+
+def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
+    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", "--workers", "2") as stack:
+        vectors = [demo_vectors[k : k + 1] for k in range(REQUESTS)]
+        with ThreadPoolExecutor(16) as pool:
+            apart = list(pool.map(lambda vector: texts_of(verbalize(stack, vector))[0], vectors))
+        assert apart == texts_of(verbalize(stack, demo_vectors[:REQUESTS]))
+
+        # Each on a connection of its own, which the kernel gives to whichever gateway is free.
+        for _ in range(REQUESTS):
+            assert httpx.get(f"{stack.url}/v1/info", trust_env=False).json()["limits"]["max_queue"] == 4096
+        log = stack.log_text()
+        assert "gateway 1 | INFO" in log
+        assert "gateway 2 | INFO" in log
+
+        metrics = stack.http.get("/metrics").text
+        assert total(metrics, "nla_requests_total") >= 2 * REQUESTS + 1
+        assert total(metrics, "nla_samples_total") == 2 * REQUESTS
+        assert total(metrics, "nla_engine_ready") == 1
+        assert total(metrics, "nla_queue") == 0
