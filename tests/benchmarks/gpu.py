@@ -211,7 +211,9 @@ def _fill_vocabulary(path: Path, size: int) -> None:
     """Give every token id a text: random weights sample any of them."""
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]
-    taken = {*vocabulary.values(), *(token["id"] for token in content["added_tokens"])}
+    # Added tokens too: those that are in no vocabulary would be numbered anew, after its end.
+    vocabulary |= {token["content"]: token["id"] for token in content["added_tokens"]}
+    taken = set(vocabulary.values())
     vocabulary |= {f"<unused{number}>": number for number in range(size) if number not in taken}
     path.write_text(json.dumps(content))
 
