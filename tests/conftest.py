@@ -1,14 +1,13 @@
 """One demo stack for the whole session."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from nla_gateway.settings import Settings
-from nla_launch import demo as demo_package
+from tests.plain import load_demo_vectors
 from tests.stack import Stack, serving
 
 
@@ -28,6 +27,4 @@ def demo_settings(demo: Stack) -> Settings:
 @pytest.fixture(scope="session")
 def demo_vectors() -> NDArray[np.float32]:
     """Held-out demo vectors [64, d_model]."""
-    with np.load(Path(str(demo_package.__file__)).parent / "vectors.npz") as stored:
-        vectors: NDArray[np.float32] = stored["vectors"]
-    return vectors
+    return load_demo_vectors()

@@ -1,12 +1,37 @@
 """Talking to a stack as plainly as can be: no client of ours, no codec of ours."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_gateway.settings import EngineSettings
+from nla_launch import demo
 from tests.stack import Stack
+
+DEMO = Path(str(demo.__file__)).parent
+
+
+def load_demo_vectors() -> NDArray[np.float32]:
+    """Held-out demo vectors [64, d_model]."""
+    with np.load(DEMO / "vectors.npz") as stored:
+        vectors: NDArray[np.float32] = stored["vectors"]
+    return vectors
+
+
+def verbalizer_of(stack: Stack) -> EngineSettings:
+    engine = stack.settings().verbalizer
+    assert engine is not None
+    return engine
+
+
+def flush_cache(engine: EngineSettings) -> None:
+    """Empty an engine's prefix cache."""
+    headers = {"authorization": f"Bearer {engine.api_key}"}
+    httpx.post(f"{engine.url}/flush_cache", headers=headers, trust_env=False).raise_for_status()
 
 
 def encode(vector: NDArray[np.float32]) -> str:

@@ -62,6 +62,7 @@ class ReferenceVerbalizer:
         out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
         return [int(token) for token in out[0]]
 
+    @torch.no_grad()
     def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
         """Embeddings [1, T, d] of the prompt with the vector in it, and of tokens after it."""
         ids = self.prompt_ids()
@@ -73,9 +74,8 @@ class ReferenceVerbalizer:
         return embeds
 
     @torch.no_grad()
-    def narrowest_choice(self, vector: NDArray[np.float32], max_tokens: int) -> float:
-        """Least difference between the two best logits on the greedy path: near 0, rounding decides."""
-        new_ids = self.greedy(vector, max_tokens)
+    def narrowest_choice(self, vector: NDArray[np.float32], new_ids: list[int]) -> float:
+        """Least difference between the two best logits on the way along `new_ids`: near 0, rounding decides."""
         logits = self.model(inputs_embeds=self.embeds(vector, new_ids)).logits[0, -len(new_ids) - 1 : -1]
         best = logits.topk(2).values
         return float((best[:, 0] - best[:, 1]).min())

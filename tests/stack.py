@@ -19,6 +19,8 @@ from nla_gateway.settings import SETTINGS_VARIABLE, Settings
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
+ON_CPU: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+"""Run a stock SGLang on any CPU: only the platform is ours, the plugin stays out without NLA_ENGINE_ROLE."""
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Stack:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+        # No limits: to keep them httpcore closes connections that another thread has begun to use (its issue 1110).
+        self.http = httpx.Client(base_url=self.url, timeout=120, limits=httpx.Limits(), trust_env=False)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")

@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import httpx
 
@@ -17,6 +17,10 @@ from nla_client.settings import Settings
 from nla_client.stream import AsyncEventStream, EventStream
 
 T = TypeVar("T")
+
+UNLIMITED: Final = httpx.Limits()
+"""How many requests are under way is the caller's choice. And to keep within a limit httpcore may close a connection
+that another thread has just begun to use, which then hangs (encode/httpcore#1110)."""
 
 
 class Connection:
@@ -30,6 +34,7 @@ class Connection:
             base_url=settings.base_url,
             headers=settings.headers(),
             timeout=settings.timeouts(),
+            limits=UNLIMITED,
             transport=transport,
         )
 
@@ -107,6 +112,7 @@ class AsyncConnection:
             base_url=settings.base_url,
             headers=settings.headers(),
             timeout=settings.timeouts(),
+            limits=UNLIMITED,
             transport=transport,
         )
 

@@ -41,9 +41,9 @@ the class that runs, one of ours, and the second keeps SGLang's checks by name t
 CONTEXT_LENGTH: Final = 2048
 RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
 IN_FLIGHT: Final[dict[tuple[Device, Role], tuple[int, int]]] = {
-    ("cuda", "av"): (288, 128),
+    ("cuda", "av"): (RUNNING_REQUESTS["cuda"] + 32, 128),
     ("cuda", "ar"): (16, 4),
-    ("cpu", "av"): (72, 8),
+    ("cpu", "av"): (RUNNING_REQUESTS["cpu"] + 8, 8),
     ("cpu", "ar"): (4, 1),
 }
 """Requests at an engine at a time: all that can run and the next few. More would only wait there, first come first

@@ -88,4 +88,4 @@ def load_preset(name_or_file: str) -> Preset:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise LaunchError(f"preset {path}: {where}: {problem['msg']}") from None
+        raise LaunchError(f"preset {path}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None

@@ -11,8 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from nla_gateway.metrics import COUNTERS_VARIABLE
-from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
+from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
 from nla_launch.preset import Preset

@@ -35,6 +35,7 @@ class Supervisor:
         self, engines: list[ChildProcess], gateways: dict[str, ChildProcess], *, url: str, grace_s: float
     ) -> None:
         self._engines, self._gateways, self._ready_urls = engines, list(gateways.values()), list(gateways)
+        self._children = [*self._engines, *self._gateways]
         self._url, self._grace_s = url, grace_s
         self._stop = asyncio.Event()
 
@@ -48,7 +49,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            for child in [*self._engines, *self._gateways]:
+            for child in self._children:
                 await child.start()
                 logger.info("%s: starting", child.label)
             await self._watch()
@@ -58,7 +59,7 @@ class Supervisor:
     async def _watch(self) -> None:
         stop = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(self._until_ready())
-        deaths = {asyncio.create_task(child.wait()): child for child in [*self._engines, *self._gateways]}
+        deaths = {asyncio.create_task(child.wait()): child for child in self._children}
         waiting: set[asyncio.Task[Any]] = {stop, ready, *deaths}
         try:
             while not stop.done():
@@ -115,7 +116,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            for child in [*self._gateways, *self._engines]:
+            for child in self._children:
                 child.kill()
         self._stop.set()
 

@@ -1,15 +1,12 @@
 """Prometheus metrics of the gateway; over all gateways, where there are several."""
 
 import os
-from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from nla_client.wire import Usage
-
-COUNTERS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the folder where several gateways keep their counts together; prometheus_client looks for it."""
+from nla_gateway.settings import COUNTERS_VARIABLE
 
 
 class Metrics:

@@ -9,6 +9,8 @@ from nla_client.wire import VectorDType
 
 SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
 """Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
+COUNTERS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder where several gateways keep their counts together; prometheus_client looks for it."""
 
 
 class _Frozen(BaseModel):

@@ -1,6 +1,5 @@
 """`make bench`: every row, on real engines, in one run. Figures are ratios within the run; see the README."""
 
-import argparse
 import asyncio
 import logging
 import sys
@@ -11,19 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from nla_launch import demo as demo_package
 from nla_launch.preset import preset_folder
 from tests.benchmarks import gateway, growth, reconstruct, report, servers, startup, whole, wire
 from tests.benchmarks.figures import FULL, Figure, Scale
+from tests.plain import DEMO, load_demo_vectors
 from tests.stack import Stack, serving
 
 logger = logging.getLogger("bench")
 
-DEMO: Final = Path(str(demo_package.__file__)).parent
 DTYPE: Final = "bfloat16"
 """What GPUs serve in; it sets the size of a vector on the wire."""
 SMALL_POOL: Final = 4096
@@ -33,29 +29,18 @@ Growth = dict[str, list[growth.Point]]
 
 def main() -> int:
     """Measure everything, print the table, write JSON and plots."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for JSON and plots")
-    arguments = parser.parse_args()
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "httpcore", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    out = report.start("make bench", __doc__, "build/bench")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures = [figure for d_model in (3584, 8192) for figure in against_recipe(Path(folder), d_model, FULL)]
         figures += deep_reconstructor(Path(folder), FULL)
         on_demo, grown = demo_rows(Path(folder), FULL)
     figures += on_demo
-    report.write(arguments.out, figures, grown)
+    report.write(out, figures, grown)
     where = report.machine()
     sys.stdout.write(f"{report.table(figures)}\n\n{where['cores']} cores of {where['cpu']}, {where['memory_gib']} GiB;")
-    sys.stdout.write(f" {time.monotonic() - started:.0f} s; JSON and plots in {arguments.out}\n")
+    sys.stdout.write(f" {time.monotonic() - started:.0f} s; JSON and plots in {out}\n")
     return 0
-
-
-def demo_vectors() -> NDArray[np.float32]:
-    with np.load(DEMO / "vectors.npz") as stored:
-        vectors: NDArray[np.float32] = stored["vectors"]
-    return vectors
 
 
 def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
@@ -67,7 +52,7 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
         ours = stack.enter_context(serving(folder / f"ours-{d_model}.log", *flags))
         stock = stack.enter_context(servers.stock_server(checkpoint, folder / f"stock-{d_model}.log", DTYPE))
         logger.info("measuring")
-        figures = asyncio.run(wire.measure(ours.url, stock, checkpoint, DTYPE, scale))
+        figures = asyncio.run(wire.measure(ours, stock, checkpoint, scale))
         if d_model == 8192:
             figures += asyncio.run(growth.memory(ours, d_model, scale))
     return figures
@@ -94,13 +79,13 @@ def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
     preset["engine_args"] = {"av": ["--max-total-tokens", str(SMALL_POOL)]}
     (folder / "small.yaml").write_text(yaml.safe_dump(preset))
     with serving(folder / "small.log", "--preset", str(folder / "small.yaml"), "--only", "av") as stack:
-        figures += whole.measure_cached(stack, demo_vectors(), scale)
+        figures += whole.measure_cached(stack, load_demo_vectors(), scale)
     return figures, grown
 
 
 def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
     """The rows that any stack of the demo pair serves."""
-    vectors = demo_vectors()
+    vectors = load_demo_vectors()
     figures: list[Figure] = []
     rows: dict[str, Callable[[], list[Figure]]] = {
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-T = TypeVar("T")
+Job = Callable[[], Awaitable[object]]
 Side = Callable[[], Awaitable[float]]
 
 
@@ -74,17 +75,17 @@ class Figure:
     values: list[float]
     unit: str
     target: Target | None = None
-    median: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "median", float(np.median(self.values)))
+    @property
+    def median(self) -> float:
+        return float(np.median(self.values))
 
     @property
     def reached(self) -> bool | None:
         return None if self.target is None else self.target.reached_by(self.median)
 
     def as_json(self) -> dict[str, Any]:
-        target = None if self.target is None else {"sense": self.target.sense, "value": self.target.value}
+        target = None if self.target is None else asdict(self.target)
         spread = [float(min(self.values)), float(max(self.values))]
         return {"name": self.name, "unit": self.unit, "median": self.median, "spread": spread,
                 "rounds": self.values, "target": target, "reached": self.reached}  # fmt: skip
@@ -106,19 +107,29 @@ def ratios(one: list[float], other: list[float]) -> list[float]:
     return [a / b for a, b in zip(one, other, strict=True)]
 
 
-async def at_once(limit: int, jobs: Iterable[Callable[[], Awaitable[T]]]) -> tuple[list[float], list[T], float]:
-    """Run jobs, `limit` at the same time; returns the seconds of each, their results, and the seconds of all."""
+async def at_once(limit: int, jobs: Iterable[Job]) -> tuple[list[float], float]:
+    """Run jobs, `limit` at the same time; returns the seconds of each and of all."""
     free = asyncio.Semaphore(limit)
 
-    async def timed(job: Callable[[], Awaitable[T]]) -> tuple[float, T]:
+    async def timed(job: Job) -> float:
         async with free:
             started = time.perf_counter()
-            result = await job()
-            return time.perf_counter() - started, result
+            await job()
+            return time.perf_counter() - started
 
     started = time.perf_counter()
-    done = await asyncio.gather(*(timed(job) for job in jobs))
-    return [seconds for seconds, _ in done], [result for _, result in done], time.perf_counter() - started
+    return await asyncio.gather(*(timed(job) for job in jobs)), time.perf_counter() - started
+
+
+async def rate(count: int, *jobs: Job, limit: int = 1) -> float:
+    """Items/s of jobs that are worth `count` items in all."""
+    _, seconds = await at_once(limit, jobs)
+    return count / seconds
+
+
+def repeated(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """So many vectors [count, d], over and over the same ones."""
+    return vectors[np.arange(count) % len(vectors)]
 
 
 def percentile(seconds: list[float], share: float) -> float:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,8 +17,8 @@ from nla_client.wire import VerbalizeRequest
 from nla_gateway.engine import CONNECTIONS, Engine
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer, sampling
-from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, percentile, ratios
-from tests.plain import encode
+from tests.benchmarks.figures import Figure, Job, Scale, Target, at_once, interleave, percentile, rate, ratios, repeated
+from tests.plain import encode, verbalizer_of
 from tests.stack import Stack
 
 IN_FLIGHT: Final = 64
@@ -33,10 +33,15 @@ class Direct:
         self._url, self._http = f"{settings.url}/generate", http
         self._headers = {"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"}
 
-    def prepare(self, vector: NDArray[np.float32], **arguments: Any) -> Callable[[], Awaitable[None]]:
+    def body(self, vector: NDArray[np.float32], **arguments: Any) -> bytes:
+        """What the gateway sends to its engine for one sample."""
         call = VerbalizeRequest(vectors="", **arguments)
         payload = self._part.payload(self._part.inject(vector), sampling(call, 0), "RID")
-        body = orjson.dumps(payload)
+        return orjson.dumps(payload)
+
+    def prepare(self, vector: NDArray[np.float32], **arguments: Any) -> Job:
+        """One request, ready to be sent any number of times."""
+        body = self.body(vector, **arguments)
 
         async def post() -> None:
             own = body.replace(b'"RID"', f'"{uuid.uuid4().hex}."'.encode())
@@ -52,38 +57,37 @@ def open_http() -> httpx.AsyncClient:
 
 def through_gateway(
     http: httpx.AsyncClient, url: str, vectors: NDArray[np.float32], **arguments: Any
-) -> Callable[[], Awaitable[None]]:
+) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """One request of these vectors, ready to be sent any number of times."""
     body = orjson.dumps({"vectors": [encode(v) for v in vectors], "dtype": "float32", **arguments})
 
-    async def post() -> None:
+    async def post() -> dict[str, Any]:
         reply = await http.post(f"{url}/verbalize", content=body, headers={"content-type": "application/json"})
-        reply.raise_for_status()
+        answer: dict[str, Any] = reply.raise_for_status().json()
+        return answer
 
     return post
 
 
 async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """Throughput ratios at saturation, and the latency that the gateway adds."""
-    verbalizer = stack.settings().verbalizer
-    if verbalizer is None:
-        raise RuntimeError("this stack has no verbalizer")
-    some = vectors[np.arange(scale.requests) % len(vectors)]
+    some = repeated(vectors, scale.requests)
     async with (
         open_http() as http,
         AsyncNLAClient(stack.url) as client,
     ):
-        direct = Direct(verbalizer, http)
+        direct = Direct(verbalizer_of(stack), http)
         straight = [direct.prepare(v, temperature=0) for v in some]
         singles = [through_gateway(http, stack.url, v[None], temperature=0) for v in some]
 
         async def by_engine() -> float:
-            return len(some) / (await at_once(IN_FLIGHT, straight))[2]
+            return await rate(len(some), *straight, limit=IN_FLIGHT)
 
         async def by_singles() -> float:
-            return len(some) / (await at_once(IN_FLIGHT, singles))[2]
+            return await rate(len(some), *singles, limit=IN_FLIGHT)
 
         async def by_client() -> float:
-            return len(some) / (await at_once(1, [lambda: client.verbalize(some, temperature=0)]))[2]
+            return await rate(len(some), lambda: client.verbalize(some, temperature=0))
 
         speed = await interleave(scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
         p50, p99 = await _added_latency(straight, singles, scale)
@@ -99,7 +103,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
 
 
 async def _added_latency(
-    straight: list[Callable[[], Awaitable[None]]], through: list[Callable[[], Awaitable[None]]], scale: Scale
+    straight: Sequence[Job], through: Sequence[Job], scale: Scale
 ) -> tuple[list[float], list[float]]:
     """Latency through the gateway less the engine's own, request by request in turns; ms at p50 and p99, by round."""
     p50, p99 = [], []
@@ -115,7 +119,7 @@ async def _added_latency(
 
 async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """p99 of single requests, alone and beside batches of 512 without end."""
-    many = vectors[np.arange(LARGE_BATCH) % len(vectors)]
+    many = repeated(vectors, LARGE_BATCH)
     async with open_http() as http:
         single = through_gateway(http, stack.url, vectors[:1], temperature=0)
         batch = through_gateway(http, stack.url, many, temperature=0)
@@ -141,6 +145,6 @@ async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Sc
     ]
 
 
-async def _for_ever(job: Callable[[], Awaitable[None]]) -> None:
+async def _for_ever(job: Job) -> None:
     while True:
         await job()

@@ -4,7 +4,6 @@ Weights are written to disk and not left to SGLang's dummy format, whose weights
 logit: the engines would fail their self-test, and rightly.
 """
 
-import argparse
 import asyncio
 import json
 import logging
@@ -17,17 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from nla_client import AsyncNLAClient, AsyncNLACritic
 from nla_launch.gpus import Gpu, find_gpus
 from tests.benchmarks import report
-from tests.benchmarks.figures import Figure, at_once, interleave, ratios
+from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts
 from tests.checkpoints import Family, make_tokenizer, write_sidecar
 from tests.stack import serving
@@ -36,7 +36,8 @@ logger = logging.getLogger("bench-gpu")
 
 ANSWER_TOKENS: Final = 120
 SPREAD: Final = 0.02
-SHARD_BYTES: Final = 4 * 10**9
+DROPPED: Final = ("lm_head.weight", "model.norm.weight")
+"""A reconstructor has neither."""
 ROOM: Final = 1.3
 """Memory and disk wanted, over the weights alone."""
 
@@ -83,10 +84,7 @@ SHAPES: Final = (
 
 def main() -> int:
     """Measure each shape that fits; say in one line why another does not."""
-    parser = argparse.ArgumentParser(prog="make bench-gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/bench-gpu"), help="folder for JSON and plots")
-    arguments = parser.parse_args()
-    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    out = report.start("make bench-gpu", __doc__, "build/bench-gpu")
     gpus = find_gpus()
     if not gpus:
         sys.stdout.write("bench-gpu: skipped, this machine has no CUDA GPU\n")
@@ -99,7 +97,7 @@ def main() -> int:
                 continue
             figures += run(shape, Path(folder), ["--tp", str(shape.gpus)], vectors=2048, rounds=5)
     if figures:
-        report.write(arguments.out, figures, {})
+        report.write(out, figures, {})
         sys.stdout.write(f"{report.table(figures)}\n\n{len(gpus)} x {gpus[0].name}\n")
     return 0
 
@@ -137,20 +135,17 @@ async def measure(shape: Shape, url: str, vectors: int, rounds: int) -> list[Fig
     busy: list[float] = []
     async with AsyncNLAClient(url, timeout=600) as nla, AsyncNLACritic(url, timeout=600) as critic:
 
-        async def rate(work: Any) -> float:
-            return vectors / (await at_once(1, [work]))[2]
-
         async def verbalized() -> float:
             with _watching(busy):
-                return await rate(lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS))
+                return await rate(vectors, lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS))
 
         speed = await interleave(
             rounds,
             {
                 "verbalize": verbalized,
-                "first token": lambda: rate(lambda: nla.verbalize(some, max_tokens=1)),
-                "scored": lambda: rate(lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS, score=True)),
-                "reconstruct": lambda: rate(lambda: critic.reconstruct(texts)),
+                "first token": lambda: rate(vectors, lambda: nla.verbalize(some, max_tokens=1)),
+                "scored": lambda: rate(vectors, lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS, score=True)),
+                "reconstruct": lambda: rate(vectors, lambda: critic.reconstruct(texts)),
             },
         )
     prefill = [100 * share for share in ratios(speed["verbalize"], speed["first token"])]
@@ -176,34 +171,36 @@ def make(folder: Path, shape: Shape, role: str) -> Path:
     _fill_vocabulary(folder / "tokenizer.json", config.vocab_size)
     d_model = config.hidden_size
     write_sidecar(folder, role, tokenizer, shape.family, d_model=d_model, layer=shape.layer)
-    tensors = _tensors(config)
-    noise = SPREAD * torch.randn(max(t.numel() for t in tensors.values()) + 10**6, dtype=torch.bfloat16)
-    starts = np.random.default_rng(0).integers(10**6, size=len(tensors) + 1)
-
-    def piece(start: int, like: torch.Tensor) -> torch.Tensor:
-        return noise[start : start + like.numel()].view(like.shape).clone()
-
-    if role == "ar":
-        tensors = {name: like for name, like in tensors.items() if name not in ("lm_head.weight", "model.norm.weight")}
-        head = torch.empty(d_model, d_model, device="meta")
-        save_file({"weight": piece(int(starts[-1]), head)}, folder / "value_head.safetensors")
-    shard: dict[str, torch.Tensor] = {}
-    index: dict[str, str] = {}
-    for start, (name, like) in zip(starts, tensors.items(), strict=False):
-        shard[name] = torch.ones(like.shape, dtype=torch.bfloat16) if "norm" in name else piece(int(start), like)
-        index[name] = f"model-{len(index):05}.safetensors"
-        if sum(tensor.nbytes for tensor in shard.values()) > SHARD_BYTES or len(index) == len(tensors):
-            index |= dict.fromkeys(shard, index[name])
-            save_file(shard, folder / index[name], {"format": "pt"})
-            shard = {}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    _write_weights(folder, _tensors(config), with_head_of=d_model if role == "ar" else None)
     return folder
+
+
+def _write_weights(folder: Path, tensors: dict[str, torch.Tensor], *, with_head_of: int | None) -> None:
+    rng, slack = np.random.default_rng(0), 10**6
+    noise = SPREAD * torch.randn(max(like.numel() for like in tensors.values()) + slack, dtype=torch.bfloat16)
+
+    def piece(shape: torch.Size) -> torch.Tensor:
+        start = int(rng.integers(slack))
+        return noise[start : start + shape.numel()].view(shape).clone()
+
+    def weight(name: str) -> torch.Tensor:
+        shape = tensors[name].shape
+        return torch.ones(shape, dtype=torch.bfloat16) if "norm" in name else piece(shape)
+
+    if with_head_of is not None:
+        tensors = {name: like for name, like in tensors.items() if name not in DROPPED}
+        save_file({"weight": piece(torch.Size([with_head_of] * 2))}, folder / "value_head.safetensors")
+    shards = split_torch_state_dict_into_shards(tensors, max_shard_size="4GB")
+    for file, names in shards.filename_to_tensors.items():
+        save_file({name: weight(name) for name in names}, folder / file, {"format": "pt"})
+    index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def _tensors(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Names and shapes of a model's weights, without the weights."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return dict(model.state_dict())
 
 

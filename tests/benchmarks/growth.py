@@ -1,13 +1,13 @@
 """Growth: concurrency, vectors a call, and the gateway's memory."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
-from tests.benchmarks.figures import Figure, Scale, Target, at_once, percentile
+from tests.benchmarks.figures import Figure, Scale, Target, at_once, percentile, repeated
 from tests.benchmarks.gateway import open_http, through_gateway
 from tests.stack import Stack
 
@@ -25,7 +25,7 @@ class Point:
     gateway_mb: float
 
     def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return asdict(self)
 
 
 def gateway_bytes(stack: Stack) -> int:
@@ -39,9 +39,9 @@ async def by_concurrency(stack: Stack, vectors: NDArray[np.float32], scale: Scal
     async with open_http() as http:
         for concurrency in scale.concurrencies:
             count = max(min(LEAST_REQUESTS, scale.requests), 2 * concurrency)
-            some = vectors[np.arange(count) % len(vectors)]
+            some = repeated(vectors, count)
             jobs = [through_gateway(http, stack.url, v[None], temperature=0) for v in some]
-            seconds, _, total = await at_once(concurrency, jobs)
+            seconds, total = await at_once(concurrency, jobs)
             p99 = 1000 * percentile(seconds, 99)
             points.append(Point(concurrency, count / total, p99, gateway_bytes(stack) / MEGABYTE))
     return points
@@ -52,8 +52,8 @@ async def by_call_size(stack: Stack, vectors: NDArray[np.float32], scale: Scale)
     points = []
     async with AsyncNLAClient(stack.url) as client:
         for size in scale.call_sizes:
-            some = vectors[np.arange(size) % len(vectors)]
-            _, _, total = await at_once(1, [lambda s=some: client.verbalize(s, temperature=0)])
+            some = repeated(vectors, size)
+            _, total = await at_once(1, [lambda s=some: client.verbalize(s, temperature=0)])
             points.append(Point(size, size / total, 1000 * total, gateway_bytes(stack) / MEGABYTE))
     return points
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.stack import ON_CPU
+
 
 def main() -> int:
     """Generate for many prompts at once, a few times."""
@@ -20,7 +22,7 @@ def main() -> int:
     arguments = parser.parse_args()
     options = {}
     if arguments.device == "cpu":
-        os.environ |= {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        os.environ |= ON_CPU
         options = {"attention_backend": "torch_native", "sampling_backend": "pytorch", "mem_fraction_static": 0.3,
                    "max_total_tokens": 32768, "dtype": "float32"}  # fmt: skip
     from sglang import Engine

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nla_client import AsyncNLACritic
-from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave, ratios
+from tests.benchmarks.figures import Figure, Scale, Target, interleave, rate, ratios
 from tests.reference import ReferenceReconstructor
 
 PADDED_BATCH: Final = 32
@@ -26,21 +26,21 @@ async def measure(name: str, url: str, checkpoint: Path, scale: Scale) -> list[F
     async with AsyncNLACritic(url) as critic:
 
         async def by_us() -> float:
-            return len(texts) / (await at_once(1, [lambda: critic.reconstruct(texts, dtype="float32")]))[2]
+            return await rate(len(texts), lambda: critic.reconstruct(texts, dtype="float32"))
 
         async def one_by_one() -> float:
             async def work() -> None:
                 for text in texts:
                     reference.vector(text)
 
-            return len(texts) / (await at_once(1, [work]))[2]
+            return await rate(len(texts), work)
 
         async def padded() -> float:
             async def work() -> None:
                 for start in range(0, len(texts), PADDED_BATCH):
                     padded_vectors(reference, texts[start : start + PADDED_BATCH])
 
-            return len(texts) / (await at_once(1, [work]))[2]
+            return await rate(len(texts), work)
 
         _check_same(await critic.reconstruct(texts[:4], dtype="float32"), reference, texts[:4])
         speed = await interleave(scale.rounds, {"one": one_by_one, "padded": padded, "ours": by_us})

@@ -1,8 +1,11 @@
 """Figures as a table, as JSON and as plots."""
 
+import argparse
 import json
+import logging
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +21,18 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 PACKAGES: Final = ("nla-serve", "sglang", "torch", "transformers", "httpx")
+
+
+def start(prog: str, description: str | None, folder: str) -> Path:
+    """Read the command line, set up the log; returns the folder for JSON and plots."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--out", type=Path, default=Path(folder), help="folder for JSON and plots")
+    arguments = parser.parse_args()
+    logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "httpcore", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    out: Path = arguments.out
+    return out
 
 
 def machine() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.checkpoints import make_reconstructor, make_tokenizer, write_sidecar
-from tests.stack import START_TIMEOUT_S, free_port
+from tests.stack import ON_CPU, START_TIMEOUT_S, free_port
 
 STOP_S: Final = 30.0
 QWEN_LAYER: Final = 20
@@ -56,13 +56,9 @@ def stock_server(checkpoint: Path, log: Path, dtype: str) -> Iterator[str]:
     command += ["--max-total-tokens", "32768", "--max-running-requests", "64", "--mem-fraction-static", "0.3"]
     command += ["--cuda-graph-backend-prefill", "disabled", "--cuda-graph-backend-decode", "disabled"]
     command += ["--skip-server-warmup", "--sleep-on-idle", "--log-level-http", "warning"]
-    # The CPU platform is ours, for stock SGLang runs on no plain CPU; the plugin stays out without NLA_ENGINE_ROLE.
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    platform = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **ON_CPU, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **platform, "OMP_NUM_THREADS": threads}
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         _wait_until_up(url, process, log)
         yield url

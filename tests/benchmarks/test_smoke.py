@@ -11,9 +11,10 @@ from transformers import Qwen2Config
 
 from nla_launch.gpus import Gpu
 from tests.benchmarks import gpu, report, servers, whole, wire
-from tests.benchmarks.__main__ import DEMO, demo_vectors, on_demo
+from tests.benchmarks.__main__ import on_demo
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
+from tests.plain import DEMO, load_demo_vectors
 from tests.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +24,11 @@ def test_every_row(demo: Stack, tmp_path: Path) -> None:
     checkpoint = DEMO / "verbalizer"
     # Stock SGLang takes input_embeds in bfloat16 alone.
     with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
-        figures = asyncio.run(wire.measure(demo.url, stock, checkpoint, "float32", SMOKE))
+        figures = asyncio.run(wire.measure(demo, stock, checkpoint, SMOKE))
     on_the_demo, growth = on_demo(demo, SMOKE)
     figures += on_the_demo
-    figures += asyncio.run(memory(demo, demo_vectors().shape[1], SMOKE))
-    figures += whole.measure_cached(demo, demo_vectors(), SMOKE)
+    figures += asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE))
+    figures += whole.measure_cached(demo, load_demo_vectors(), SMOKE)
     report.write(tmp_path, figures, growth)
     written = json.loads((tmp_path / "figures.json").read_text())
     assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2

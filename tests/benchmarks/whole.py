@@ -4,22 +4,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
-from tests.benchmarks.figures import Figure, Scale, Target, at_once, interleave
+from tests.benchmarks.figures import Figure, Scale, Target, interleave, rate, repeated
 from tests.benchmarks.gateway import IN_FLIGHT
-from tests.plain import encode
+from tests.plain import verbalize
 from tests.stack import Stack
 
 
 async def measure_scored(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """Vectors/s with and without scores, as a user of the client gets them."""
-    some = vectors[np.arange(scale.requests) % len(vectors)]
+    some = repeated(vectors, scale.requests)
     async with AsyncNLAClient(stack.url) as client:
 
         async def scored() -> float:
-            return len(some) / (await at_once(1, [lambda: client.verbalize(some, score=True)]))[2]
+            return await rate(len(some), lambda: client.verbalize(some, score=True))
 
         async def unscored() -> float:
-            return len(some) / (await at_once(1, [lambda: client.verbalize(some)]))[2]
+            return await rate(len(some), lambda: client.verbalize(some))
 
         speed = await interleave(scale.rounds, {"scored": scored, "unscored": unscored})
     return [
@@ -33,9 +33,7 @@ def measure_cached(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> 
     prompt = cached = completion = 0
     for start in range(0, scale.cached_requests, IN_FLIGHT * 4):
         count = min(IN_FLIGHT * 4, scale.cached_requests - start)
-        some = vectors[np.arange(start, start + count) % len(vectors)]
-        body = {"vectors": [encode(v) for v in some], "dtype": "float32", "temperature": 50.0, "max_tokens": 64}
-        usage = stack.http.post("/verbalize", json=body, timeout=600).raise_for_status().json()["usage"]
+        usage = verbalize(stack, repeated(vectors, count), temperature=50.0, max_tokens=64)["usage"]
         prompt += usage["prompt_tokens"]
         cached += usage["cached_tokens"]
         completion += usage["completion_tokens"]

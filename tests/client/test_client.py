@@ -3,10 +3,13 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 
 from nla_client import (
@@ -26,6 +29,7 @@ from nla_client import (
 )
 from nla_client.errors import ERROR_CLASSES
 from nla_client.wire import STATUS, ErrorType
+from tests.client.conftest import INFO
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), [(NLAClient, AsyncNLAClient), (NLACritic, AsyncNLACritic)])
@@ -102,6 +106,41 @@ def test_async_requests_overlap_up_to_the_limit(server: Any) -> None:
     nla = AsyncNLAClient("http://nla", batch_size=1, max_in_flight=3, transport=httpx.MockTransport(answer))
     assert [str(one) for one in asyncio.run(nla.verbalize(np.arange(9.0)[:, None]))] == [f"{k}" for k in range(9)]
     assert most == 3
+
+
+def test_threads_get_a_connection_each_and_keep_it() -> None:
+    threads, connections = 120, list[Any]()
+    all_in = threading.Barrier(threads, timeout=20)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.client_address)
+
+        def do_GET(self) -> None:
+            all_in.wait()  # passes only if all are in flight
+            body = orjson.dumps(INFO)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None: ...
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size, daemon_threads = threads, True
+
+    with (
+        Server(("127.0.0.1", 0), Handler) as listening,
+        ThreadPoolExecutor(threads) as pool,
+        NLAClient(f"http://127.0.0.1:{listening.server_port}", max_retries=0) as nla,
+    ):
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        for _ in range(2):
+            assert len(list(pool.map(lambda _: nla.info(), range(threads)))) == threads
+    assert len(connections) == threads
 
 
 def test_vectors_are_encoded_when_their_request_is_sent(faces: Any, server: Any) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nla_client.wire import STATUS, ErrorResponse
 from nla_gateway.app import create_app
 from nla_gateway.settings import Settings
-from tests.plain import decode, encode, texts_of, verbalize
+from tests.plain import decode, encode, flush_cache, texts_of, verbalize, verbalizer_of
 from tests.stack import Stack
 
 D = 256
@@ -62,15 +62,10 @@ def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]
     assert 0 <= answer["usage"]["cached_tokens"] <= answer["usage"]["prompt_tokens"]
 
 
-def test_the_prefix_is_warmed_again_after_a_flush(
-    demo: Stack, demo_settings: Settings, demo_vectors: NDArray[np.float32]
-) -> None:
+def test_the_prefix_is_warmed_again_after_a_flush(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
     before = verbalize(demo, demo_vectors[:4])
     assert before["usage"]["cached_tokens"] > 0.8 * before["usage"]["prompt_tokens"]
-    engine = demo_settings.verbalizer
-    assert engine is not None
-    headers = {"authorization": f"Bearer {engine.api_key}"}
-    httpx.post(f"{engine.url}/flush_cache", headers=headers, trust_env=False).raise_for_status()
+    flush_cache(verbalizer_of(demo))
     cold = verbalize(demo, demo_vectors[:1])
     assert cold["usage"]["cached_tokens"] == 0
     deadline = time.monotonic() + 10

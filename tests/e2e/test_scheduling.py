@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pytest
 import yaml
 
 from tests.checkpoints import D_MODEL, Pair, make_pair
-from tests.plain import texts_of, verbalize
+from tests.plain import flush_cache, texts_of, verbalize, verbalizer_of
 from tests.reference import ReferenceVerbalizer
 from tests.stack import Stack, serving
 
@@ -49,10 +48,7 @@ def test_forced_retraction_changes_nothing(stack: Stack, expected: list[str]) ->
 
 def test_prompts_cut_at_the_vector_change_nothing(stack: Stack, expected: list[str]) -> None:
     """With nothing cached, each prompt takes several passes, and the vector stands in any but the first."""
-    engine = stack.settings().verbalizer
-    assert engine is not None
-    headers = {"authorization": f"Bearer {engine.api_key}"}
-    httpx.post(f"{engine.url}/flush_cache", headers=headers, trust_env=False).raise_for_status()
+    flush_cache(verbalizer_of(stack))
     before = len(stack.log_text())
     answer = verbalize(stack, VECTORS, max_tokens=MAX_TOKENS)
     assert texts_of(answer) == expected

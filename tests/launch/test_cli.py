@@ -134,7 +134,7 @@ def test_port_taken(pair: Pair) -> None:
         ("name: x\nav: a/b\nar: a/c\nwhat: 1\n", "what"),
         ("name: [", "not YAML"),
         ("name: x\n", "av"),
-        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--port, '1']}", "--port: nla-serve chooses"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--port, '1']}", "engine_args: --port: nla-serve chooses"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--sampling-b=flashinfer]}", "takes a seed"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {both: [--a]}", "engine_args"),
     ],
