@@ -96,9 +96,16 @@ def start(log: Path, *arguments: str, env: dict[str, str] | None = None, port: i
 @contextmanager
 def serving(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
     """Serve for the length of the block, and prove that the stop is clean."""
+    with starting(log, *arguments, env=env) as stack:
+        stack.wait_ready()
+        yield stack
+
+
+@contextmanager
+def starting(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
+    """The same, for a block that waits until it is ready by itself."""
     stack = start(log, *arguments, env=env)
     try:
-        stack.wait_ready()
         yield stack
         assert stack.stop() == 0, stack.log_text()[-3000:]
     finally:

@@ -22,6 +22,7 @@ FIXED_ARGUMENTS: Final = {
     "--sampling-backend": "only SGLang's pytorch sampler takes a seed for each request",
     "--incremental-streaming-output": "the gateway reads the text so far, not its last piece",
     "--admin-api-key": "the gateway could no longer end requests whose callers have gone",
+    "--tokenizer-worker-num": "SGLang's tokenizer workers serve no engine that has an API key, as ours have",
     "--config": "give its arguments themselves, so that they can be checked",
     "--speculative-algorithm": "draft models do not see injected vectors",
 }

@@ -27,7 +27,6 @@ def main() -> int:
         stream=sys.stderr,
         format="%(levelname)s %(message)s",
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each request to an engine
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,

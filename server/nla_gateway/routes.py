@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, cast
 
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -161,19 +161,20 @@ def _encode_event(event: StreamEvent) -> str:
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T | Response:
     """Run work, and cancel it when its caller goes away: nobody would read the answer."""
-    running = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_disconnected(request))
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    watch = asyncio.create_task(_cancel_when_gone(request, task))
     try:
-        await asyncio.wait({running, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            return running.result()
+        return await work
+    except asyncio.CancelledError:
+        if not watch.done():
+            raise
+        task.uncancel()
         return Response(status_code=499)  # to nobody; nginx's status, for the log line
     finally:
-        for task in (running, gone):
-            task.cancel()
-        await asyncio.gather(running, gone, return_exceptions=True)
+        watch.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    task.cancel()

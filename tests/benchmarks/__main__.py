@@ -16,7 +16,7 @@ from nla_launch.preset import preset_folder
 from tests.benchmarks import gateway, growth, reconstruct, report, servers, startup, whole, wire
 from tests.benchmarks.figures import FULL, Figure, Scale
 from tests.plain import DEMO, load_demo_vectors
-from tests.stack import Stack, serving
+from tests.stack import Stack, serving, starting
 
 logger = logging.getLogger("bench")
 
@@ -33,7 +33,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures = [figure for d_model in (3584, 8192) for figure in against_recipe(Path(folder), d_model, FULL)]
-        figures += deep_reconstructor(Path(folder), FULL)
+        figures += deep_and_small(Path(folder), FULL)
         on_demo, grown = demo_rows(Path(folder), FULL)
     figures += on_demo
     report.write(out, figures, grown)
@@ -49,8 +49,9 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
     checkpoint = servers.make_wide_verbalizer(folder / f"wide-{d_model}", d_model)
     flags = ("--only", "av", "--av", str(checkpoint), "--device", "cpu", "--dtype", DTYPE)
     with ExitStack() as stack:
-        ours = stack.enter_context(serving(folder / f"ours-{d_model}.log", *flags))
+        ours = stack.enter_context(starting(folder / f"ours-{d_model}.log", *flags))
         stock = stack.enter_context(servers.stock_server(checkpoint, folder / f"stock-{d_model}.log", DTYPE))
+        ours.wait_ready()
         logger.info("measuring")
         figures = asyncio.run(wire.measure(ours, stock, checkpoint, scale))
         if d_model == 8192:
@@ -58,29 +59,29 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
     return figures
 
 
-def deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
-    """The rows on a reconstructor as deep as a real one; the demo's has two blocks."""
-    logger.info("a deep reconstructor: starting")
+def deep_and_small(folder: Path, scale: Scale) -> list[Figure]:
+    """The rows on a reconstructor as deep as a real one, where the demo's has two blocks; and on a small KV pool."""
+    logger.info("a deep reconstructor, and the demo's verbalizer with a small KV pool: starting both")
     checkpoint = servers.make_deep_reconstructor(folder / "deep")
-    flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
-    with serving(folder / "deep.log", *flags) as stack:
-        logger.info("measuring")
-        return asyncio.run(reconstruct.measure("21 narrow blocks", stack.url, checkpoint, scale))
-
-
-def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
-    """The rows on the demo pair: its own stack, and one with a small KV pool."""
-    logger.info("the demo pair: starting")
-    with serving(folder / "demo.log", "--preset", "demo", "--log-level", "debug") as stack:
-        figures, grown = on_demo(stack, scale)
-        figures += startup.measure(stack)
-    logger.info("the demo pair with a small KV pool: starting")
+    deep_flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
     preset = yaml.safe_load((preset_folder() / "demo.yaml").read_text())
     preset["engine_args"] = {"av": ["--max-total-tokens", str(SMALL_POOL)]}
     (folder / "small.yaml").write_text(yaml.safe_dump(preset))
-    with serving(folder / "small.log", "--preset", str(folder / "small.yaml"), "--only", "av") as stack:
-        figures += whole.measure_cached(stack, load_demo_vectors(), scale)
-    return figures, grown
+    small_flags = ("--preset", str(folder / "small.yaml"), "--only", "av")
+    with starting(folder / "deep.log", *deep_flags) as deep, starting(folder / "small.log", *small_flags) as small:
+        for stack in (deep, small):
+            stack.wait_ready()
+        logger.info("measuring")
+        figures = asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale))
+        return figures + whole.measure_cached(small, load_demo_vectors(), scale)
+
+
+def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
+    """The rows on the demo pair."""
+    logger.info("the demo pair: starting")
+    with serving(folder / "demo.log", "--preset", "demo", "--log-level", "debug") as stack:
+        figures, grown = on_demo(stack, scale)
+        return figures + startup.measure(stack), grown
 
 
 def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:

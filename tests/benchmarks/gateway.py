@@ -6,32 +6,34 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-import httpx
+import aiohttp
 import numpy as np
 import orjson
-from httpx_aiohttp import AiohttpTransport
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
-from nla_gateway.engine import CONNECTIONS, Engine
+from nla_gateway.engine import KEEP_IDLE_S, Engine
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer, sampling
 from tests.benchmarks.figures import Figure, Job, Scale, Target, at_once, interleave, percentile, rate, ratios, repeated
+from tests.benchmarks.reconstruct import make_texts
 from tests.plain import encode, verbalizer_of
 from tests.stack import Stack
 
 IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
+MORE: Final = 2
+"""Times as many rounds where the difference is as small as the noise."""
 
 
 class Direct:
     """Drives a verbalizer engine with prepared requests."""
 
-    def __init__(self, settings: EngineSettings, http: httpx.AsyncClient) -> None:
+    def __init__(self, settings: EngineSettings, http: aiohttp.ClientSession) -> None:
         self._part = Verbalizer(Engine("verbalizer", settings, timeout_s=600), settings)
         self._url, self._http = f"{settings.url}/generate", http
-        self._headers = {"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"}
+        self._headers = {"authorization": f"Bearer {settings.api_key}"}
 
     def body(self, vector: NDArray[np.float32], **arguments: Any) -> bytes:
         """What the gateway sends to its engine for one sample."""
@@ -45,25 +47,35 @@ class Direct:
 
         async def post() -> None:
             own = body.replace(b'"RID"', f'"{uuid.uuid4().hex}."'.encode())
-            (await self._http.post(self._url, content=own, headers=self._headers)).raise_for_status()
+            await post_json(self._http, self._url, own, self._headers)
 
         return post
 
 
-def open_http() -> httpx.AsyncClient:
+def open_http() -> aiohttp.ClientSession:
     """A plain client that does not itself become the limit."""
-    return httpx.AsyncClient(trust_env=False, timeout=600, transport=AiohttpTransport(limits=CONNECTIONS))
+    return aiohttp.ClientSession(
+        headers={"content-type": "application/json"},
+        timeout=aiohttp.ClientTimeout(sock_read=600),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S),
+        raise_for_status=True,
+    )
+
+
+async def post_json(http: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str] | None = None) -> Any:
+    """One request; its answer parsed."""
+    async with http.post(url, data=body, headers=headers) as reply:
+        return orjson.loads(await reply.read())
 
 
 def through_gateway(
-    http: httpx.AsyncClient, url: str, vectors: NDArray[np.float32], **arguments: Any
+    http: aiohttp.ClientSession, url: str, vectors: NDArray[np.float32], **arguments: Any
 ) -> Callable[[], Awaitable[dict[str, Any]]]:
     """One request of these vectors, ready to be sent any number of times."""
     body = orjson.dumps({"vectors": [encode(v) for v in vectors], "dtype": "float32", **arguments})
 
     async def post() -> dict[str, Any]:
-        reply = await http.post(f"{url}/verbalize", content=body, headers={"content-type": "application/json"})
-        answer: dict[str, Any] = reply.raise_for_status().json()
+        answer: dict[str, Any] = await post_json(http, f"{url}/verbalize", body)
         return answer
 
     return post
@@ -89,7 +101,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
         async def by_client() -> float:
             return await rate(len(some), lambda: client.verbalize(some, temperature=0))
 
-        speed = await interleave(scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
+        speed = await interleave(MORE * scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
         p50, p99 = await _added_latency(straight, singles, scale)
     return [
         Figure("engine driven directly, 64 in flight", speed["engine"], "vectors/s"),
@@ -107,7 +119,7 @@ async def _added_latency(
 ) -> tuple[list[float], list[float]]:
     """Latency through the gateway less the engine's own, request by request in turns; ms at p50 and p99, by round."""
     p50, p99 = [], []
-    for _ in range(scale.rounds):
+    for _ in range(MORE * scale.rounds):
         alone, added = [], []
         for k in range(scale.lone_requests):
             alone += (await at_once(1, [straight[k % len(straight)]]))[0]
@@ -118,30 +130,40 @@ async def _added_latency(
 
 
 async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
-    """p99 of single requests, alone and beside batches of 512 without end."""
-    many = repeated(vectors, LARGE_BATCH)
+    """p99 of single requests, alone and beside batches of 512 without end; of vectors and of texts."""
+    texts = make_texts(LARGE_BATCH)
     async with open_http() as http:
-        single = through_gateway(http, stack.url, vectors[:1], temperature=0)
-        batch = through_gateway(http, stack.url, many, temperature=0)
 
-        async def alone() -> float:
-            return percentile((await at_once(1, [single] * scale.lone_requests))[0], 99)
+        def reconstruct(some: list[str]) -> Job:
+            body = orjson.dumps({"texts": some})
+            return lambda: post_json(http, f"{stack.url}/reconstruct", body)
 
-        async def beside_batches() -> float:
-            load = asyncio.create_task(_for_ever(batch))
-            await asyncio.sleep(1.0)
-            p99 = await alone()
-            load.cancel()
-            with suppress(asyncio.CancelledError):
-                await load
-            await single()  # the engine has dropped the batch once this is through
-            return p99
+        def verbalize(some: NDArray[np.float32]) -> Job:
+            return through_gateway(http, stack.url, some, temperature=0)
 
-        p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches})
+        figures = await _fairness("verbalize", verbalize(vectors[:1]), verbalize(repeated(vectors, LARGE_BATCH)), scale)
+        return figures + await _fairness("reconstruct", reconstruct(texts[:1]), reconstruct(texts), scale)
+
+
+async def _fairness(name: str, single: Job, batch: Job, scale: Scale) -> list[Figure]:
+    async def alone() -> float:
+        return percentile((await at_once(1, [single] * scale.lone_requests))[0], 99)
+
+    async def beside_batches() -> float:
+        load = asyncio.create_task(_for_ever(batch))
+        await asyncio.sleep(1.0)
+        p99 = await alone()
+        load.cancel()
+        with suppress(asyncio.CancelledError):
+            await load
+        await single()  # the engine has dropped the batch once this is through
+        return p99
+
+    p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches})
     return [
-        Figure("single requests, p99, alone", [1000 * s for s in p99["alone"]], "ms"),
-        Figure("single requests, p99, beside batches of 512", [1000 * s for s in p99["beside"]], "ms"),
-        Figure("single requests, p99, ratio", ratios(p99["beside"], p99["alone"]), "x", Target("at most", 3.0)),
+        Figure(f"single {name} requests, p99, alone", [1000 * s for s in p99["alone"]], "ms"),
+        Figure(f"single {name} requests, p99, beside batches of 512", [1000 * s for s in p99["beside"]], "ms"),
+        Figure(f"single {name} requests, p99, ratio", ratios(p99["beside"], p99["alone"]), "x", Target("at most", 3.0)),
     ]
 
 

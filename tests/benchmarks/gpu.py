@@ -29,7 +29,8 @@ from nla_launch.gpus import Gpu, find_gpus
 from tests.benchmarks import report
 from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts
-from tests.checkpoints import Family, make_tokenizer, write_sidecar
+from tests.benchmarks.servers import TEMPLATE
+from tests.checkpoints import Family, edit_sidecar, make_tokenizer, write_sidecar
 from tests.stack import serving
 
 logger = logging.getLogger("bench-gpu")
@@ -171,6 +172,7 @@ def make(folder: Path, shape: Shape, role: str) -> Path:
     _fill_vocabulary(folder / "tokenizer.json", config.vocab_size)
     d_model = config.hidden_size
     write_sidecar(folder, role, tokenizer, shape.family, d_model=d_model, layer=shape.layer)
+    edit_sidecar(folder, {"prompt_templates.av": TEMPLATE})
     _write_weights(folder, _tensors(config), with_head_of=d_model if role == "ar" else None)
     return folder
 

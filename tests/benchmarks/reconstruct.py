@@ -42,15 +42,26 @@ async def measure(name: str, url: str, checkpoint: Path, scale: Scale) -> list[F
 
             return await rate(len(texts), work)
 
+        async def padded_on_one_thread() -> float:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return await padded()
+            finally:
+                torch.set_num_threads(threads)
+
         _check_same(await critic.reconstruct(texts[:4], dtype="float32"), reference, texts[:4])
-        speed = await interleave(scale.rounds, {"one": one_by_one, "padded": padded, "ours": by_us})
-    to_one, to_padded = ratios(speed["ours"], speed["one"]), ratios(speed["ours"], speed["padded"])
+        sides = {"one": one_by_one, "padded": padded, "on one thread": padded_on_one_thread, "ours": by_us}
+        speed = await interleave(scale.rounds, sides)
+    to_one, to_padded, to_thread = (ratios(speed["ours"], speed[it]) for it in ("one", "padded", "on one thread"))
     return [
         Figure(f"reconstruct, {name}: transformers one by one", speed["one"], "texts/s"),
         Figure(f"reconstruct, {name}: transformers, padded batches of 32", speed["padded"], "texts/s"),
-        Figure(f"reconstruct, {name}: nla-serve", speed["ours"], "texts/s"),
+        Figure(f"reconstruct, {name}: the same on one thread", speed["on one thread"], "texts/s"),
+        Figure(f"reconstruct, {name}: nla-serve, whose engine has one thread", speed["ours"], "texts/s"),
         Figure(f"reconstruct, {name}: ratio to one by one", to_one, "x", Target("at least", 3)),
         Figure(f"reconstruct, {name}: ratio to padded batches", to_padded, "x"),
+        Figure(f"reconstruct, {name}: ratio to padded batches on one thread", to_thread, "x"),
     ]
 
 

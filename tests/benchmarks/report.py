@@ -20,7 +20,7 @@ from tests.benchmarks.growth import Point
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-PACKAGES: Final = ("nla-serve", "sglang", "torch", "transformers", "httpx")
+PACKAGES: Final = ("nla-serve", "sglang", "torch", "transformers", "aiohttp", "httpx")
 
 
 def start(prog: str, description: str | None, folder: str) -> Path:

@@ -13,11 +13,17 @@ import httpx
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.checkpoints import make_reconstructor, make_tokenizer, write_sidecar
+from tests.checkpoints import edit_sidecar, make_reconstructor, make_tokenizer, write_sidecar
 from tests.stack import ON_CPU, START_TIMEOUT_S, free_port
 
 STOP_S: Final = 30.0
 QWEN_LAYER: Final = 20
+TEMPLATE: Final = (
+    "Here is an activation vector of a language model, in the place of a word. Say in plain words what it stands for:"
+    " what the text before it is about, what comes next, and what else it holds, the strongest first. Write all"
+    " of it inside <explanation> and </explanation> tags. The activation: <concept>{injection_char}</concept>"
+)
+"""As long as the released pairs': about 125 tokens with the chat template."""
 
 
 def make_wide_verbalizer(folder: Path, d_model: int) -> Path:
@@ -33,6 +39,7 @@ def make_wide_verbalizer(folder: Path, d_model: int) -> Path:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_sidecar(folder, "av", tokenizer, "llama", d_model=d_model)
+    edit_sidecar(folder, {"prompt_templates.av": TEMPLATE})
     return folder
 
 

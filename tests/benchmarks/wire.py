@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import httpx
 import numpy as np
 import orjson
@@ -43,15 +44,15 @@ class Recipe:
         return text
 
 
-async def verbalize(http: httpx.AsyncClient, url: str, vector: NDArray[np.float32]) -> str:
+async def verbalize(http: aiohttp.ClientSession, url: str, vector: NDArray[np.float32]) -> str:
     """Ours, like for like: one vector a request, built when its turn comes, greedy, as many tokens."""
     return texts_of(await through_gateway(http, url, vector[None], **GREEDY)())[0]
 
 
 async def measure(ours: Stack, stock: str, checkpoint: Path, scale: Scale) -> list[Figure]:
     """Vectors/s of both, their ratio, and the bytes of a request on each engine's wire."""
-    async with open_http() as http:
-        recipe = Recipe(checkpoint, stock, http)
+    async with open_http() as http, httpx.AsyncClient(timeout=600, trust_env=False) as recipes_http:
+        recipe = Recipe(checkpoint, stock, recipes_http)
         vectors = np.random.default_rng(0).standard_normal((scale.requests, recipe.d_model)).astype(np.float32)
         few = vectors[: scale.recipe_requests]
 
@@ -78,7 +79,7 @@ async def measure(ours: Stack, stock: str, checkpoint: Path, scale: Scale) -> li
     ]
 
 
-async def _check_same(recipe: Recipe, http: httpx.AsyncClient, ours: str, vectors: NDArray[np.float32]) -> None:
+async def _check_same(recipe: Recipe, http: aiohttp.ClientSession, ours: str, vectors: NDArray[np.float32]) -> None:
     """Both sides must do the same work; bfloat16 may part them at a near tie, but not everywhere."""
     pairs = [(await recipe.verbalize(vector), await verbalize(http, ours, vector)) for vector in vectors[:4]]
     if not any(parse(theirs)[0] == our_text for theirs, our_text in pairs):

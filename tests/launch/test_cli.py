@@ -136,6 +136,7 @@ def test_port_taken(pair: Pair) -> None:
         ("name: x\n", "av"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--port, '1']}", "engine_args: --port: nla-serve chooses"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--sampling-b=flashinfer]}", "takes a seed"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--tokenizer-worker-num, '2']}", "API key"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {both: [--a]}", "engine_args"),
     ],
 )
