@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	@echo "==> benchmarks, on real SGLang engines (about 20 minutes)"
+	@echo "==> benchmarks, on real SGLang engines (about 15 minutes)"
 	@exec $(BIN)/python -m tests.benchmarks --out build/bench
 
 bench-gpu: $(READY)

@@ -74,10 +74,14 @@ class ReferenceVerbalizer:
         return embeds
 
     @torch.no_grad()
+    def logits(self, vector: NDArray[np.float32], new_ids: list[int]) -> torch.Tensor:
+        """Logits [T, vocabulary] after each token of the prompt and of the answer."""
+        logits: torch.Tensor = self.model(inputs_embeds=self.embeds(vector, new_ids)).logits[0]
+        return logits
+
     def narrowest_choice(self, vector: NDArray[np.float32], new_ids: list[int]) -> float:
         """Least difference between the two best logits on the way along `new_ids`: near 0, rounding decides."""
-        logits = self.model(inputs_embeds=self.embeds(vector, new_ids)).logits[0, -len(new_ids) - 1 : -1]
-        best = logits.topk(2).values
+        best = self.logits(vector, new_ids)[-len(new_ids) - 1 : -1].topk(2).values
         return float((best[:, 0] - best[:, 1]).min())
 
     def _greedy_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> list[int]:

@@ -18,9 +18,10 @@ from nla_client.stream import AsyncEventStream, EventStream
 
 T = TypeVar("T")
 
-UNLIMITED: Final = httpx.Limits()
-"""How many requests are under way is the caller's choice. And to keep within a limit httpcore may close a connection
-that another thread has just begun to use, which then hangs (encode/httpcore#1110)."""
+CONNECTIONS: Final = httpx.Limits(keepalive_expiry=30)
+"""No limit: how many requests are under way is the caller's choice, and to keep within one httpcore may close a
+connection that another thread has just begun to use, which then hangs (encode/httpcore#1110). Idle ones are closed
+before the server does it, and later than a retry comes after a 503."""
 
 
 class Connection:
@@ -34,7 +35,7 @@ class Connection:
             base_url=settings.base_url,
             headers=settings.headers(),
             timeout=settings.timeouts(),
-            limits=UNLIMITED,
+            limits=CONNECTIONS,
             transport=transport,
         )
 
@@ -112,7 +113,7 @@ class AsyncConnection:
             base_url=settings.base_url,
             headers=settings.headers(),
             timeout=settings.timeouts(),
-            limits=UNLIMITED,
+            limits=CONNECTIONS,
             transport=transport,
         )
 

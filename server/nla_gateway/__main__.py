@@ -13,7 +13,7 @@ from nla_gateway.app import create_app
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
 
 KEEPALIVE_S: Final = 75
-"""Longer than clients keep idle connections (httpx 5 s, urllib3 until they break): they, not we, should close them."""
+"""Longer than clients keep idle connections (ours 30 s, urllib3 until they break): they, not we, should close them."""
 
 
 def main() -> int:

@@ -143,7 +143,8 @@ class Engine:
 
     async def _abort(self, rid: str) -> None:
         try:
-            await self._http.post("/abort_request", data=orjson.dumps({"rid": rid}))
+            async with self._http.post("/abort_request", data=orjson.dumps({"rid": rid})):
+                return
         except (aiohttp.ClientError, RuntimeError):
             return  # the engine is gone, or the gateway stops (a closed session is a RuntimeError): the generation too
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -31,8 +32,8 @@ class Reconstructor:
         self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar)
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
-        # In a thread, since many texts take long; one at a time, since a tokenizer is not safe to share.
-        self._tokenizing = asyncio.Lock()
+        # Many texts take long, and a tokenizer is not safe to share.
+        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
 
     async def reconstruct(
         self, texts: list[str], params: Sequence[str | None], owner: Owner
@@ -60,8 +61,7 @@ class Reconstructor:
             pairs = zip(texts, params, strict=True)
             return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
 
-        async with self._tokenizing:
-            return await asyncio.to_thread(encode)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
     async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
         async with self.engine.turn(owner):

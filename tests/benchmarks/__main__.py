@@ -12,7 +12,6 @@ from typing import Final
 
 import yaml
 
-from nla_launch.preset import preset_folder
 from tests.benchmarks import gateway, growth, reconstruct, report, servers, startup, whole, wire
 from tests.benchmarks.figures import FULL, Figure, Scale
 from tests.plain import DEMO, load_demo_vectors
@@ -22,8 +21,9 @@ logger = logging.getLogger("bench")
 
 DTYPE: Final = "bfloat16"
 """What GPUs serve in; it sets the size of a vector on the wire."""
+WIDEST: Final = 8192
 SMALL_POOL: Final = 4096
-"""Tokens in the KV pool, of which 64 samples of up to 64 tokens fill nearly all."""
+"""Tokens in the KV pool: 16 short samples of the recipe's fill half of it, 64 long ones more than all."""
 Growth = dict[str, list[growth.Point]]
 
 
@@ -32,10 +32,10 @@ def main() -> int:
     out = report.start("make bench", __doc__, "build/bench")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        figures = [figure for d_model in (3584, 8192) for figure in against_recipe(Path(folder), d_model, FULL)]
-        figures += deep_and_small(Path(folder), FULL)
-        on_demo, grown = demo_rows(Path(folder), FULL)
-    figures += on_demo
+        figures = with_a_deep_reconstructor(Path(folder), FULL)
+        figures += against_recipe(Path(folder), WIDEST, FULL)
+        on_the_demo, grown = demo_rows(Path(folder), FULL)
+    figures += on_the_demo
     report.write(out, figures, grown)
     where = report.machine()
     sys.stdout.write(f"{report.table(figures)}\n\n{where['cores']} cores of {where['cpu']}, {where['memory_gib']} GiB;")
@@ -47,33 +47,31 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
     """The rows that need a stock server beside ours; at the widest also the gateway's memory."""
     logger.info("the public recipe against nla-serve, d %d: starting both", d_model)
     checkpoint = servers.make_wide_verbalizer(folder / f"wide-{d_model}", d_model)
-    flags = ("--only", "av", "--av", str(checkpoint), "--device", "cpu", "--dtype", DTYPE)
+    preset = {"name": checkpoint.name, "av": str(checkpoint), "ar": None, "device": "cpu",
+              "engine_args": {"av": ["--max-total-tokens", str(SMALL_POOL)]}}  # fmt: skip
+    (folder / f"{checkpoint.name}.yaml").write_text(yaml.safe_dump(preset))
+    flags = ("--preset", str(folder / f"{checkpoint.name}.yaml"), "--only", "av", "--dtype", DTYPE)
     with ExitStack() as stack:
         ours = stack.enter_context(starting(folder / f"ours-{d_model}.log", *flags))
         stock = stack.enter_context(servers.stock_server(checkpoint, folder / f"stock-{d_model}.log", DTYPE))
         ours.wait_ready()
         logger.info("measuring")
         figures = asyncio.run(wire.measure(ours, stock, checkpoint, scale))
-        if d_model == 8192:
+        if d_model == WIDEST:
             figures += asyncio.run(growth.memory(ours, d_model, scale))
+            figures += whole.measure_cached(ours, growth.vectors_of(d_model), scale)
     return figures
 
 
-def deep_and_small(folder: Path, scale: Scale) -> list[Figure]:
-    """The rows on a reconstructor as deep as a real one, where the demo's has two blocks; and on a small KV pool."""
-    logger.info("a deep reconstructor, and the demo's verbalizer with a small KV pool: starting both")
+def with_a_deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
+    """The rows of the narrower servers, and those on a reconstructor as deep as a real one, started with them."""
     checkpoint = servers.make_deep_reconstructor(folder / "deep")
-    deep_flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
-    preset = yaml.safe_load((preset_folder() / "demo.yaml").read_text())
-    preset["engine_args"] = {"av": ["--max-total-tokens", str(SMALL_POOL)]}
-    (folder / "small.yaml").write_text(yaml.safe_dump(preset))
-    small_flags = ("--preset", str(folder / "small.yaml"), "--only", "av")
-    with starting(folder / "deep.log", *deep_flags) as deep, starting(folder / "small.log", *small_flags) as small:
-        for stack in (deep, small):
-            stack.wait_ready()
-        logger.info("measuring")
-        figures = asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale))
-        return figures + whole.measure_cached(small, load_demo_vectors(), scale)
+    flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
+    with starting(folder / "deep.log", *flags) as deep:
+        figures = against_recipe(folder, 3584, scale)
+        logger.info("measuring: a deep reconstructor")
+        deep.wait_ready()
+        return figures + asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale))
 
 
 def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:

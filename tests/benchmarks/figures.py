@@ -35,9 +35,9 @@ class Scale:
 FULL: Final = Scale(
     rounds=5,
     recipe_requests=16,
-    requests=256,
-    lone_requests=50,
-    texts=256,
+    requests=192,
+    lone_requests=40,
+    texts=128,
     cached_requests=2000,
     concurrencies=(1, 4, 16, 64, 256),
     call_sizes=(1, 10, 100, 500, 2000),

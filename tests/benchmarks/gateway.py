@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
+from nla_gateway.concurrency import SMALL_COMES_AGAIN_S
 from nla_gateway.engine import KEEP_IDLE_S, Engine
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer, sampling
@@ -99,6 +100,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
             return await rate(len(some), *singles, limit=IN_FLIGHT)
 
         async def by_client() -> float:
+            await asyncio.sleep(SMALL_COMES_AGAIN_S)  # else the gateway still keeps room for the single requests
             return await rate(len(some), lambda: client.verbalize(some, temperature=0))
 
         speed = await interleave(MORE * scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})

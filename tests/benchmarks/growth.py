@@ -58,9 +58,14 @@ async def by_call_size(stack: Stack, vectors: NDArray[np.float32], scale: Scale)
     return points
 
 
+def vectors_of(d_model: int) -> NDArray[np.float32]:
+    """Any vectors [500, d]."""
+    return np.random.default_rng(1).standard_normal((500, d_model)).astype(np.float32)
+
+
 async def memory(stack: Stack, d_model: int, scale: Scale) -> list[Figure]:
     """Growth of the gateway's memory over very many wide vectors, after a first few."""
-    vectors = np.random.default_rng(1).standard_normal((500, d_model)).astype(np.float32)
+    vectors = vectors_of(d_model)
     async with AsyncNLAClient(stack.url) as client:
         await client.verbalize(vectors[: min(len(vectors), scale.memory_vectors)], max_tokens=1)
         before = gateway_bytes(stack)

@@ -134,12 +134,15 @@ def test_threads_get_a_connection_each_and_keep_it() -> None:
 
     with (
         Server(("127.0.0.1", 0), Handler) as listening,
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(threads + 1) as pool,
         NLAClient(f"http://127.0.0.1:{listening.server_port}", max_retries=0) as nla,
     ):
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        for _ in range(2):
-            assert len(list(pool.map(lambda _: nla.info(), range(threads)))) == threads
+        pool.submit(listening.serve_forever)
+        try:
+            for _ in range(2):
+                assert len(list(pool.map(lambda _: nla.info(), range(threads)))) == threads
+        finally:
+            listening.shutdown()
     assert len(connections) == threads
 
 

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterator
 
+import httpx
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from nla_gateway.engine import Engine
+from nla_gateway.verbalizer import Verbalizer
 from tests.checkpoints import D_MODEL, Pair, make_pair
 from tests.plain import flush_cache, texts_of, verbalize, verbalizer_of
 from tests.reference import ReferenceVerbalizer
@@ -15,7 +19,7 @@ from tests.stack import Stack, serving
 MAX_TOKENS = 48
 VECTORS = np.random.default_rng(3).standard_normal((12, D_MODEL)).astype(np.float32)
 CHUNK = 40
-"""Tokens a prefill pass; a prompt has 116, and 19 of them after a reused prefix."""
+"""Tokens a prefill pass; a prompt has 54, and the vector is the 46th."""
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,32 @@ def test_prompts_cut_at_the_vector_change_nothing(stack: Stack, expected: list[s
     passes = [int(tokens) for tokens in re.findall(r"#new-token: (\d+)", stack.log_text()[before:])]
     assert max(passes) <= CHUNK
     assert sum(passes) > len(VECTORS) * CHUNK
+
+
+@pytest.mark.parametrize("start", [-1, 0], ids=["of the answer", "of the prompt too"])
+def test_logprobs_are_transformers(stack: Stack, pair: Pair, start: int) -> None:
+    """The prefix is reused unless its own logprobs are asked for, and either way they are right."""
+    reference, vector = ReferenceVerbalizer(pair.av), VECTORS[0]
+    prompt, answer = reference.prompt_ids(), reference.greedy(vector, 8)
+    logprobs = reference.logits(vector, answer).log_softmax(-1)
+    wanted = logprobs[:-1].gather(1, torch.tensor([prompt + answer])[0, 1:, None])[:, 0]
+
+    verbalize(stack, VECTORS[:1], max_tokens=1)  # warms again where the cache was flushed
+    engine = verbalizer_of(stack)
+    part = Verbalizer(Engine("verbalizer", engine, timeout_s=60), engine)
+    body = part.payload(part.inject(vector), {"temperature": 0, "max_new_tokens": 8}, f"logprobs{start}.")
+    reply = httpx.post(
+        f"{engine.url}/generate",
+        json=body | {"return_logprob": True, "logprob_start_len": start},
+        headers={"authorization": f"Bearer {engine.api_key}"},
+        timeout=60,
+        trust_env=False,
+    )
+    meta = reply.raise_for_status().json()["meta_info"]
+    assert (meta["cached_tokens"] > 0) is (start == -1)
+    assert [token for _, token, _ in meta["output_token_logprobs"]] == answer
+    got = meta["output_token_logprobs"]
+    if start == 0:  # the first token follows nothing that could predict it
+        got = meta["input_token_logprobs"][1:] + got
+        assert len(got) == len(wanted)
+    np.testing.assert_allclose([logprob for logprob, _, _ in got], wanted[-len(got) :].numpy(), atol=1e-4)
