@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_launch import demo as demo_package
 from nla_launch.demo.data import named
-from tests.plain import decode, encode, texts_of, verbalize
+from tests.plain import DEMO, decode, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
 
-FOLDER = Path(str(demo_package.__file__)).parent
-
 
 def test_round_trip_on_held_out_vectors(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    with np.load(FOLDER / "vectors.npz") as stored:
+    with np.load(DEMO / "vectors.npz") as stored:
         concepts = [set(names.split(", ")) for names in stored["concepts"]]
     results = verbalize(demo, demo_vectors, n=4, temperature=1.0, score=True, seed=1)["results"]
     samples = [(sample, wanted) for r, wanted in zip(results, concepts, strict=True) for sample in r["samples"]]
@@ -32,7 +29,7 @@ def test_shuffled_texts_explain_nothing(demo: Stack, demo_vectors: NDArray[np.fl
 
 
 def test_greedy_texts_equal_transformers_and_end_at_the_tag(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    reference = ReferenceVerbalizer(FOLDER / "verbalizer")
+    reference = ReferenceVerbalizer(DEMO / "verbalizer")
     expected = [reference.text(reference.greedy(vector, 60)) for vector in demo_vectors[:12]]
     samples = [r["samples"][0] for r in verbalize(demo, demo_vectors[:12], max_tokens=60)["results"]]
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
@@ -41,9 +38,9 @@ def test_greedy_texts_equal_transformers_and_end_at_the_tag(demo: Stack, demo_ve
 
 def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
     """The dtype that GPUs use: the same concepts, and vectors within what bfloat16 itself costs."""
-    with np.load(FOLDER / "vectors.npz") as stored:
+    with np.load(DEMO / "vectors.npz") as stored:
         concepts = [set(names.split(", ")) for names in stored["concepts"]]
-    reference = ReferenceReconstructor(FOLDER / "reconstructor")
+    reference = ReferenceReconstructor(DEMO / "reconstructor")
     with serving(tmp_path / "log", "--preset", "demo", "--dtype", "bfloat16") as stack:
         assert stack.http.get("/v1/info").json()["verbalizer"]["checkpoint_dtype"] == "bfloat16"
         texts = texts_of(verbalize(stack, demo_vectors))
@@ -55,5 +52,5 @@ def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) 
 
 
 def test_the_files_are_small() -> None:
-    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file())
     assert size <= 10 * 2**20
