@@ -3,11 +3,13 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from importlib.metadata import version
 from typing import Final
 
 from nla_launch.errors import LaunchError
+from nla_launch.keys import load_keys, require_keys
 from nla_launch.preset import DEFAULT, Preset, load_preset
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="gateway processes (default 1, enough for 400 requests/s)",
     )
     add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
+    add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
+    add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
+        help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
+    add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
@@ -61,9 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
+    keys = load_keys(arguments.api_key or None, arguments.api_keys)
+    from nla_gateway.settings import Access
     from nla_launch import service
 
+    access = Access(api_keys=keys, allow_origins=tuple(arguments.allow_origin), docs=not arguments.no_docs)
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
+    if listener is not None:
+        require_keys(listener, keys)
     from nla_launch.plan import describe
     from nla_launch.planning import plan_all
 
@@ -72,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, api_key=arguments.api_key or None,
+        engines, preset, listener, host=arguments.host, access=access,
         log_level=arguments.log_level, workers=arguments.workers,
     )  # fmt: skip
     return 0
@@ -99,6 +110,12 @@ def _port(text: str) -> int:
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError("must be 0 to 65535")
     return value
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+        raise argparse.ArgumentTypeError("must look like https://host or https://host:port, or be *")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, EngineSettings, Settings
+from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
 from nla_launch.preset import Preset
@@ -46,7 +46,7 @@ def serve(
     listener: socket.socket,
     *,
     host: str,
-    api_key: str | None,
+    access: Access,
     log_level: str,
     workers: int,
 ) -> None:
@@ -57,7 +57,7 @@ def serve(
         preset: what is known of the pair.
         listener: where users connect; closed here and handed to the gateways.
         host: its address, as the user gave it.
-        api_key: what callers must show, or None.
+        access: who may call.
         log_level: of the gateways.
         workers: gateway processes.
 
@@ -71,7 +71,7 @@ def serve(
         reconstructor=parts["ar"][1] if "ar" in parts else None,
         base_model=preset.base_model,
         predict_mean_mse=preset.predict_mean_mse,
-        api_key=api_key,
+        access=access,
         log_level=log_level,
     )
     url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"

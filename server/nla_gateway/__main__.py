@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import resource
 import socket
 import sys
 from typing import Final
@@ -14,6 +15,9 @@ from nla_gateway.settings import SETTINGS_VARIABLE, Settings
 
 KEEPALIVE_S: Final = 75
 """Longer than clients keep idle connections (ours 30 s, urllib3 until they break): they, not we, should close them."""
+
+OPEN_FILES: Final = 65_536
+"""Connections of callers and to engines, at most; the usual limit of 1,024 is soon reached by a few hundred callers."""
 
 
 def main() -> int:
@@ -27,6 +31,7 @@ def main() -> int:
         stream=sys.stderr,
         format="%(levelname)s %(message)s",
     )
+    allow_open_files(OPEN_FILES)
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -40,6 +45,14 @@ def main() -> int:
     # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])
     return 0
+
+
+def allow_open_files(wanted: int) -> None:
+    """Raise this process's limit of open files to what is wanted, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 if __name__ == "__main__":

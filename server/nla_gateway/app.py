@@ -7,8 +7,10 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
+from nla_client.wire import REQUEST_ID_HEADER
 from nla_gateway.gateway import open_gateway
 from nla_gateway.http import EdgeMiddleware, install_error_handlers
 from nla_gateway.metrics import Metrics
@@ -26,7 +28,7 @@ DESCRIPTION: Final = (
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the gateway's app; engines are proved once it runs."""
-    metrics = Metrics()
+    metrics, docs = Metrics(), settings.access.docs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,15 +43,25 @@ def create_app(settings: Settings) -> FastAPI:
                 await asyncio.gather(*proofs, return_exceptions=True)
 
     app = FastAPI(title="nla-serve", version=version("nla-serve"), description=DESCRIPTION, lifespan=lifespan,
+                  docs_url="/docs" if docs else None, openapi_url="/openapi.json" if docs else None,
                   redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False)  # fmt: skip
     app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(
         EdgeMiddleware,
-        api_key=settings.api_key,
+        api_keys=settings.access.api_keys,
         max_body_bytes=settings.limits.max_body_bytes,
         metrics=metrics,
     )
+    if settings.access.allow_origins:
+        # Outermost: a browser asks without a key whether it may call, and refusals must reach the page too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.access.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
+            expose_headers=["retry-after", REQUEST_ID_HEADER],
+        )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 

@@ -127,9 +127,9 @@ class JsonRoute(APIRoute):
 class EdgeMiddleware:
     """Outermost layer, plain ASGI so that streams and disconnects pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], max_body_bytes: int, metrics: Metrics) -> None:
         self._app = app
-        self._key = None if api_key is None else f"Bearer {api_key}".encode()
+        self._keys = {name: f"Bearer {key}".encode() for name, key in api_keys.items()}
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
 
@@ -141,6 +141,7 @@ class EdgeMiddleware:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
+        caller = self._caller(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -152,7 +153,7 @@ class EdgeMiddleware:
             await send(message)
 
         try:
-            refusal = self._refusal(scope["path"], headers, request_id)
+            refusal = self._refusal(scope["path"], headers, caller, request_id)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
@@ -167,12 +168,20 @@ class EdgeMiddleware:
             self._metrics.request(_endpoint(scope), status, seconds)
             level = logging.DEBUG if scope["path"] in POLLED_PATHS else logging.INFO
             logger.log(
-                level, "%s %s %d %.3fs %s", scope["method"], _one_line(scope["path"]), status, seconds, request_id
-            )
+                level, "%s %s %d %.3fs %s%s", scope["method"], _one_line(scope["path"]), status, seconds, request_id,
+                f" {caller}" if caller else "",
+            )  # fmt: skip
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes], request_id: str) -> JSONResponse | None:
+    def _caller(self, headers: dict[bytes, bytes]) -> str | None:
+        """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""
         given = headers.get(b"authorization", b"")
-        if self._key is not None and path not in OPEN_PATHS and not hmac.compare_digest(given, self._key):
+        known = [name for name, key in self._keys.items() if hmac.compare_digest(given, key)]
+        return known[0] if known else None
+
+    def _refusal(
+        self, path: str, headers: dict[bytes, bytes], caller: str | None, request_id: str
+    ) -> JSONResponse | None:
+        if self._keys and caller is None and path not in OPEN_PATHS:
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:

@@ -43,6 +43,14 @@ class GatewayLimits(_Frozen):
     request_timeout_s: float = 300.0
 
 
+class Access(_Frozen):
+    """Who may call, and what they find beside the API."""
+
+    api_keys: dict[str, str] = Field(default={}, description="By callers' names; without any, all may call.")
+    allow_origins: tuple[str, ...] = Field(default=(), description="Origins whose web pages may call; `*` for all.")
+    docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
+
+
 class Settings(_Frozen):
     """Everything the gateway needs."""
 
@@ -50,7 +58,7 @@ class Settings(_Frozen):
     reconstructor: EngineSettings | None
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
-    api_key: str | None = None
+    access: Access = Access()
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
     grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")

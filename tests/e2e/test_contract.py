@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nla_client.wire import STATUS, ErrorResponse
 from nla_gateway.app import create_app
-from nla_gateway.settings import Settings
+from nla_gateway.settings import Access, Settings
 from tests.plain import decode, encode, flush_cache, texts_of, verbalize, verbalizer_of
 from tests.stack import Stack
 
@@ -322,16 +322,50 @@ def run_with(base: Settings, work: Callable[[httpx.AsyncClient], Any], **changes
     return asyncio.run(run())
 
 
-def test_api_key(demo_settings: Settings) -> None:
+def test_api_keys(demo_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "nla_gateway.access")
+
     async def work(client: httpx.AsyncClient) -> None:
         error_of(await client.get("/v1/info"), 401)
         reply = await client.get("/v1/info", headers={"authorization": "Bearer wrong"})
         assert reply.headers["www-authenticate"] == "Bearer"
         error_of(reply, 401)
-        assert (await client.get("/v1/info", headers={"authorization": "Bearer right"})).status_code == 200
+        for key in ("ada-has-this", "bob-has-that"):
+            assert (await client.get("/v1/info", headers={"authorization": f"Bearer {key}"})).status_code == 200
         assert (await client.get("/health")).status_code == 200
 
-    run_with(demo_settings, work, api_key="right")
+    run_with(demo_settings, work, access=Access(api_keys={"ada": "ada-has-this", "bob": "bob-has-that"}))
+    served = [record.getMessage() for record in caplog.records if record.name == "nla_gateway.access"]
+    assert [line.split()[-1] for line in served if "/v1/info 200" in line] == ["ada", "bob"]
+    assert not any(key in caplog.text for key in ("ada-has-this", "bob-has-that", "Bearer"))
+
+
+def test_pages_of_allowed_origins_may_call(demo_settings: Settings) -> None:
+    preflight = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+
+    async def work(client: httpx.AsyncClient) -> None:
+        asked = await client.options("/verbalize", headers={"origin": "https://lab.org", **preflight})
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, "https://lab.org")
+        refused = await client.get("/v1/info", headers={"origin": "https://lab.org"})
+        error_of(refused, 401)
+        assert refused.headers["access-control-allow-origin"] == "https://lab.org"
+        assert "x-request-id" in refused.headers["access-control-expose-headers"].lower()
+        other = await client.options("/verbalize", headers={"origin": "https://elsewhere.org", **preflight})
+        assert other.status_code == 400
+        assert "access-control-allow-origin" not in other.headers
+
+    run_with(demo_settings, work, access=Access(api_keys={"ada": "k"}, allow_origins=("https://lab.org",)))
+
+
+def test_docs_are_there_unless_turned_off(demo_settings: Settings) -> None:
+    async def work(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.get(path)).status_code for path in ("/docs", "/openapi.json", "/health")]
+
+    assert run_with(demo_settings, work) == [200, 200, 200]
+    assert run_with(demo_settings, work, access=Access(docs=False)) == [404, 404, 200]
 
 
 def test_body_over_the_limit(demo_settings: Settings) -> None:

@@ -87,7 +87,8 @@ def test_only_one_engine(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_wrong_flags_are_usage_errors() -> None:
-    for arguments in (["--tp", "0"], ["--only", "both"], ["--nonsense"], ["--port", "x"], ["--port", "70000"]):
+    for arguments in (["--tp", "0"], ["--only", "both"], ["--nonsense"], ["--port", "x"], ["--port", "70000"],
+                      ["--allow-origin", "lab.org"]):  # fmt: skip
         done = run(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
@@ -108,6 +109,10 @@ def test_nowhere() -> None:
 def test_tp_that_does_not_divide(pair: Pair) -> None:
     line = fails("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--tp", "3")
     assert "use --tp 2" in line
+
+
+def test_others_need_a_key() -> None:
+    assert "give --api-key" in fails("--preset", "demo", "--host", "0.0.0.0")  # noqa: S104
 
 
 def test_no_gpu(pair: Pair) -> None:

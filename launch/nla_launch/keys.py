@@ -1,0 +1,71 @@
+"""The keys that callers must show: one from the flag or the environment, or several named ones from a file."""
+
+import socket
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Final
+
+import yaml
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from nla_launch.errors import LaunchError
+
+FLAG_NAME: Final = "api-key"
+"""What the log calls a caller who shows the key of --api-key."""
+Name = Annotated[str, StringConstraints(pattern=r"^[\w.@-]+$")]
+Key = Annotated[str, StringConstraints(pattern=r"^[!-~]+$")]
+KEYS: Final = TypeAdapter(dict[Name, Key])
+
+
+def load_keys(key: str | None, file: str | None) -> dict[str, str]:
+    """Collect the keys, by the names that the log gives their callers; none where callers need none.
+
+    Args:
+        key: from --api-key or NLA_API_KEY.
+        file: from --api-keys, YAML: `name: key` lines.
+
+    Raises:
+        LaunchError: the file cannot be read or holds something else; a key that no header can hold; the same key twice.
+    """
+    keys = {} if file is None else _read(file)
+    if key is not None:
+        if FLAG_NAME in keys:
+            raise LaunchError(f"--api-keys {file}: the name {FLAG_NAME!r} is that of --api-key; choose another")
+        keys |= _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")
+    if len(set(keys.values())) < len(keys):
+        raise LaunchError("two callers have the same API key: give each their own")
+    return keys
+
+
+def require_keys(listener: socket.socket, keys: dict[str, str]) -> None:
+    """Raise LaunchError where others than this machine's users could call without a key."""
+    address = listener.getsockname()[0]
+    if not keys and not ip_address(address).is_loopback:
+        raise LaunchError(
+            f"--host {address} can be reached from elsewhere: give --api-key (or NLA_API_KEY) or --api-keys FILE"
+        )
+
+
+def _read(file: str) -> dict[str, str]:
+    try:
+        named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LaunchError(f"--api-keys {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise LaunchError(f"--api-keys {file} is not YAML") from None  # the error would show what it holds
+    if not named:
+        raise LaunchError(f"--api-keys {file} holds no keys: write lines of `name: key`")
+    return _checked(named, f"--api-keys {file}")
+
+
+def _checked(keys: object, source: str) -> dict[str, str]:
+    """Check names and keys; complaints tell where, and never what the keys are."""
+    try:
+        return KEYS.validate_python(keys, strict=True)
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+    if not where:
+        raise LaunchError(f"{source} must hold lines of `name: key`")
+    if where[-1] == "[key]":
+        raise LaunchError(f"{source}: the name {where[0]!r} may have letters, digits and .@_- alone")
+    raise LaunchError(f"{source}: the key of {where[0]!r} must be text of visible ASCII, without spaces (in quotes)")
