@@ -1,6 +1,6 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
-# make bench   measure: a table, JSON and plots, about 20 minutes on two cores
+# make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make bench-gpu   the same on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000

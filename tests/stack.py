@@ -88,7 +88,11 @@ def start(log: Path, *arguments: str, env: dict[str, str] | None = None, port: i
     command = [sys.executable, "-m", "nla_launch", "--port", str(port), *arguments]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "NLA_API_KEY": "", **(env or {})},
         )
     return Stack(f"http://127.0.0.1:{port}", port, process, log)
 

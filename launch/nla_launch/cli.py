@@ -37,9 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=_positive,
         default=1,
         metavar="N",
-        help="gateway processes (default 1, enough for 400 requests/s)",
+        help="gateway processes (default 1, enough for 700 requests/s)",
     )
-    add("--api-key", default=os.environ.get("NLA_API_KEY"), metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
+    add("--api-key", metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
@@ -67,7 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
-    keys = load_keys(arguments.api_key or None, arguments.api_keys)
+    # With a file, the variable is most likely what this user's own clients show.
+    variable = None if arguments.api_keys else os.environ.get("NLA_API_KEY")
+    key = variable if arguments.api_key is None else arguments.api_key
+    keys = load_keys(key or None, arguments.api_keys)
     from nla_gateway.settings import Access
     from nla_launch import service
 

@@ -1,5 +1,6 @@
 """The keys that callers must show: one from the flag or the environment, or several named ones from a file."""
 
+import os
 import socket
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +22,7 @@ def load_keys(key: str | None, file: str | None) -> dict[str, str]:
     """Collect the keys, by the names that the log gives their callers; none where callers need none.
 
     Args:
-        key: from --api-key or NLA_API_KEY.
+        key: from --api-key, or without a file from NLA_API_KEY.
         file: from --api-keys, YAML: `name: key` lines.
 
     Raises:
@@ -31,9 +32,13 @@ def load_keys(key: str | None, file: str | None) -> dict[str, str]:
     if key is not None:
         if FLAG_NAME in keys:
             raise LaunchError(f"--api-keys {file}: the name {FLAG_NAME!r} is that of --api-key; choose another")
+        if os.path.isfile(key):  # noqa: PTH113 - pathlib's fails where a key is too long for a name
+            raise LaunchError("the key of --api-key (or NLA_API_KEY) is the name of a file: is --api-keys meant?")
         keys |= _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")
-    if len(set(keys.values())) < len(keys):
-        raise LaunchError("two callers have the same API key: give each their own")
+    owners: dict[str, str] = {}
+    for name, own in keys.items():
+        if (other := owners.setdefault(own, name)) != name:
+            raise LaunchError(f"{other!r} and {name!r} have the same API key: give each their own")
     return keys
 
 
@@ -51,7 +56,7 @@ def _read(file: str) -> dict[str, str]:
         named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise LaunchError(f"--api-keys {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):
         raise LaunchError(f"--api-keys {file} is not YAML") from None  # the error would show what it holds
     if not named:
         raise LaunchError(f"--api-keys {file} holds no keys: write lines of `name: key`")
@@ -59,7 +64,7 @@ def _read(file: str) -> dict[str, str]:
 
 
 def _checked(keys: object, source: str) -> dict[str, str]:
-    """Check names and keys; complaints tell where, and never what the keys are."""
+    """Check names and keys, which complaints do not show."""
     try:
         return KEYS.validate_python(keys, strict=True)
     except ValidationError as error:
@@ -67,5 +72,5 @@ def _checked(keys: object, source: str) -> dict[str, str]:
     if not where:
         raise LaunchError(f"{source} must hold lines of `name: key`")
     if where[-1] == "[key]":
-        raise LaunchError(f"{source}: the name {where[0]!r} may have letters, digits and .@_- alone")
+        raise LaunchError(f"{source}: names may have letters, digits and .@_- alone, in lines of `name: key`")
     raise LaunchError(f"{source}: the key of {where[0]!r} must be text of visible ASCII, without spaces (in quotes)")

@@ -83,9 +83,11 @@ def load_preset(name_or_file: str) -> Preset:
     if not path.is_file():
         raise LaunchError(f"no preset {name_or_file!r}: known are {', '.join(known_presets())}, or give a .yaml file")
     try:
-        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise LaunchError(f"preset {path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Preset.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

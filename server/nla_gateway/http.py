@@ -125,7 +125,7 @@ class JsonRoute(APIRoute):
 
 
 class EdgeMiddleware:
-    """Outermost layer, plain ASGI so that streams and disconnects pass through untouched."""
+    """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
 
     def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], max_body_bytes: int, metrics: Metrics) -> None:
         self._app = app

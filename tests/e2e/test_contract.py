@@ -330,6 +330,7 @@ def test_api_keys(demo_settings: Settings, caplog: pytest.LogCaptureFixture) -> 
         reply = await client.get("/v1/info", headers={"authorization": "Bearer wrong"})
         assert reply.headers["www-authenticate"] == "Bearer"
         error_of(reply, 401)
+        error_of(await client.get("/v1/info", headers={"authorization": "Bearer adä".encode()}), 401)
         for key in ("ada-has-this", "bob-has-that"):
             assert (await client.get("/v1/info", headers={"authorization": f"Bearer {key}"})).status_code == 200
         assert (await client.get("/health")).status_code == 200

@@ -59,6 +59,7 @@ def test_prompts_cut_at_the_vector_change_nothing(stack: Stack, expected: list[s
     passes = [int(tokens) for tokens in re.findall(r"#new-token: (\d+)", stack.log_text()[before:])]
     assert max(passes) <= CHUNK
     assert sum(passes) > len(VECTORS) * CHUNK
+    assert f"#new-token: {CHUNK}, #cached-token: 0" in stack.log_text()[before:]
 
 
 @pytest.mark.parametrize("start", [-1, 0], ids=["of the answer", "of the prompt too"])

@@ -19,7 +19,13 @@ def total(metrics: str, name: str) -> float:
 
 
 def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
-    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", "--workers", "2") as stack:
+    (tmp_path / "keys.yaml").write_text("ada: ada-has-this\n")
+    flags = ("--workers", "2", "--api-keys", str(tmp_path / "keys.yaml"), "--no-docs")
+    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", *flags) as stack:
+        assert stack.http.get("/v1/info").status_code == 401
+        stack.http.headers["authorization"] = "Bearer ada-has-this"
+        assert stack.http.get("/openapi.json").status_code == 404
+
         vectors = [demo_vectors[k : k + 1] for k in range(REQUESTS)]
         with ThreadPoolExecutor(16) as pool:
             apart = list(pool.map(lambda vector: texts_of(verbalize(stack, vector))[0], vectors))
@@ -27,7 +33,8 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vec
 
         # Each on a connection of its own, which the kernel gives to whichever gateway is free.
         for _ in range(REQUESTS):
-            assert httpx.get(f"{stack.url}/v1/info", trust_env=False).json()["limits"]["max_queue"] == 4096
+            info = httpx.get(f"{stack.url}/v1/info", headers=stack.http.headers, trust_env=False).json()
+            assert info["limits"]["max_queue"] == 4096
         log = stack.log_text()
         assert "gateway 1 | INFO" in log
         assert "gateway 2 | INFO" in log

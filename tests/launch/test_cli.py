@@ -1,5 +1,6 @@
 """The command line: usage, exit codes, one clear line, the plan."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nla_launch", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    without_key = {**os.environ, "NLA_API_KEY": ""}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=without_key)
 
 
 def fails(*arguments: str) -> str:
