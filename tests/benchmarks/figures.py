@@ -35,7 +35,7 @@ class Scale:
 FULL: Final = Scale(
     rounds=5,
     recipe_requests=16,
-    requests=192,
+    requests=160,
     lone_requests=40,
     texts=128,
     cached_requests=2000,
@@ -91,10 +91,10 @@ class Figure:
                 "rounds": self.values, "target": target, "reached": self.reached}  # fmt: skip
 
 
-async def interleave(rounds: int, sides: Mapping[str, Side]) -> dict[str, list[float]]:
-    """Measure all sides in each round, every other round in reverse, after one round that does not count."""
+async def interleave(rounds: int, sides: Mapping[str, Side], *, warm: bool = False) -> dict[str, list[float]]:
+    """Measure all sides in each round, every other in reverse; unless they are warm, after one that does not count."""
     measured: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
+    for turn in range(1 if warm else 0, rounds + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
             value = await sides[name]()
             if turn:

@@ -64,7 +64,7 @@ async def measure(ours: Stack, stock: str, checkpoint: Path, scale: Scale) -> li
             return await rate(len(vectors), *jobs, limit=IN_FLIGHT)
 
         await _check_same(recipe, http, ours.url, few)
-        speed = await interleave(scale.rounds, {"recipe": by_recipe, "ours": by_us})
+        speed = await interleave(scale.rounds, {"recipe": by_recipe, "ours": by_us}, warm=True)
         bytes_recipe = len(recipe.body(vectors[0]))
         bytes_ours = len(Direct(verbalizer_of(ours), http).body(vectors[0], **GREEDY))
     at_least = 20 if recipe.d_model >= 8192 else 10
