@@ -277,3 +277,10 @@ def write_sidecar(
         "prompt_templates": {"av": AV_TEMPLATE, "ar": AR_TEMPLATE},
     }
     (folder / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar, allow_unicode=True))
+
+
+def write_preset(path: Path, av: Path, *engine_args: str) -> Path:
+    """Write a preset of a verbalizer alone, on the CPU, with further SGLang arguments."""
+    preset = {"name": path.stem, "av": str(av), "ar": None, "device": "cpu", "engine_args": {"av": list(engine_args)}}
+    path.write_text(yaml.safe_dump(preset))
+    return path

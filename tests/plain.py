@@ -28,10 +28,16 @@ def verbalizer_of(stack: Stack) -> EngineSettings:
     return engine
 
 
+def ask_engine(engine: EngineSettings, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    """POST to an engine itself, past the gateway."""
+    headers = {"authorization": f"Bearer {engine.api_key}"}
+    reply = httpx.post(f"{engine.url}{path}", json=body, headers=headers, timeout=60, trust_env=False)
+    return reply.raise_for_status()
+
+
 def flush_cache(engine: EngineSettings) -> None:
     """Empty an engine's prefix cache."""
-    headers = {"authorization": f"Bearer {engine.api_key}"}
-    httpx.post(f"{engine.url}/flush_cache", headers=headers, trust_env=False).raise_for_status()
+    ask_engine(engine, "/flush_cache")
 
 
 def encode(vector: NDArray[np.float32]) -> str:

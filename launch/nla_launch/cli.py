@@ -67,10 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
-    # With a file, the variable is most likely what this user's own clients show.
-    variable = None if arguments.api_keys else os.environ.get("NLA_API_KEY")
-    key = variable if arguments.api_key is None else arguments.api_key
-    keys = load_keys(key or None, arguments.api_keys)
+    keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch import service
 

@@ -18,18 +18,20 @@ Key = Annotated[str, StringConstraints(pattern=r"^[!-~]+$")]
 KEYS: Final = TypeAdapter(dict[Name, Key])
 
 
-def load_keys(key: str | None, file: str | None) -> dict[str, str]:
+def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[str, str]:
     """Collect the keys, by the names that the log gives their callers; none where callers need none.
 
     Args:
-        key: from --api-key, or without a file from NLA_API_KEY.
-        file: from --api-keys, YAML: `name: key` lines.
+        flag: the key of --api-key; empty for none.
+        file: that of --api-keys, YAML: `name: key` lines.
+        variable: the key of NLA_API_KEY. It counts where neither of the others is given: beside a file it is most
+            likely what this user's own clients show.
 
     Raises:
         LaunchError: the file cannot be read or holds something else; a key that no header can hold; the same key twice.
     """
     keys = {} if file is None else _read(file)
-    if key is not None:
+    if key := variable if flag is None and file is None else flag:
         if FLAG_NAME in keys:
             raise LaunchError(f"--api-keys {file}: the name {FLAG_NAME!r} is that of --api-key; choose another")
         if os.path.isfile(key):  # noqa: PTH113 - pathlib's fails where a key is too long for a name

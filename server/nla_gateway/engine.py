@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -142,11 +142,10 @@ class Engine:
             raise
 
     async def _abort(self, rid: str) -> None:
-        try:
+        # The engine may be gone, or the gateway stop (a closed session is a RuntimeError): then the sample ends too.
+        with suppress(aiohttp.ClientError, RuntimeError):
             async with self._http.post("/abort_request", data=orjson.dumps({"rid": rid})):
-                return
-        except (aiohttp.ClientError, RuntimeError):
-            return  # the engine is gone, or the gateway stops (a closed session is a RuntimeError): the generation too
+                pass
 
 
 def open_session(settings: EngineSettings, timeout_s: float) -> aiohttp.ClientSession:

@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from tests.benchmarks import gateway, growth, reconstruct, report, servers, startup, whole, wire
 from tests.benchmarks.figures import FULL, Figure, Scale
+from tests.checkpoints import write_preset
 from tests.plain import DEMO, load_demo_vectors
 from tests.stack import Stack, serving, starting
 
@@ -47,10 +46,8 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
     """The rows that need a stock server beside ours; at the widest also the gateway's memory."""
     logger.info("the public recipe against nla-serve, d %d: starting both", d_model)
     checkpoint = servers.make_wide_verbalizer(folder / f"wide-{d_model}", d_model)
-    preset = {"name": checkpoint.name, "av": str(checkpoint), "ar": None, "device": "cpu",
-              "engine_args": {"av": ["--max-total-tokens", str(SMALL_POOL)]}}  # fmt: skip
-    (folder / f"{checkpoint.name}.yaml").write_text(yaml.safe_dump(preset))
-    flags = ("--preset", str(folder / f"{checkpoint.name}.yaml"), "--only", "av", "--dtype", DTYPE)
+    preset = write_preset(folder / f"{checkpoint.name}.yaml", checkpoint, "--max-total-tokens", str(SMALL_POOL))
+    flags = ("--preset", str(preset), "--only", "av", "--dtype", DTYPE)
     with ExitStack() as stack:
         ours = stack.enter_context(starting(folder / f"ours-{d_model}.log", *flags))
         stock = stack.enter_context(servers.stock_server(checkpoint, folder / f"stock-{d_model}.log", DTYPE))

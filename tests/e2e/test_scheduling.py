@@ -3,16 +3,14 @@
 import re
 from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from nla_gateway.engine import Engine
 from nla_gateway.verbalizer import Verbalizer
-from tests.checkpoints import D_MODEL, Pair, make_pair
-from tests.plain import flush_cache, texts_of, verbalize, verbalizer_of
+from tests.checkpoints import D_MODEL, Pair, make_pair, write_preset
+from tests.plain import ask_engine, flush_cache, texts_of, verbalize, verbalizer_of
 from tests.reference import ReferenceVerbalizer
 from tests.stack import Stack, serving
 
@@ -30,10 +28,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def stack(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("scheduling")
-    preset = {"name": "cut", "av": str(pair.av), "ar": None, "device": "cpu",
-              "engine_args": {"av": ["--chunked-prefill-size", str(CHUNK)]}}  # fmt: skip
-    (folder / "preset.yaml").write_text(yaml.safe_dump(preset))
-    flags = ("--preset", str(folder / "preset.yaml"), "--only", "av", "--log-level", "debug")
+    preset = write_preset(folder / "preset.yaml", pair.av, "--chunked-prefill-size", str(CHUNK))
+    flags = ("--preset", str(preset), "--only", "av", "--log-level", "debug")
     with serving(folder / "log", *flags, env={"SGLANG_TEST_RETRACT": "1"}) as stack:
         yield stack
 
@@ -74,14 +70,8 @@ def test_logprobs_are_transformers(stack: Stack, pair: Pair, start: int) -> None
     engine = verbalizer_of(stack)
     part = Verbalizer(Engine("verbalizer", engine, timeout_s=60), engine)
     body = part.payload(part.inject(vector), {"temperature": 0, "max_new_tokens": 8}, f"logprobs{start}.")
-    reply = httpx.post(
-        f"{engine.url}/generate",
-        json=body | {"return_logprob": True, "logprob_start_len": start},
-        headers={"authorization": f"Bearer {engine.api_key}"},
-        timeout=60,
-        trust_env=False,
-    )
-    meta = reply.raise_for_status().json()["meta_info"]
+    body |= {"return_logprob": True, "logprob_start_len": start}
+    meta = ask_engine(engine, "/generate", body).json()["meta_info"]
     assert (meta["cached_tokens"] > 0) is (start == -1)
     assert [token for _, token, _ in meta["output_token_logprobs"]] == answer
     got = meta["output_token_logprobs"]

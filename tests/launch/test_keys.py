@@ -12,10 +12,17 @@ from nla_launch.keys import load_keys, require_keys
 
 
 def test_keys_of_the_flag_and_of_a_file_go_together(tmp_path: Path) -> None:
-    assert load_keys(None, None) == {}
-    assert load_keys("k1", None) == {"api-key": "k1"}
+    assert load_keys(None, None, None) == {}
+    assert load_keys("k1", None, "k4") == {"api-key": "k1"}
     (tmp_path / "keys.yaml").write_text("ada: k2  # her laptop\nbob@lab: 'k3'\n")
-    assert load_keys("k1", str(tmp_path / "keys.yaml")) == {"api-key": "k1", "ada": "k2", "bob@lab": "k3"}
+    assert load_keys("k1", str(tmp_path / "keys.yaml"), "k4") == {"api-key": "k1", "ada": "k2", "bob@lab": "k3"}
+
+
+def test_the_variable_counts_where_nothing_else_is_given(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("ada: k2\n")
+    assert load_keys(None, None, "k4") == {"api-key": "k4"}
+    assert load_keys(None, str(tmp_path / "keys.yaml"), "k4") == {"ada": "k2"}
+    assert load_keys("", None, "k4") == load_keys(None, None, "") == {}
 
 
 @pytest.mark.parametrize(
@@ -40,21 +47,21 @@ def test_bad_files_say_what_is_wrong_and_show_no_key(content: str, message: str,
     path = tmp_path / "keys.yaml"
     path.write_text(content)
     with pytest.raises(LaunchError, match=re.escape(message)) as caught:
-        load_keys("other", str(path))
+        load_keys("other", str(path), None)
     assert "topsecret" not in str(caught.value)
 
 
 def test_no_file_and_a_bad_flag() -> None:
     with pytest.raises(LaunchError, match=r"cannot be read: No such file"):
-        load_keys(None, "/no/such/file")
+        load_keys(None, "/no/such/file", None)
     with pytest.raises(LaunchError, match=re.escape("--api-key (or NLA_API_KEY): the key")):
-        load_keys("two words", None)
+        load_keys("two words", None, None)
 
 
 def test_a_file_given_as_the_key(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("ada: topsecret")
     with pytest.raises(LaunchError, match="is --api-keys meant"):
-        load_keys(str(tmp_path / "keys.yaml"), None)
+        load_keys(str(tmp_path / "keys.yaml"), None, None)
 
 
 class Listener:
