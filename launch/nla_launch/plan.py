@@ -42,13 +42,13 @@ CONTEXT_LENGTH: Final = 2048
 RUNNING_REQUESTS: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
 IN_FLIGHT: Final[dict[tuple[Device, Role], tuple[int, int]]] = {
     ("cuda", "av"): (RUNNING_REQUESTS["cuda"] + 32, 128),
-    ("cuda", "ar"): (16, 4),
+    ("cuda", "ar"): (32, 8),
     ("cpu", "av"): (RUNNING_REQUESTS["cpu"] + 8, 8),
-    ("cpu", "ar"): (4, 1),
+    ("cpu", "ar"): (8, 1),
 }
 """Requests at an engine at a time: all that can run and the next few. More would only wait there, first come first
 served, where the gateway's own line is fair. And, of them, those of large requests while small ones come in: on a CPU
-every sample slows the others down, on a GPU the first hundred cost little. A reconstructor request has up to 16 texts.
+every sample slows the others down, on a GPU the first hundred cost little. A reconstructor request has up to 8 texts.
 """
 POOL_TOKENS: Final[dict[tuple[Device, Role], int]] = {
     ("cuda", "av"): 131_072,

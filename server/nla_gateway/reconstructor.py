@@ -17,7 +17,8 @@ from nla_gateway.scoring import score
 from nla_gateway.settings import EngineSettings
 from nla_gateway.sidecar import Sidecar, read_sidecar
 
-TEXTS_PER_CALL: Final = 16
+TEXTS_PER_CALL: Final = 8
+"""Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
 
 
 class Reconstructor:
