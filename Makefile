@@ -1,13 +1,15 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
+# make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
 # make bench-gpu   the same on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
+MINUTES ?= 10
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test bench bench-gpu lint format openapi clean
+.PHONY: help demo test bench bench-gpu soak lint format openapi clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +44,10 @@ bench: $(READY)
 bench-gpu: $(READY)
 	@echo "==> benchmarks on CUDA GPUs"
 	@exec $(BIN)/python -m tests.benchmarks.gpu --out build/bench-gpu
+
+soak: $(READY)
+	@echo "==> $(MINUTES) minutes of mixed load on the demo pair"
+	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) --out build/soak
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psutil
 
-from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+from nla_gateway.pool import EnginePool
+from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
+from nla_gateway.verbalizer import Verbalizer
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
@@ -73,6 +75,31 @@ class Stack:
             return [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+def detached_verbalizer(settings: EngineSettings) -> Verbalizer:
+    """The gateway's half of a verbalizer, not connected to any engine: for the payloads that it forms."""
+    return Verbalizer(EnginePool("verbalizer", settings, timeout_s=1, report=lambda *_: None), settings)
+
+
+def states_of(stack: Stack) -> dict[str, str]:
+    try:
+        engines: dict[str, Any] = stack.http.get("/ready", timeout=5).json()["engines"]
+    except httpx.HTTPError:
+        return {}
+    return {label: engine["state"] for label, engine in engines.items()}
+
+
+def engine_of(stack: Stack, role: str) -> psutil.Process:
+    """An engine's main process."""
+    children = psutil.Process(stack.process.pid).children()
+    return next(child for child in children if child.environ().get("NLA_ENGINE_ROLE") == role)
+
+
+def scheduler_of(stack: Stack, role: str) -> psutil.Process:
+    """The process of an engine that computes."""
+    children = engine_of(stack, role).children(recursive=True)
+    return next(child for child in children if "sglang::scheduler" in " ".join(child.cmdline()))
 
 
 def free_port() -> int:

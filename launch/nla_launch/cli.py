@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from importlib.metadata import version
+from math import inf
 from typing import Final
 
 from nla_launch.errors import LaunchError
@@ -44,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
     add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
+    add("--hung-after", type=_seconds, default=120.0, metavar="SECONDS",
+        help="restart an engine that makes no progress for so long (default 120)")  # fmt: skip
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
@@ -84,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     service.serve(
         engines, preset, listener, host=arguments.host, access=access,
-        log_level=arguments.log_level, workers=arguments.workers,
+        log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
     )  # fmt: skip
     return 0
 
@@ -116,6 +119,13 @@ def _origin(text: str) -> str:
     if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
         raise argparse.ArgumentTypeError("must look like https://host or https://host:port, or be *")
     return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value < inf:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
 
 def _positive(text: str) -> int:

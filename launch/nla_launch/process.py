@@ -1,4 +1,4 @@
-"""One child process: started in a group of its own, its output read, stopped with all its descendants."""
+"""One child process: started in a group of its own, again when asked, its output read, stopped with all descendants."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ class ChildProcess:
         label: who it is, for messages.
         command: argv.
         environment: variables on top of ours.
-        hands_over: sockets that are its own once it has started, under the same file numbers.
+        shares: sockets that it has too, under the same file numbers.
+        check: raises LaunchError where it cannot start; for before it starts again.
         level: logging level at which its output is passed on.
     """
 
@@ -37,12 +40,14 @@ class ChildProcess:
         command: list[str],
         environment: dict[str, str],
         *,
-        hands_over: tuple[socket.socket, ...] = (),
+        shares: tuple[socket.socket, ...] = (),
+        check: Callable[[], None] = lambda: None,
         level: int = logging.DEBUG,
     ) -> None:
-        self.label = label
+        self.label, self.check = label, check
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._command, self._environment, self._hands_over, self._level = command, environment, hands_over, level
+        self._command, self._environment, self._shares, self._level = command, environment, shares, level
+        self.started_at = 0.0
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -57,15 +62,20 @@ class ChildProcess:
                 stdout=writing,
                 stderr=writing,
                 env={**os.environ, **self._environment},
-                pass_fds=[handed.fileno() for handed in self._hands_over],
+                pass_fds=[shared.fileno() for shared in self._shares],
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
         finally:
             os.close(writing)
-        for handed in self._hands_over:
-            handed.close()
+        self.last_lines.clear()
+        self.started_at = time.monotonic()
         self._reader = asyncio.create_task(self._read(reading))
+
+    @property
+    def pid(self) -> int:
+        """Its process id, also after its end."""
+        return self._started().pid
 
     async def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""

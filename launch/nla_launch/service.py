@@ -8,12 +8,14 @@ import secrets
 import socket
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
+from nla_launch.preflight import check_checkpoints
 from nla_launch.preset import Preset
 from nla_launch.process import ChildProcess
 from nla_launch.supervisor import Supervisor
@@ -49,17 +51,19 @@ def serve(
     access: Access,
     log_level: str,
     workers: int,
+    hung_after_s: float,
 ) -> None:
     """Run the service until it is told to stop.
 
     Args:
         engines: what to start.
         preset: what is known of the pair.
-        listener: where users connect; closed here and handed to the gateways.
+        listener: where users connect; the gateways share it, and it is closed at the stop.
         host: its address, as the user gave it.
         access: who may call.
         log_level: of the gateways.
         workers: gateway processes.
+        hung_after_s: how long an engine may make no progress.
 
     Raises:
         ServiceError: it failed.
@@ -73,35 +77,41 @@ def serve(
         predict_mean_mse=preset.predict_mean_mse,
         access=access,
         log_level=log_level,
+        hung_after_s=hung_after_s,
     )
     url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
-        gateways = _start_of_gateways(settings.share_of(workers), listener, workers, counters)
-        listener.close()  # they have it now, and it ends with them: connections must fail after a stop
-        supervisor = Supervisor([child for child, _ in parts.values()], gateways, url=url, grace_s=settings.grace_s)
+        private = [listen("127.0.0.1", 0) for _ in range(workers)]
+        supervisor = Supervisor(
+            [child for child, _ in parts.values()],
+            _gateways(settings.share_of(workers), listener, private, counters),
+            listeners=[listener, *private],
+            counters=counters,
+            url=url,
+            grace_s=settings.grace_s,
+        )
         asyncio.run(supervisor.run())
 
 
-def _start_of_gateways(
-    settings: Settings, listener: socket.socket, workers: int, counters: str
+def _gateways(
+    settings: Settings, listener: socket.socket, private: list[socket.socket], counters: str
 ) -> dict[str, ChildProcess]:
-    """Form the gateways, by the URL at which each alone says whether it is ready."""
+    """Form the gateways, one a private socket, by the URL at which each alone says whether it is ready."""
     environment = {
         SETTINGS_VARIABLE: settings.model_dump_json(),
         COUNTERS_VARIABLE: counters,
         "CUDA_VISIBLE_DEVICES": "",
     }
-    gateways = {}
-    for number in range(1, workers + 1):
-        own, shared = listen("127.0.0.1", 0), listener.dup()
-        gateways[f"http://127.0.0.1:{own.getsockname()[1]}/ready"] = ChildProcess(
-            "gateway" if workers == 1 else f"gateway {number}",
-            [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(shared.fileno()), str(own.fileno())],
+    return {
+        f"http://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
+            "gateway" if len(private) == 1 else f"gateway {number}",
+            [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno()), str(own.fileno())],
             environment,
-            hands_over=(shared, own),
+            shares=(listener, own),
             level=logging.INFO,
         )
-    return gateways
+        for number, own in enumerate(private, 1)
+    }
 
 
 def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings]:
@@ -109,7 +119,7 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
     if plan.checkpoint.folder is None:
         raise LaunchError(f"{plan.checkpoint.source} has no local folder")
     settings = EngineSettings(
-        url=f"http://127.0.0.1:{port}",
+        urls=(f"http://127.0.0.1:{port}",),
         api_key=key,
         checkpoint=plan.checkpoint.folder,
         model=plan.checkpoint.name,
@@ -118,7 +128,9 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
     )
-    return ChildProcess(plan.label, plan.command(port, key), plan.environment()), settings
+    folders = {role: plan.checkpoint.folder if role == plan.role else None for role in ("av", "ar")}
+    check = partial(check_checkpoints, **folders)
+    return ChildProcess(plan.label, plan.command(port, key), plan.environment(), check=check), settings
 
 
 def _free_ports(count: int) -> list[int]:

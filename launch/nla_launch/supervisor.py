@@ -1,16 +1,21 @@
-"""The policy over the processes: start all, wait until ready, watch, stop in order."""
+"""The policy over the processes: start all, wait until ready, start again what dies or hangs, stop in order."""
 
 import asyncio
 import logging
 import signal
+import socket
 import sys
 import time
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import httpx
+from prometheus_client.multiprocess import mark_process_dead
 
-from nla_launch.errors import ServiceError
+from nla_launch.errors import LaunchError, ServiceError
 from nla_launch.process import ChildProcess
+from nla_launch.readiness import EngineReport, Readiness
+from nla_launch.restarts import LIMIT, WINDOW_S, Restarts
 
 logger = logging.getLogger(__name__)
 
@@ -22,101 +27,158 @@ LINES_SHOWN: Final = 20
 
 
 class Supervisor:
-    """Runs gateways and their engines until told to stop, or until one of them fails.
+    """Runs gateways and their engines until told to stop, or until one of them fails for good.
 
     Args:
         engines: the engines' processes.
         gateways: the gateways' processes, by the URL of each one's `/ready`.
+        listeners: sockets that the gateways share; closed here at a stop.
+        counters: folder of the gateways' counts.
         url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
     """
 
     def __init__(
-        self, engines: list[ChildProcess], gateways: dict[str, ChildProcess], *, url: str, grace_s: float
+        self,
+        engines: list[ChildProcess],
+        gateways: dict[str, ChildProcess],
+        *,
+        listeners: Sequence[socket.socket],
+        counters: str,
+        url: str,
+        grace_s: float,
     ) -> None:
-        self._engines, self._gateways, self._ready_urls = engines, list(gateways.values()), list(gateways)
-        self._children = [*self._engines, *self._gateways]
-        self._url, self._grace_s = url, grace_s
+        self._engines, self._gateways = {engine.label: engine for engine in engines}, list(gateways.values())
+        self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
+        self._readiness = Readiness(list(gateways))
+        self._listeners, self._counters, self._url, self._grace_s = listeners, counters, url, grace_s
+        self._was_ready = False
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
         Raises:
-            ServiceError: a process died or an engine failed its self-test.
+            ServiceError: a process could not start or kept dying, or an engine failed its self-test.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            for child in self._children:
-                await child.start()
-                logger.info("%s: starting", child.label)
+            for child in self._restarts:
+                await self._start(child)
             await self._watch()
         finally:
             await self._shut_down()
 
-    async def _watch(self) -> None:
-        stop = asyncio.create_task(self._stop.wait())
-        ready = asyncio.create_task(self._until_ready())
-        deaths = {asyncio.create_task(child.wait()): child for child in self._children}
-        waiting: set[asyncio.Task[Any]] = {stop, ready, *deaths}
-        try:
-            while not stop.done():
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for death, child in deaths.items():
-                    if death in done and not stop.done():
-                        raise ServiceError(_obituary(child, death.result()))
-                if ready in done:
-                    ready.result()
-                    waiting.discard(ready)
-                    sys.stdout.write(f"nla-serve ready on {self._url}\n")
-                    sys.stdout.flush()
-        finally:
-            for task in (stop, ready, *deaths):
-                task.cancel()
-            await asyncio.gather(stop, ready, *deaths, return_exceptions=True)
+    async def _start(self, child: ChildProcess) -> None:
+        await child.start()
+        logger.info("%s: starting", child.label)
 
-    async def _until_ready(self) -> None:
-        started = spoken = time.monotonic()
-        seen: set[str] = set()
+    async def _watch(self) -> None:
+        """Keep everything going until the stop, or until something fails for good."""
+        work = (self._stop.wait(), self._follow(), *(self._keep(child) for child in self._restarts))
+        tasks = [asyncio.ensure_future(one) for one in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in () if self._stop.is_set() else done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, child: ChildProcess) -> None:
+        """Start a child again whenever it has died.
+
+        Raises:
+            ServiceError: it did before all were ready once, or too often.
+        """
+        while True:
+            obituary = _obituary(child, await child.wait())
+            await child.stop(0)  # what it left behind still holds memory
+            if not self._was_ready:
+                raise ServiceError(obituary)
+            if child in self._gateways:
+                mark_process_dead(child.pid, self._counters)  # type: ignore[no-untyped-call]
+            await self._start_again(child, obituary)
+
+    async def _start_again(self, child: ChildProcess, why: str) -> None:
+        """Start a child after a pause, and after a longer one where it cannot start.
+
+        Raises:
+            ServiceError: once too often.
+        """
+        restarts = self._restarts[child]
+        while (pause := restarts.next_pause(time.monotonic())) is not None:
+            which = f"restart {restarts.count} of at most {LIMIT} in {WINDOW_S / 60:.0f} minutes"
+            logger.warning("%s\n%s: starts again in %.0f s (%s)", why, child.label, pause, which)
+            await asyncio.sleep(pause)
+            try:
+                await asyncio.to_thread(child.check)
+            except LaunchError as error:
+                why = f"the {child.label} cannot start again: {error}"
+            else:
+                await self._start(child)
+                return
+        logger.error("%s: given up after %d restarts", child.label, LIMIT)
+        raise ServiceError(why)
+
+    async def _follow(self) -> None:
+        """Follow what the gateways say of the engines: tell the user, and end engines that are no good.
+
+        Raises:
+            ServiceError: an engine failed its self-test before all were ready once.
+        """
+        spoken = time.monotonic()
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
             while True:
-                waiting = await self._newly_ready(http, seen, time.monotonic() - started)
-                if waiting is not None and not waiting:
-                    return
+                for report in await self._readiness.changes(http):
+                    self._on_change(report)
+                if self._readiness.all_ready and not self._was_ready:
+                    self._was_ready = True
+                    sys.stdout.write(f"nla-serve ready on {self._url}\n")
+                    sys.stdout.flush()
                 if time.monotonic() - spoken > HEARTBEAT_S:
                     spoken = time.monotonic()
-                    names = " and ".join(waiting or [child.label for child in self._engines])
-                    logger.info("%s: still loading (%.0f s)", names, spoken - started)
+                    self._show_progress(spoken)
                 await asyncio.sleep(POLL_S)
 
-    async def _newly_ready(self, http: httpx.AsyncClient, seen: set[str], seconds: float) -> list[str] | None:
-        """Report engines that are ready for all gateways; return those that are not, None while one gives no answer."""
-        try:
-            answers = [(await http.get(url)).json()["engines"] for url in self._ready_urls]
-        except (httpx.HTTPError, ValueError, KeyError):
-            return None
-        for label in answers[0]:
-            engines = [answer[label] for answer in answers]
-            for engine in engines:
-                if engine["state"] == "failed":
-                    raise ServiceError(f"the {label} failed its self-test: {engine['reason']}")
-            if label not in seen and all(engine["state"] == "ready" for engine in engines):
-                seen.add(label)
-                logger.info("%s: ready after %.0f s, self-test passed", label, seconds)
-        return [label for label in answers[0] if label not in seen]
+    def _on_change(self, report: EngineReport) -> None:
+        engine = self._engines.get(report.label)
+        if report.state == "ready":
+            after = "" if engine is None else f" after {time.monotonic() - engine.started_at:.0f} s"
+            logger.info("%s: ready%s, self-test passed", report.label, after)
+            if engine is not None:
+                self._restarts[engine].worked()
+        elif report.state == "failed":
+            message = f"the {report.label} failed its self-test: {report.reason}"
+            if not self._was_ready:
+                raise ServiceError(message)
+            logger.error("%s", message)
+        elif report.state == "hung":
+            logger.error("%s: hangs, and is ended", report.label)
+        if report.state in ("failed", "hung") and engine is not None:
+            engine.kill()
+
+    def _show_progress(self, now: float) -> None:
+        waiting = self._readiness.waiting(list(self._engines))
+        if waiting:
+            started = [self._engines[label].started_at for label in waiting if label in self._engines]
+            logger.info("%s: still loading (%.0f s)", " and ".join(waiting), now - min(started, default=now))
 
     async def _shut_down(self) -> None:
         """Stop the gateways first, so that they can finish what the engines are doing; then the engines."""
         logger.info("stopping")
+        for listener in self._listeners:
+            listener.close()
         await asyncio.gather(*(gateway.stop(self._grace_s + 5.0) for gateway in self._gateways))
-        await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines))
+        await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines.values()))
         logger.info("stopped")
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            for child in self._children:
+            for child in self._restarts:
                 child.kill()
         self._stop.set()
 

@@ -9,6 +9,7 @@ import sys
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from nla_gateway.app import create_app
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
@@ -18,6 +19,19 @@ KEEPALIVE_S: Final = 75
 
 OPEN_FILES: Final = 65_536
 """Connections of callers and to engines, at most; the usual limit of 1,024 is soon reached by a few hundred callers."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which tells the gateway when it is to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, and wait for those in flight."""
+        self._app.state.gateway.leave()
+        await super().shutdown(sockets)
 
 
 def main() -> int:
@@ -32,8 +46,9 @@ def main() -> int:
         format="%(levelname)s %(message)s",
     )
     allow_open_files(OPEN_FILES)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=None,
         access_log=False,
         # What uvicorn says of starting and stopping, the launcher says in the words of the whole.
@@ -43,7 +58,7 @@ def main() -> int:
         timeout_graceful_shutdown=int(settings.grace_s),
     )
     # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])
+    Server(config, app).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The FastAPI app: routes, the edge around them, and the engines' self-tests in the background."""
+"""The FastAPI app: routes, the edge around them, and the engines watched in the background."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,11 +14,9 @@ from nla_client.wire import REQUEST_ID_HEADER
 from nla_gateway.gateway import open_gateway
 from nla_gateway.http import EdgeMiddleware, install_error_handlers
 from nla_gateway.metrics import Metrics
-from nla_gateway.proof import prove_when_up
-from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.routes import router
 from nla_gateway.settings import Settings
-from nla_gateway.verbalizer import Verbalizer
+from nla_gateway.watch import watch
 
 DESCRIPTION: Final = (
     "Natural Language Autoencoders: activation vectors to words, words to vectors, and how near they come."
@@ -27,20 +25,24 @@ DESCRIPTION: Final = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the gateway's app; engines are proved once it runs."""
+    """Build the gateway's app; engines are proved and watched once it runs."""
     metrics, docs = Metrics(), settings.access.docs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_gateway(settings, metrics) as gateway:
             app.state.gateway = gateway
-            proofs = [asyncio.create_task(_prove(part, metrics)) for part in gateway.parts]
+            watches = [
+                asyncio.create_task(watch(part, engine, settings.hung_after_s))
+                for part in gateway.parts
+                for engine in part.engines.engines
+            ]
             try:
                 yield
             finally:
-                for proof in proofs:
-                    proof.cancel()
-                await asyncio.gather(*proofs, return_exceptions=True)
+                for one in watches:
+                    one.cancel()
+                await asyncio.gather(*watches, return_exceptions=True)
 
     app = FastAPI(title="nla-serve", version=version("nla-serve"), description=DESCRIPTION, lifespan=lifespan,
                   docs_url="/docs" if docs else None, openapi_url="/openapi.json" if docs else None,
@@ -64,12 +66,6 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
-
-
-async def _prove(part: Verbalizer | Reconstructor, metrics: Metrics) -> None:
-    metrics.engine(part.engine.label, ready=False)
-    await prove_when_up(part)
-    metrics.engine(part.engine.label, ready=part.engine.state == "ready")
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

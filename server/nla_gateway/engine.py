@@ -1,8 +1,8 @@
-"""One SGLang engine over loopback HTTP. Knows SGLang's endpoints and nothing of NLA."""
+"""One SGLang engine over HTTP. Knows SGLang's endpoints and nothing of NLA."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -12,7 +12,6 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from nla_gateway.concurrency import Owner, Turns
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.settings import EngineSettings
 
@@ -20,28 +19,37 @@ RETRY_AFTER_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5.0
 KEEP_IDLE_S: Final = 2.0
 """SGLang closes idle connections after 5 s; one that it is just closing must not be used again."""
+INFO_TIMEOUT_S: Final = 20.0
 
-EngineState = Literal["starting", "ready", "failed"]
+EngineState = Literal["starting", "ready", "restarting", "hung", "failed"]
+"""Failed: its self-test. Hung: it lives, and nothing comes of it."""
+
+
+class EngineLostError(Exception):
+    """The engine went away with a request, which can be sent again: requests have no side effects."""
 
 
 class Engine:
     """A client of one engine, with what is known of the engine's state.
 
     Args:
-        label: `verbalizer` or `reconstructor`, for messages.
-        settings: where it is.
+        label: `verbalizer` or `reconstructor`, with a number where there are several, for messages.
+        url: where it is.
+        settings: what it serves, and its key.
         timeout_s: longest silence of the engine on one request.
     """
 
-    def __init__(self, label: str, settings: EngineSettings, *, timeout_s: float) -> None:
+    def __init__(self, label: str, url: str, settings: EngineSettings, *, timeout_s: float) -> None:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
-        self._turns = Turns(settings.max_in_flight, settings.shared_in_flight)
-        self._settings, self._timeout_s = settings, timeout_s
+        self.in_flight = 0
+        self.doubted = asyncio.Event()
+        """Set when a request was lost, for whoever watches the state."""
+        self._url, self._settings, self._timeout_s = url, settings, timeout_s
 
     async def __aenter__(self) -> Self:
-        self._http = open_session(self._settings, self._timeout_s)
+        self._http = open_session(self._url, self._settings, self._timeout_s)
         return self
 
     async def __aexit__(
@@ -49,22 +57,10 @@ class Engine:
     ) -> None:
         await self._http.close()
 
-    def unavailable(self) -> EngineUnavailable | None:
-        """Tell why it takes no requests; None once the self-test has passed."""
-        if self.state == "starting":
-            return EngineUnavailable(f"the {self.label} is still starting", retry_after_s=RETRY_AFTER_S)
-        if self.state == "failed":
-            return EngineUnavailable(f"the {self.label} failed its self-test: {self.reason}")
-        return None
-
-    def require_ready(self) -> None:
-        """Raise EngineUnavailable until the self-test has passed."""
-        if (error := self.unavailable()) is not None:
-            raise error
-
-    def turn(self, owner: Owner) -> AbstractAsyncContextManager[None]:
-        """Wait until the engine has room for one more request, and hold the place; owners take turns."""
-        return self._turns.turn(owner)
+    async def drop_requests(self) -> None:
+        """Close all connections: requests in flight are lost, and can be sent elsewhere."""
+        before, self._http = self._http, open_session(self._url, self._settings, self._timeout_s)
+        await before.close()
 
     async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Run one generation to its end; cancelling the call ends it in the engine too."""
@@ -96,8 +92,14 @@ class Engine:
 
     async def server_info(self) -> dict[str, Any]:
         """Ask the engine about itself."""
-        answer: dict[str, Any] = await self._json("GET", "/server_info")
+        async with asyncio.timeout(INFO_TIMEOUT_S):
+            answer: dict[str, Any] = await self._json("GET", "/server_info")
         return answer
+
+    async def makes_progress(self) -> bool:
+        """Ask whether anything comes out of the engine; idle, it computes one token for that."""
+        async with self._translating(), self._http.get("/health") as response:
+            return response.ok
 
     async def _json(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Any:
         content = None if payload is None else orjson.dumps(payload)
@@ -114,7 +116,9 @@ class Engine:
         return chunk
 
     def _raise_for(self, status: int, body: bytes) -> None:
-        if status in (429, 503):
+        if status == 503:  # it has been told to stop
+            raise EngineLostError(f"the {self.label} takes no requests any more")
+        if status == 429:
             raise EngineUnavailable(f"the {self.label} takes no requests just now", retry_after_s=RETRY_AFTER_S)
         # Requests were checked before they came here, so a refusal is our own mistake.
         raise RuntimeError(f"the {self.label} engine answered {status}: {body[:500].decode(errors='replace')}")
@@ -127,8 +131,8 @@ class Engine:
         except aiohttp.SocketTimeoutError:
             raise RequestTimeout(f"the {self.label} did not answer in time") from None
         except aiohttp.ClientError as error:
-            message = f"the connection to the {self.label} broke: {type(error).__name__}"
-            raise EngineUnavailable(message, retry_after_s=RETRY_AFTER_S) from None
+            self.doubted.set()
+            raise EngineLostError(f"the connection to the {self.label} broke: {type(error).__name__}") from None
 
     @asynccontextmanager
     async def _aborting(self, rid: str) -> AsyncIterator[None]:
@@ -148,16 +152,16 @@ class Engine:
                 pass
 
 
-def open_session(settings: EngineSettings, timeout_s: float) -> aiohttp.ClientSession:
+def open_session(url: str, settings: EngineSettings, timeout_s: float) -> aiohttp.ClientSession:
     """Open an HTTP session with an engine. aiohttp's: httpx takes four times the CPU, and more with many in flight."""
     return aiohttp.ClientSession(
-        settings.url,
+        url,
         headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s),
-        # No limit: requests wait in Turns.
+        # No limit: requests wait in the pool's Turns.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,  # a proxy from the environment must not stand between us and loopback
+        trust_env=False,  # a proxy from the environment must not stand between us and the engine
     )
 
 

@@ -9,9 +9,9 @@ from typing import Final
 
 from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.concurrency import Admission
-from nla_gateway.engine import Engine
 from nla_gateway.errors import CheckpointError, EngineUnavailable
 from nla_gateway.metrics import Metrics
+from nla_gateway.pool import EnginePool
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.sidecar import Sidecar
@@ -43,6 +43,11 @@ class Gateway:
         """Limits in force."""
         return self.info.limits
 
+    def leave(self) -> None:
+        """Keep no request waiting for an engine that is not there: the gateway stops."""
+        for part in self.parts:
+            part.engines.leave()
+
     @property
     def parts(self) -> list[Verbalizer | Reconstructor]:
         """What is served."""
@@ -52,14 +57,14 @@ class Gateway:
         """Return the verbalizer; EngineUnavailable while it is starting, failed, or not served."""
         if self.maybe_verbalizer is None:
             raise EngineUnavailable("this server has no verbalizer: it was started with --only ar")
-        self.maybe_verbalizer.engine.require_ready()
+        self.maybe_verbalizer.engines.require_ready()
         return self.maybe_verbalizer
 
     def reconstructor(self) -> Reconstructor:
         """Return the reconstructor; EngineUnavailable while it is starting, failed, or not served."""
         if self.maybe_reconstructor is None:
             raise EngineUnavailable("this server has no reconstructor: it was started with --only av")
-        self.maybe_reconstructor.engine.require_ready()
+        self.maybe_reconstructor.engines.require_ready()
         return self.maybe_reconstructor
 
 
@@ -73,16 +78,16 @@ async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Ga
     limits = settings.limits
     async with AsyncExitStack() as stack:
 
-        async def engine(label: str, part: EngineSettings) -> Engine:
-            client = Engine(label, part, timeout_s=limits.request_timeout_s)
-            return await stack.enter_async_context(client)
+        async def engines(label: str, part: EngineSettings) -> EnginePool:
+            pool = EnginePool(label, part, timeout_s=limits.request_timeout_s, report=metrics.engine_state)
+            return await stack.enter_async_context(pool.open())
 
         verbalizer = reconstructor = None
         if settings.verbalizer is not None:
-            verbalizer = Verbalizer(await engine("verbalizer", settings.verbalizer), settings.verbalizer)
+            verbalizer = Verbalizer(await engines("verbalizer", settings.verbalizer), settings.verbalizer)
         if settings.reconstructor is not None:
             reconstructor = Reconstructor(
-                await engine("reconstructor", settings.reconstructor),
+                await engines("reconstructor", settings.reconstructor),
                 settings.reconstructor,
                 max_text_tokens=limits.max_text_tokens,
                 baseline=settings.predict_mean_mse,

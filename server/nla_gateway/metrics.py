@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from nla_client.wire import Usage
+from nla_gateway.engine import EngineState
 from nla_gateway.settings import COUNTERS_VARIABLE
 
 
@@ -44,9 +45,9 @@ class Metrics:
         self._tokens.labels("cached").inc(usage.cached_tokens)
         self._tokens.labels("completion").inc(usage.completion_tokens)
 
-    def engine(self, label: str, *, ready: bool) -> None:
-        """Note whether an engine has passed its self-test."""
-        self._ready.labels(label).set(ready)
+    def engine_state(self, label: str, state: EngineState) -> None:
+        """Note what has become of an engine."""
+        self._ready.labels(label).set(state == "ready")
 
     def text(self) -> bytes:
         """Render everything in Prometheus's text format."""

@@ -21,7 +21,8 @@ class DeltaParser:
     """
 
     def __init__(self) -> None:
-        self._given = ""
+        self.given = ""
+        """All deltas so far, joined."""
 
     def feed(self, generated: str) -> str:
         """Return the new part of the explanation, given all the text generated so far."""
@@ -42,8 +43,8 @@ class DeltaParser:
         return parse(generated)[0] if CLOSING in generated else generated.split(OPENING, 1)[-1].lstrip()
 
     def _new(self, text: str) -> str:
-        if not text.startswith(self._given):
+        if not text.startswith(self.given):
             return ""
-        new = text[len(self._given) :]
-        self._given = text
+        new = text[len(self.given) :]
+        self.given = text
         return new

@@ -4,22 +4,15 @@ If injection fails, a verbalizer fluently describes the marker character; if the
 answers unit vectors without a word. Both look fine, so both are disproved here, on the live engine.
 """
 
-import asyncio
-import logging
 import uuid
 from typing import Any, Final
 
 import numpy as np
 
-from nla_gateway.concurrency import Owner
 from nla_gateway.engine import Engine
-from nla_gateway.errors import RequestError
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.verbalizer import ONE_TOKEN, Verbalizer
 
-logger = logging.getLogger(__name__)
-
-POLL_S: Final = 0.5
 TOP_LOGPROBS: Final = 20
 SAME: Final = 1e-3
 """Largest difference of log-probabilities that counts as none."""
@@ -36,26 +29,26 @@ class ProofError(Exception):
     """A self-test failed; the text says what the engine does wrong."""
 
 
-async def prove_when_up(part: Verbalizer | Reconstructor) -> None:
-    """Wait until the engine answers, run its self-test, and set its state to ready or failed."""
-    engine = part.engine
-    info = await _wait_until_up(engine)
-    try:
-        _check_plugin(part, info)
-        if isinstance(part, Verbalizer):
-            await prove_injection(part)
-        else:
-            await prove_reconstruction(part)
-    except Exception as error:  # whatever it was, an engine that cannot be tested is not ready
-        engine.state, engine.reason = "failed", str(error) or type(error).__name__
-        expected = isinstance(error, ProofError | RequestError)
-        logger.error("the %s failed its self-test: %s", engine.label, error, exc_info=None if expected else error)
-        return
-    engine.state = "ready"
-    logger.info("the %s passed its self-test", engine.label)
+async def prove(part: Verbalizer | Reconstructor, engine: Engine, info: dict[str, Any]) -> None:
+    """Run the self-test of one engine.
+
+    Args:
+        part: what it serves.
+        engine: the engine, which answers.
+        info: its own account of itself, SGLang's `/server_info`.
+
+    Raises:
+        ProofError: it does something wrong.
+        EngineLostError: it went away meanwhile.
+    """
+    _check_plugin(part, info)
+    if isinstance(part, Verbalizer):
+        await prove_injection(part, engine)
+    else:
+        await prove_reconstruction(part, engine)
 
 
-async def prove_injection(verbalizer: Verbalizer) -> None:
+async def prove_injection(verbalizer: Verbalizer, engine: Engine) -> None:
     """Prove that injected vectors reach the model.
 
     Two vectors must give different logits, both different from the plain marker's, and one vector twice the same.
@@ -64,10 +57,10 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
         ProofError: they do not.
     """
     first, second = np.random.default_rng(0).standard_normal((2, verbalizer.sidecar.d_model)).astype(np.float32)
-    one = await _logprobs(verbalizer, first, "one")
-    again = await _logprobs(verbalizer, first, "again")
-    other = await _logprobs(verbalizer, second, "other")
-    marker = await _logprobs(verbalizer, None, "marker")
+    one = await _logprobs(verbalizer, engine, first, "one")
+    again = await _logprobs(verbalizer, engine, first, "again")
+    other = await _logprobs(verbalizer, engine, second, "other")
+    marker = await _logprobs(verbalizer, engine, None, "marker")
     signal = min(_distance(one, marker), _distance(other, marker))
     if signal <= SAME:
         raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
@@ -77,33 +70,26 @@ async def prove_injection(verbalizer: Verbalizer) -> None:
     if _distance(one, again) > max(SAME, NOISE * signal):
         raise ProofError("the same vector gives different logits when sent twice")
     # The marker's request has filled the prefix cache.
-    if _distance(one, await _logprobs(verbalizer, first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
+    if _distance(one, await _logprobs(verbalizer, engine, first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
         raise ProofError("the same vector gives different logits when the prompt's start comes from the cache")
     # Sampling compiles a kernel on first use; no caller should wait for it.
-    await verbalizer.engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")))
+    await engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")))
 
 
-async def prove_reconstruction(reconstructor: Reconstructor) -> None:
+async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> None:
     """Prove that texts become finite vectors [d_model], different for different texts.
 
     Raises:
         ProofError: they do not.
     """
-    vectors, _ = await reconstructor.reconstruct(list(PROOF_TEXTS), [None] * len(PROOF_TEXTS), Owner("proof", 2))
+    prompts = [reconstructor.prompt.encode(text) for text in PROOF_TEXTS]
+    vectors, _ = await engine.embed(prompts, reconstructor.settings.model)
     d_model = reconstructor.sidecar.d_model
     for vector in vectors:
         if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():
             raise ProofError(f"it rebuilds vectors that are not {d_model} finite numbers")
     if np.allclose(vectors[0], vectors[1], rtol=1e-3, atol=0):
         raise ProofError("two different texts give the same vector")
-
-
-async def _wait_until_up(engine: Engine) -> dict[str, Any]:
-    while True:
-        try:
-            return await engine.server_info()
-        except Exception:  # not there yet, whatever it says; should it never be, its death will tell
-            await asyncio.sleep(POLL_S)
 
 
 def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> None:
@@ -121,7 +107,7 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
 
 
-async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int, float]:
+async def _logprobs(verbalizer: Verbalizer, engine: Engine, vector: Any, name: str) -> dict[int, float]:
     injected = None if vector is None else verbalizer.inject(vector)
     payload = verbalizer.payload(injected, ONE_TOKEN, _rid(name))
     # From the marker on, so that the marker's own request reuses as much as the others and is computed as they are.
@@ -130,7 +116,7 @@ async def _logprobs(verbalizer: Verbalizer, vector: Any, name: str) -> dict[int,
         "top_logprobs_num": TOP_LOGPROBS,
         "logprob_start_len": verbalizer.prompt.position,
     }
-    answer = await verbalizer.engine.generate(payload)
+    answer = await engine.generate(payload)
     top = {token: logprob for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
     # JSON has no NaN: the engine sends null for it.
     if not all(logprob is not None and np.isfinite(logprob) for logprob in top.values()):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from nla_client.wire import Score, Usage
 from nla_gateway.concurrency import Owner, gather, map_in_slices
-from nla_gateway.engine import Engine
 from nla_gateway.errors import InvalidRequest
+from nla_gateway.pool import EnginePool
 from nla_gateway.prompt import ReconstructorPrompt
 from nla_gateway.scoring import score
 from nla_gateway.settings import EngineSettings
@@ -22,12 +22,12 @@ TEXTS_PER_CALL: Final = 8
 
 
 class Reconstructor:
-    """The reconstructor engine with its prompt and scales."""
+    """The reconstructor's engines with their prompt and scales."""
 
     def __init__(
-        self, engine: Engine, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None
+        self, engines: EnginePool, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None
     ) -> None:
-        self.engine = engine
+        self.engines = engines
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
         self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar)
@@ -65,8 +65,8 @@ class Reconstructor:
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
     async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
-        async with self.engine.turn(owner):
-            return await self.engine.embed(prompts, self.settings.model)
+        async with self.engines.turn(owner):
+            return await self.engines.run(lambda engine, _: engine.embed(prompts, self.settings.model))
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner

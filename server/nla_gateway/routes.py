@@ -60,7 +60,7 @@ class EngineStatus(BaseModel):
 
 
 class ReadyResponse(BaseModel):
-    """Whether every engine has passed its self-test."""
+    """Whether the verbalizer and the reconstructor have passed their self-tests; of several alike, at least one."""
 
     ready: bool
     engines: dict[str, EngineStatus]
@@ -109,10 +109,11 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", response_model=ReadyResponse, responses={503: {"model": NotReadyResponse}})
 async def ready(request: Request) -> JSONResponse:
-    """Tell whether every engine has passed its self-test, and which has not."""
-    engines = [part.engine for part in _gateway(request).parts]
+    """Tell whether every engine has passed its self-test, and which has not; of several alike one is enough."""
+    pools = [part.engines for part in _gateway(request).parts]
+    engines = [engine for pool in pools for engine in pool.engines]
     states = {engine.label: EngineStatus(state=engine.state, reason=engine.reason) for engine in engines}
-    problems = [problem for engine in engines if (problem := engine.unavailable()) is not None]
+    problems = [problem for pool in pools if (problem := pool.unavailable()) is not None]
     if not problems:
         return JSONResponse(ReadyResponse(ready=True, engines=states).model_dump())
     message = "; ".join(problem.message for problem in problems)

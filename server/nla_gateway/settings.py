@@ -18,15 +18,15 @@ class _Frozen(BaseModel):
 
 
 class EngineSettings(_Frozen):
-    """One engine and the checkpoint that it serves."""
+    """One engine, or several alike, and the checkpoint that they serve."""
 
-    url: str
+    urls: tuple[str, ...] = Field(min_length=1)
     api_key: str
     checkpoint: Path = Field(description="Local folder with sidecar, tokenizer and config.json.")
     model: str = Field(description="The name that answers carry.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     context_length: int = Field(description="Prompt and answer together, in tokens.")
-    max_in_flight: int = Field(gt=0, description="Requests sent to it at the same time; others wait in the gateway.")
+    max_in_flight: int = Field(gt=0, description="Requests sent to each at the same time; others wait in the gateway.")
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
 
 
@@ -62,6 +62,7 @@ class Settings(_Frozen):
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
     grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")
+    hung_after_s: float = Field(default=120.0, ge=1, description="How long an engine may make no progress.")
 
     def share_of(self, workers: int) -> Self:
         """Form the settings of one of several gateways on the same engines: each has its part of their places."""

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from nla_client.wire import FinishReason, Usage, VerbalizeRequest
 from nla_gateway.concurrency import Owner
-from nla_gateway.engine import RETRY_AFTER_S, Engine
+from nla_gateway.engine import RETRY_AFTER_S, Engine, EngineLostError
 from nla_gateway.errors import EngineUnavailable, InvalidRequest, RequestError
 from nla_gateway.injection import Injection, injection, rescale
 from nla_gateway.parsing import CLOSING, DeltaParser, parse
+from nla_gateway.pool import EnginePool, Mark
 from nla_gateway.prompt import VerbalizerPrompt
 from nla_gateway.settings import EngineSettings
 from nla_gateway.sidecar import Sidecar, read_sidecar
@@ -55,31 +56,24 @@ def ticket(owner: Owner, seed: int, index: int, sample: int) -> Ticket:
 
 
 class Verbalizer:
-    """The verbalizer engine with its prompt and scales."""
+    """The verbalizer's engines with their prompt and scales."""
 
-    def __init__(self, engine: Engine, settings: EngineSettings) -> None:
-        self.engine = engine
+    def __init__(self, engines: EnginePool, settings: EngineSettings) -> None:
+        self.engines = engines
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
         self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
-        self._warming: asyncio.Task[None] | None = None
+        self._warming: dict[Engine, asyncio.Task[None]] = {}
 
-    async def warm(self) -> None:
-        """Put the prompt into the engine's prefix cache, which requests with vectors read and never fill.
+    async def _warm(self, engine: Engine) -> None:
+        """Put the prompt into an engine's prefix cache, which requests with vectors read and never fill."""
+        with contextlib.suppress(RequestError, EngineLostError):  # gone, and proved anew once it is back
+            await engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}."))
 
-        Raises:
-            RequestError: the engine is gone.
-        """
-        await self.engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}."))
-
-    def _keep_warm(self, usage: Usage) -> None:
-        """Warm again after an answer that found nothing cached: the cache was flushed, or the engine started anew."""
-        if usage.cached_tokens == 0 and (self._warming is None or self._warming.done()):
-            self._warming = asyncio.create_task(self._try_to_warm())
-
-    async def _try_to_warm(self) -> None:
-        with contextlib.suppress(RequestError):
-            await self.warm()
+    def _keep_warm(self, engine: Engine, usage: Usage) -> None:
+        """Warm again after an answer that found nothing cached: the cache was flushed."""
+        if usage.cached_tokens == 0 and (engine not in self._warming or self._warming[engine].done()):
+            self._warming[engine] = asyncio.create_task(self._warm(engine))
 
     def inject(self, vector: NDArray[np.float32], param: str | None = None) -> Injection:
         """Scale a vector [d] and encode it for the engine, once for all its samples.
@@ -95,28 +89,53 @@ class Verbalizer:
 
     async def sample(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket) -> Generated:
         """Sample one text for one injected vector."""
-        async with self.engine.turn(ticket.owner):
-            answer = await self.engine.generate(self.payload(injected, sampling(call, ticket.seed), ticket.rid))
-        generated = self._generated(answer)
-        self._keep_warm(generated.usage)
-        return generated
+
+        async def attempt(engine: Engine, number: int) -> Generated:
+            generated = self._generated(await engine.generate(self._payload_of(injected, call, ticket, number)))
+            self._keep_warm(engine, generated.usage)
+            return generated
+
+        async with self.engines.turn(ticket.owner):
+            return await self.engines.run(attempt)
 
     async def stream(
         self, injected: Injection, call: VerbalizeRequest, ticket: Ticket
     ) -> AsyncGenerator[str | Generated, None]:
-        """Sample one text, yielding its pieces as they come and last the whole."""
-        deltas = DeltaParser()
-        answer: dict[str, Any] = {}
-        payload = self.payload(injected, sampling(call, ticket.seed), ticket.rid)
-        async with self.engine.turn(ticket.owner), aclosing(self.engine.stream(payload)) as answers:
-            async for answer in answers:
-                if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
-                    yield delta
-        generated = self._generated(answer)
-        self._keep_warm(generated.usage)
-        if rest := deltas.finish(generated.text):
-            yield rest
-        yield generated
+        """Sample one text, yielding its pieces as they come and last the whole.
+
+        Raises:
+            EngineUnavailable: the engine was lost in mid-sample, and the sample came out otherwise the second time.
+        """
+
+        async def attempt(engine: Engine, number: int) -> AsyncGenerator[str | Generated, None]:
+            answer: dict[str, Any] = {}
+            async with aclosing(engine.stream(self._payload_of(injected, call, ticket, number))) as answers:
+                async for answer in answers:
+                    if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
+                        yield delta
+            generated = self._generated(answer)
+            self._keep_warm(engine, generated.usage)
+            yield generated
+
+        deltas, again = DeltaParser(), False
+        async with self.engines.turn(ticket.owner), aclosing(self.engines.stream(attempt)) as pieces:
+            async for piece in pieces:
+                if piece is Mark.ANEW:
+                    again = True
+                elif isinstance(piece, str):
+                    yield piece
+                else:
+                    if again and not piece.text.startswith(deltas.given):
+                        message = "the verbalizer was lost in mid-sample, and the sample came out otherwise: ask again"
+                        raise EngineUnavailable(message, retry_after_s=RETRY_AFTER_S)
+                    if rest := deltas.finish(piece.text):
+                        yield rest
+                    yield piece
+
+    def _payload_of(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket, attempt: int) -> dict[str, Any]:
+        # An engine that was only slow may still hold the id of the attempt before.
+        rid = f"{ticket.rid}{attempt}." if attempt else ticket.rid
+        return self.payload(injected, sampling(call, ticket.seed), rid)
 
     def payload(self, injected: Injection | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
         """Form the engine's request; without a vector the plain marker stays in the prompt."""

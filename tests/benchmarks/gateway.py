@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
 from nla_gateway.concurrency import SMALL_COMES_AGAIN_S
-from nla_gateway.engine import KEEP_IDLE_S, Engine
+from nla_gateway.engine import KEEP_IDLE_S
 from nla_gateway.settings import EngineSettings
-from nla_gateway.verbalizer import Verbalizer, sampling
+from nla_gateway.verbalizer import sampling
 from tests.benchmarks.figures import Figure, Job, Scale, Target, at_once, interleave, percentile, rate, ratios, repeated
 from tests.benchmarks.reconstruct import make_texts
 from tests.plain import encode, verbalizer_of
-from tests.stack import Stack
+from tests.stack import Stack, detached_verbalizer
 
 IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
@@ -32,8 +32,8 @@ class Direct:
     """Drives a verbalizer engine with prepared requests."""
 
     def __init__(self, settings: EngineSettings, http: aiohttp.ClientSession) -> None:
-        self._part = Verbalizer(Engine("verbalizer", settings, timeout_s=600), settings)
-        self._url, self._http = f"{settings.url}/generate", http
+        self._part = detached_verbalizer(settings)
+        self._url, self._http = f"{settings.urls[0]}/generate", http
         self._headers = {"authorization": f"Bearer {settings.api_key}"}
 
     def body(self, vector: NDArray[np.float32], **arguments: Any) -> bytes:

@@ -251,7 +251,7 @@ def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_setting
     engine = demo_settings.reconstructor
     assert engine is not None
     headers = {"authorization": f"Bearer {engine.api_key}"}
-    reply = httpx.post(f"{engine.url}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
+    reply = httpx.post(f"{engine.urls[0]}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
     assert reply.status_code == 400
     assert demo.http.post("/reconstruct", json={"texts": "still here"}).status_code == 200
 
@@ -259,14 +259,14 @@ def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_setting
 def test_engines_want_their_key(demo_settings: Settings) -> None:
     for engine in (demo_settings.verbalizer, demo_settings.reconstructor):
         assert engine is not None
-        assert httpx.get(f"{engine.url}/server_info", trust_env=False).status_code == 401
+        assert httpx.get(f"{engine.urls[0]}/server_info", trust_env=False).status_code == 401
 
 
 def running(demo_settings: Settings) -> int:
     engine = demo_settings.verbalizer
     assert engine is not None
     headers = {"authorization": f"Bearer {engine.api_key}"}
-    loads = httpx.get(f"{engine.url}/v1/loads", headers=headers, trust_env=False).json()["loads"]
+    loads = httpx.get(f"{engine.urls[0]}/v1/loads", headers=headers, trust_env=False).json()["loads"]
     return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from nla_gateway.engine import Engine
-from nla_gateway.verbalizer import Verbalizer
 from tests.checkpoints import D_MODEL, Pair, make_pair, write_preset
 from tests.plain import ask_engine, flush_cache, texts_of, verbalize, verbalizer_of
 from tests.reference import ReferenceVerbalizer
-from tests.stack import Stack, serving
+from tests.stack import Stack, detached_verbalizer, serving
 
 MAX_TOKENS = 48
 VECTORS = np.random.default_rng(3).standard_normal((12, D_MODEL)).astype(np.float32)
@@ -68,7 +66,7 @@ def test_logprobs_are_transformers(stack: Stack, pair: Pair, start: int) -> None
 
     verbalize(stack, VECTORS[:1], max_tokens=1)  # warms again where the cache was flushed
     engine = verbalizer_of(stack)
-    part = Verbalizer(Engine("verbalizer", engine, timeout_s=60), engine)
+    part = detached_verbalizer(engine)
     body = part.payload(part.inject(vector), {"temperature": 0, "max_new_tokens": 8}, f"logprobs{start}.")
     body |= {"return_logprob": True, "logprob_start_len": start}
     meta = ask_engine(engine, "/generate", body).json()["meta_info"]

@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nla_gateway.engine import Engine
 from nla_gateway.errors import EngineUnavailable, InvalidRequest
 from nla_gateway.settings import EngineSettings
 from nla_gateway.verbalizer import Verbalizer
 from tests.checkpoints import D_MODEL, edit_sidecar, make_pair
+from tests.stack import detached_verbalizer
 
 
 def verbalizer(folder: Path, **sidecar: Any) -> Verbalizer:
     pair = make_pair(folder, "qwen2")
     edit_sidecar(pair.av, sidecar)
     settings = EngineSettings(
-        url="http://127.0.0.1:9", api_key="k", checkpoint=pair.av, model="m", dtype="bfloat16", context_length=512,
+        urls=("http://127.0.0.1:9",), api_key="k", checkpoint=pair.av, model="m", dtype="bfloat16", context_length=512,
         max_in_flight=1, shared_in_flight=1,
     )  # fmt: skip
-    return Verbalizer(Engine("verbalizer", settings, timeout_s=1), settings)
+    return detached_verbalizer(settings)
 
 
 def answer(**reason: Any) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""What the gateways say of the engines, taken together: an engine is ready when it is for all of them."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+BEST_TO_WORST: Final = ("ready", "starting", "restarting", "hung", "failed")
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """One engine's state, and why it failed."""
+
+    label: str
+    state: str
+    reason: str | None
+
+
+class Readiness:
+    """The engines' last known states.
+
+    Args:
+        urls: each gateway's `/ready`.
+    """
+
+    def __init__(self, urls: list[str]) -> None:
+        self._urls = urls
+        self._known: dict[str, EngineReport] = {}
+        self.all_ready = False
+        """Whether, by the last answer, all gateways can serve all calls."""
+
+    async def changes(self, http: httpx.AsyncClient) -> list[EngineReport]:
+        """Ask the gateways, and return the engines whose state is another than before; none while one is silent."""
+        try:
+            answers = [(await http.get(url)).json() for url in self._urls]
+            reports = [
+                _worst(label, [answer["engines"][label] for answer in answers]) for label in answers[0]["engines"]
+            ]
+            self.all_ready = all(answer["ready"] for answer in answers)
+        except (httpx.HTTPError, ValueError, KeyError):
+            return []
+        changed = [report for report in reports if self._state(report.label) != report.state]
+        self._known = {report.label: report for report in reports}
+        return changed
+
+    def waiting(self, engines: list[str]) -> list[str]:
+        """Return those of the engines that are not ready."""
+        return [label for label in {*engines, *self._known} if self._state(label) != "ready"]
+
+    def _state(self, label: str) -> str | None:
+        return self._known[label].state if label in self._known else None
+
+
+def _worst(label: str, states: list[dict[str, str | None]]) -> EngineReport:
+    worst = max(states, key=lambda engine: BEST_TO_WORST.index(str(engine["state"])))
+    return EngineReport(label, str(worst["state"]), worst["reason"])

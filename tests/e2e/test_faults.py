@@ -1,0 +1,130 @@
+"""What users get while parts of the service die or hang under load: the right answer, or the contract's error."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from tests.checkpoints import make_pair
+from tests.load import Known, Load, until
+from tests.stack import (
+    Stack,
+    assert_gone,
+    assert_port_free,
+    engine_of,
+    kill,
+    scheduler_of,
+    serving,
+    start,
+    states_of,
+)
+
+IN_FLIGHT: Final = 16
+HUNG_AFTER_S: Final = 15
+BACK_S: Final = 240.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    log = tmp_path_factory.mktemp("faults") / "log"
+    with serving(log, "--preset", "demo", "--hung-after", str(HUNG_AFTER_S)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
+    return Known.of(stack, demo_vectors)
+
+
+def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) -> Counter[str]:
+    """Do harm under load; returns what callers got until some time after all was well again."""
+    load = Load(stack, known, IN_FLIGHT)
+
+    async def run() -> None:
+        async with load.running():
+            await asyncio.sleep(3)
+            assert load.outcomes["right"] > 0
+            harm()
+            down = await until(lambda: states_of(stack).get(label) not in ("ready", None), 60)
+            back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
+            load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
+            right = load.outcomes["right"]
+            await asyncio.sleep(3)
+            assert load.outcomes["right"] > right
+
+    asyncio.run(run())
+    return report(load)
+
+
+def report(load: Load) -> Counter[str]:
+    print(dict(load.outcomes), load.examples)  # noqa: T201 - the counts are what the test is for
+    assert load.outcomes["wrong"] == 0, load.examples
+    return load.outcomes
+
+
+@pytest.mark.parametrize("role", ["av", "ar"])
+def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack, known: Known, role: str) -> None:
+    label = {"av": "verbalizer", "ar": "reconstructor"}[role]
+    family = len(stack.family())
+    got = disturb(stack, known, engine_of(stack, role).kill, label)
+    assert set(got) <= {"right", "503"}, got
+    assert len(stack.family()) == family
+
+
+@pytest.mark.parametrize(("role", "of"), [("av", scheduler_of), ("ar", engine_of)])
+def test_an_engine_that_hangs_is_ended_and_comes_back(
+    stack: Stack, known: Known, role: str, of: Callable[[Stack, str], psutil.Process]
+) -> None:
+    label = {"av": "verbalizer", "ar": "reconstructor"}[role]
+    family = len(stack.family())
+    got = disturb(stack, known, of(stack, role).suspend, label)
+    assert set(got) <= {"right", "503"}, got
+    assert f"{label}: hangs, and is ended" in stack.log_text()
+    assert len(stack.family()) == family
+
+
+def test_a_killed_gateway_comes_back_on_the_same_address(stack: Stack, known: Known) -> None:
+    load = Load(stack, known, IN_FLIGHT)
+
+    async def run() -> None:
+        before = stack.gateway().pid
+        async with load.running():
+            await asyncio.sleep(3)
+            os.kill(before, signal.SIGKILL)
+            await until(lambda: set(states_of(stack).values()) == {"ready"}, 60)
+            right = load.outcomes["right"]
+            await asyncio.sleep(3)
+            assert load.outcomes["right"] > right
+        assert stack.gateway().pid != before
+
+    asyncio.run(run())
+    got = report(load)
+    assert set(got) <= {"right", "503", "nothing"}, got
+    assert got["nothing"] <= IN_FLIGHT, "only those that it was working on are lost"
+
+
+def test_a_checkpoint_that_is_corrupt_at_the_restart_ends_the_service(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "qwen2")
+    stack = start(tmp_path / "log", "--only", "ar", "--ar", str(pair.ar), "--device", "cpu")
+    try:
+        stack.wait_ready()
+        family = stack.family()
+        (pair.ar / "value_head.safetensors").write_bytes(b"no weights")
+        engine_of(stack, "ar").kill()
+        assert stack.process.wait(120) == 1
+        assert_gone(family)
+        assert_port_free(stack.port)
+    finally:
+        kill(stack)
+    log = stack.log_text()
+    assert "restart 5 of at most 5" in log
+    assert "value_head.safetensors does not load" in log.splitlines()[-1]
+    assert "Traceback" not in log

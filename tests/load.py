@@ -1,0 +1,204 @@
+"""Mixed load on a stack of the demo pair, of which every answer is checked: what did callers get?
+
+Each outcome is one of: right, the status of an error in the contract's form, `nothing` (the connection broke), `wrong`.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_client.wire import STATUS, ErrorResponse
+from tests.plain import decode, encode, texts_of, verbalize
+from tests.stack import Stack
+
+STREAMED_ERRORS: Final = {"engine_unavailable", "timeout"}
+NEAR: Final = 1e-3
+"""Relative distance of rebuilt vectors, computed in batches of other shapes."""
+
+Outcome = str
+Call = Callable[[], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a stack answers when nothing disturbs it, to vectors whose greedy texts rounding does not change."""
+
+    vectors: list[str]
+    texts: list[str]
+    rebuilt: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, stack: Stack, vectors: NDArray[np.float32]) -> "Known":
+        together = texts_of(verbalize(stack, vectors))
+        alone = [texts_of(verbalize(stack, vector[None]))[0] for vector in vectors]
+        sure = [k for k, text in enumerate(alone) if text == together[k]]
+        assert len(sure) > 0.9 * len(vectors)
+        texts = [alone[k] for k in sure]
+        reply = stack.http.post("/reconstruct", json={"texts": texts, "dtype": "float32"}).raise_for_status()
+        rebuilt = np.stack([decode(vector) for vector in reply.json()["vectors"]])
+        return cls([encode(vectors[k]) for k in sure], texts, rebuilt)
+
+
+@dataclass
+class Load:
+    """Calls of all kinds against a stack, so many in flight, each drawn at random.
+
+    Args:
+        stack: where to.
+        known: what is right.
+        in_flight: calls at a time.
+        mischief: whether there are bad requests, and callers that leave, too.
+    """
+
+    stack: Stack
+    known: Known
+    in_flight: int
+    mischief: bool = False
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    examples: dict[Outcome, str] = field(default_factory=dict)
+    """One of each outcome that is not right."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the load up for the length of the block, then wait for the last answers."""
+        self._stop = asyncio.Event()
+        limits = httpx.Limits(keepalive_expiry=30)
+        async with httpx.AsyncClient(base_url=self.stack.url, timeout=310, limits=limits, trust_env=False) as http:
+            self._http = http
+            callers = [asyncio.create_task(self._call_on(random.Random(number))) for number in range(self.in_flight)]  # noqa: S311
+            try:
+                yield
+            finally:
+                self._stop.set()
+                await asyncio.gather(*callers)
+
+    async def _call_on(self, dice: random.Random) -> None:
+        kinds = [self._verbalize, self._stream, self._reconstruct, self._critic]
+        if self.mischief:
+            kinds += [self._bad, self._leave]
+        while not self._stop.is_set():
+            kind = dice.choice(kinds)
+            try:
+                outcome = await kind(dice)
+            except httpx.TransportError as error:
+                outcome = "nothing"
+                self.examples.setdefault(outcome, f"{kind.__name__}: {error!r}")
+            self.outcomes[outcome] += 1
+            if outcome in ("503", "429", "nothing"):
+                await asyncio.sleep(0.5)
+
+    async def _verbalize(self, dice: random.Random) -> Outcome:
+        some = dice.sample(range(len(self.known.texts)), dice.choice((1, 1, 3)))
+        score = dice.random() < 0.5
+        body = self._vectors(some) | {"temperature": 0, "score": score}
+        reply = await self._http.post("/verbalize", json=body)
+        if reply.status_code != 200:
+            return self._error(reply)
+        samples = [result["samples"][0] for result in reply.json()["results"]]
+        right = [sample["text"] for sample in samples] == [self.known.texts[k] for k in some]
+        return self._judge(right and all((sample["score"] is not None) == score for sample in samples), reply.text)
+
+    async def _stream(self, dice: random.Random) -> Outcome:
+        some = dice.sample(range(len(self.known.texts)), 2)
+        deltas, ends, errors, last = Counter[int](), {}, [], ""
+        pieces: dict[int, str] = {0: "", 1: ""}
+        body = self._vectors(some) | {"temperature": 0, "stream": True}
+        async with self._http.stream("POST", "/verbalize", json=body) as reply:
+            if reply.status_code != 200:
+                await reply.aread()
+                return self._error(reply)
+            async for line in reply.aiter_lines():
+                if line.startswith("event: "):
+                    last = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    event = json.loads(line.removeprefix("data: "))
+                    if last == "sample.delta":
+                        deltas[event["index"]] += 1
+                        pieces[event["index"]] += event["text"]
+                    elif last == "sample.done":
+                        ends[event["index"]] = event["text"]
+                    elif last == "error":
+                        errors.append(event["error"])
+                        ends[event["index"]] = None
+        if last != "done" or len(ends) != len(some):
+            return self._judge(right=False, shown=f"{last} {ends}")
+        if errors:
+            assert all(error["type"] in STREAMED_ERRORS for error in errors), errors
+            return str(STATUS[errors[0]["type"]])
+        wanted = {place: self.known.texts[k] for place, k in enumerate(some)}
+        return self._judge(ends == wanted and pieces == wanted, f"{pieces} {ends}")
+
+    async def _reconstruct(self, dice: random.Random) -> Outcome:
+        some = dice.sample(range(len(self.known.texts)), dice.choice((1, 3)))
+        reply = await self._http.post("/reconstruct", json=self._texts(some) | {"dtype": "float32"})
+        if reply.status_code != 200:
+            return self._error(reply)
+        rebuilt = np.stack([decode(vector) for vector in reply.json()["vectors"]])
+        wanted = self.known.rebuilt[some]
+        far = np.linalg.norm(rebuilt - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        return self._judge(bool(far.max() < NEAR), f"{far}")
+
+    async def _critic(self, dice: random.Random) -> Outcome:
+        some = dice.sample(range(len(self.known.texts)), 2)
+        vectors = [encode(self.known.rebuilt[k]) for k in some]
+        body = self._texts(some) | {"vectors": vectors, "dtype": "float32"}
+        reply = await self._http.post("/critic", json=body)
+        if reply.status_code != 200:
+            return self._error(reply)
+        return self._judge(all(result["cosine"] > 1 - NEAR for result in reply.json()["results"]), reply.text)
+
+    async def _bad(self, dice: random.Random) -> Outcome:
+        bad: list[Any] = [{"vectors": "AAAA"}, {"vectors": ["*"]}, {"texts": 3}, {"vectors": [], "colour": 1}]
+        reply = await self._http.post("/verbalize", json=dice.choice(bad))
+        return self._judge(reply.status_code == 400 and self._error(reply) == "400", reply.text)
+
+    async def _leave(self, dice: random.Random) -> Outcome:
+        some = dice.sample(range(len(self.known.texts)), 4)
+        body = self._vectors(some) | {"temperature": 30.0, "max_tokens": 300, "stream": dice.random() < 0.5}
+        try:
+            async with asyncio.timeout(dice.uniform(0.05, 1.0)):
+                await self._http.post("/verbalize", json=body)
+        except TimeoutError:
+            return "left"
+        return "right"
+
+    def _vectors(self, some: list[int]) -> dict[str, Any]:
+        return {"vectors": [self.known.vectors[k] for k in some], "dtype": "float32"}
+
+    def _texts(self, some: list[int]) -> dict[str, Any]:
+        return {"texts": [self.known.texts[k] for k in some]}
+
+    def _error(self, reply: httpx.Response) -> Outcome:
+        """The status of an error that has the contract's form."""
+        error = ErrorResponse.model_validate_json(reply.content).error
+        assert STATUS[error.type] == reply.status_code
+        assert error.request_id == reply.headers["x-request-id"]
+        self.examples.setdefault(str(reply.status_code), error.message)
+        return str(reply.status_code)
+
+    def _judge(self, right: bool, shown: str) -> Outcome:
+        if not right:
+            self.examples.setdefault("wrong", shown)
+        return "right" if right else "wrong"
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> float:
+    """Wait until something holds, at most so long; returns how long it took."""
+    started = time.monotonic()
+    for _ in itertools.count():
+        if await asyncio.to_thread(condition):
+            return time.monotonic() - started
+        assert time.monotonic() - started < seconds, "it did not come true in time"
+        await asyncio.sleep(0.2)
+    raise AssertionError

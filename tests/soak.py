@@ -1,0 +1,135 @@
+"""`make soak`: all kinds of calls, bad ones and callers that leave, 50 in flight, and one engine killed on the way.
+
+Prints what callers got and how memory and open files of gateway and launcher went; ends with 1 where an answer was
+lost or wrong.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+
+from tests.load import Known, Load, until
+from tests.plain import load_demo_vectors
+from tests.stack import Stack, engine_of, serving, states_of
+
+IN_FLIGHT: Final = 50
+SAMPLE_S: Final = 2.0
+BACK_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Resources at one moment."""
+
+    seconds: float
+    gateway_mb: float
+    launcher_mb: float
+    gateway_files: int
+    launcher_files: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a soak found."""
+
+    minutes: float
+    outcomes: Counter[str]
+    examples: dict[str, str]
+    back_after_s: float
+    readings: list[Reading]
+
+    @property
+    def lost(self) -> int:
+        return self.outcomes["nothing"]
+
+    @property
+    def wrong(self) -> int:
+        return self.outcomes["wrong"]
+
+    def slope(self, name: str) -> float:
+        """Growth a minute of one of the readings, over the second half, by least squares."""
+        half = self.readings[len(self.readings) // 2 :]
+        minutes = [reading.seconds / 60 for reading in half]
+        return float(np.polyfit(minutes, [getattr(reading, name) for reading in half], 1)[0])
+
+    def _growth(self, name: str) -> str:
+        return f"{getattr(self.readings[-1], name):.0f} MB, {self.slope(name):+.2f} MB a minute"
+
+    def table(self) -> str:
+        calls = sum(self.outcomes.values())
+        last = self.readings[-1]
+        errors = {status: n for status, n in self.outcomes.items() if status in ("429", "503", "504")}
+        rows = {
+            f"calls in {self.minutes:g} minutes, {IN_FLIGHT} in flight": f"{calls:,}",
+            "answered right": f"{self.outcomes['right']:,}",
+            "answered with the contract's error": ", ".join(f"{n} x {s}" for s, n in sorted(errors.items())) or "0",
+            "left by their callers": f"{self.outcomes['left']:,}",
+            "lost": str(self.lost),
+            "wrong": str(self.wrong),
+            "verbalizer killed, ready again after": f"{self.back_after_s:.0f} s",
+            "gateway memory, growth in the second half": self._growth("gateway_mb"),
+            "launcher memory, growth in the second half": self._growth("launcher_mb"),
+            "open files, gateway and launcher, at the end": f"{last.gateway_files} and {last.launcher_files}",
+        }
+        return "\n".join(["| what | found |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+async def soak(stack: Stack, minutes: float) -> Report:
+    """Load the stack for so long; the verbalizer is killed after a quarter of it."""
+    load = Load(stack, Known.of(stack, load_demo_vectors()), IN_FLIGHT, mischief=True)
+    readings: list[Reading] = []
+    started = time.monotonic()
+    async with load.running():
+        reader = asyncio.create_task(_read(stack, readings, started))
+        await asyncio.sleep(15 * minutes)
+        engine_of(stack, "av").kill()
+        killed = time.monotonic()
+        await until(lambda: states_of(stack).get("verbalizer") != "ready", 60)
+        await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
+        back = time.monotonic() - killed
+        await asyncio.sleep(max(5.0, 60 * minutes - (time.monotonic() - started)))
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+    await asyncio.sleep(3)
+    readings.append(_reading(stack, started))
+    return Report(minutes, load.outcomes, load.examples, back, readings)
+
+
+async def _read(stack: Stack, readings: list[Reading], started: float) -> None:
+    while True:
+        readings.append(_reading(stack, started))
+        await asyncio.sleep(SAMPLE_S)
+
+
+def _reading(stack: Stack, started: float) -> Reading:
+    gateway, launcher = stack.gateway(), psutil.Process(stack.process.pid)
+    megabytes = [process.memory_info().rss / 1e6 for process in (gateway, launcher)]
+    return Reading(time.monotonic() - started, *megabytes, gateway.num_fds(), launcher.num_fds())
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, default=Path("build/soak"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", "--preset", "demo") as stack:
+        report = asyncio.run(soak(stack, arguments.minutes))
+    (arguments.out / "soak.json").write_text(json.dumps(asdict(report), indent=2))
+    sys.stdout.write(f"{report.table()}\n\n{report.examples}\n")
+    return 1 if report.lost or report.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
