@@ -61,7 +61,8 @@ class Verbalizer:
         self.engine = engine
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
-        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
+        trust = settings.trust_remote_code
+        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
         self._warming: asyncio.Task[None] | None = None
 
     async def warm(self) -> None:
