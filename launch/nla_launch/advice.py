@@ -36,7 +36,7 @@ def plan_or_advise(targets: Mapping[Role, Target], request: Request, gpus: Seque
         return plan_pair(targets, request, gpus)
     except PlanError as error:
         ways = ", or ".join(_written(way, targets, request, gpus) for way in advise(targets, request, gpus))
-        raise LaunchError(f"{error}: {ways or 'no number of such GPUs is enough'}") from None
+        raise LaunchError(f"{error}: {ways or 'no plan like it works'}") from None
 
 
 def advise(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]) -> list[Advice]:

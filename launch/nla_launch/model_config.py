@@ -97,6 +97,9 @@ def _with_defaults(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         decoder: dict[str, Any] = config.get_text_config().to_dict()
     except Exception as error:  # transformers raises whatever the file made it trip over
+        if "trust_remote_code" in str(error):
+            mend = "give --trust-remote-code if you trust it"
+            raise LaunchError(f"{folder}: config.json asks for Python code of the checkpoint's own: {mend}") from None
         reason = " ".join(str(error).split())[:200]
         raise LaunchError(f"{folder}/config.json is not the config of a supported model: {reason}") from None
     return decoder

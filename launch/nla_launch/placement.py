@@ -95,6 +95,8 @@ def tp_of(role: Role, request: Request) -> int:
 
 def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) -> EnginePlan:
     device = _device(request, target.config, gpus)
+    if device == "cpu" and request.gpus.of(role) is not None:
+        raise LaunchError(f"{request.gpus.flag(role)} is given, but the {LABELS[role]} runs on the CPU: see --device")
     tp, config = tp_of(role, request), target.config
     if config is not None and not config.takes_tp(tp):
         raise PlanError(
@@ -131,7 +133,7 @@ def _count_here(tp: int, request: Request) -> int:
     if request.nodes is None:
         return tp * request.dp
     if request.dp > 1:
-        raise PlanError("SGLang keeps its replicas on one machine: --dp and --nnodes do not go together")
+        raise LaunchError("SGLang keeps its replicas on one machine: give --dp or --nnodes, not both")
     if tp % request.nodes.count:
         raise PlanError(f"--tp {tp} cannot be shared out over --nnodes {request.nodes.count}")
     return tp // request.nodes.count

@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
         trust_remote_code: run the checkpoint's own Python code where its tokenizer asks for it.
 
     Raises:
-        CheckpointError: the folder has none that loads.
+        CheckpointError: the folder has none that loads, or one with code that must not run.
     """
     # Imported here: transformers takes seconds, and a usage error should not wait for it.
     from transformers import AutoTokenizer
@@ -37,6 +37,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises whatever the files made it trip over
+        if "trust_remote_code" in str(error):
+            mend = "give --trust-remote-code if you trust it"
+            raise CheckpointError(f"{folder}: the tokenizer is Python code of the checkpoint's own: {mend}") from None
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder}: the tokenizer does not load: {reason[0]}") from None
 

@@ -150,6 +150,11 @@ def test_several_machines_are_advised_as_such() -> None:
     assert flags_of(way, pair("llama-3.3-70b-l53"), request) == ["--tp", "4"]
 
 
+def test_where_nothing_works_it_says_so() -> None:
+    with pytest.raises(LaunchError, match="no plan like it works"):
+        plan_or_advise(pair("qwen2.5-7b-l20"), Request(nodes=Nodes(3, 0, "first", 5000)), gpus(1, 80))
+
+
 @pytest.mark.parametrize("changes", [{"gpus": GpuChoice(both=(0, 1))}, {"tp": 2}])
 def test_nothing_is_advised_where_all_is_well(changes: dict[str, Any]) -> None:
     assert plan_or_advise(pair("gemma-3-27b-l41"), Request(**changes), gpus(2, 80))
