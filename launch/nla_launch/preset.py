@@ -53,7 +53,10 @@ class Preset(BaseModel):
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
-    attention_backend: str | None = Field(default=None, description="SGLang's, on GPUs; null lets SGLang choose.")
+    attention_backend: str | None = Field(
+        default=None,
+        description="SGLang's, on GPUs; null: SGLang's choice, or what is known to take the model's heads.",
+    )
     engine_args: dict[Literal["av", "ar"], list[str]] = Field(
         default={}, description="Further SGLang arguments of each engine, after those of the plan, which they override."
     )

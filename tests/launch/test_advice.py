@@ -1,6 +1,8 @@
 """The released pairs on usual machines: what fits, what is refused, and that what is advised works."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +100,23 @@ def test_the_tables_are_whole() -> None:
     for table in (WITHOUT_FLAGS, OVER_ALL_GPUS):
         assert {(shape, machine) for shape, machine, _ in cells(table)} == {(s, m) for s in SHAPES for m in MACHINES}
         assert all(expected for _, _, expected in cells(table))
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+README_ROW = re.compile(r"^\| (\S+?)-(?:Instruct|IT), layer (\d+).*?\| (\d+) GB \|(.*)\|$", re.MULTILINE)
+
+
+def test_the_table_in_the_readme_is_true() -> None:
+    rows = README_ROW.findall(README)
+    assert len(rows) == len(SHAPES)
+    for name, layer, weights, row in rows:
+        shape = f"{name.lower()}-l{layer}"
+        loads = [engine.load for engine in plan_pair(pair(shape), Request(), supposed_gpus(1))]
+        assert sum(load.weights for load in loads if load is not None) / 1e9 == pytest.approx(int(weights), abs=0.6)
+        for gigabytes, cell in zip((24, 80, 141), row.split("|"), strict=True):
+            count = int(cell.strip(" `").removeprefix("--tp "))
+            assert outcome(shape, Request(tp=count), gpus(count, gigabytes)) == FITS
+            assert count == 1 or outcome(shape, Request(tp=count // 2), gpus(count // 2, gigabytes)) != FITS
 
 
 def test_the_message_has_the_numbers_and_the_ways() -> None:

@@ -1,14 +1,17 @@
 """One engine's command line and environment: the arguments that matter."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from nla_launch import planning
 from nla_launch.cli import build_parser
+from nla_launch.gpus import Gpu
+from nla_launch.nodes import Nodes
 from nla_launch.placement import Request
 from nla_launch.preset import load_preset
-from tests.launch.shapes import GEMMA_27B, LLAMA, QWEN, gpus, plan_one
+from tests.launch.shapes import GEMMA_12B, GEMMA_27B, LLAMA, QWEN, gpus, plan_one
 
 CPU = Request(device="cpu")
 
@@ -30,6 +33,27 @@ def test_what_flags_add() -> None:
         assert part in command
     plain = plan_one("av", QWEN, here=gpus(2, 80)).command(1, "k")
     assert not {"--dp-size", "--quantization", "--trust-remote-code", "--nnodes"} & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("request_", "here"),
+    [
+        (Request(tp=2, dp=2, quantization="fp8", trust_remote_code=True), gpus(4, 80)),
+        (Request(tp=16, nodes=Nodes(2, 1, "first", 5000)), gpus(8, 80)),
+        (Request(tp=2, device="cpu"), []),
+    ],
+)
+def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    ServerArgs.add_cli_args(parser)
+    for role, config in (("av", GEMMA_12B), ("ar", GEMMA_12B)):
+        engine = plan_one(role, config, request_, here)  # type: ignore[arg-type]
+        understood = parser.parse_args(engine.command(1, "k")[4:])
+        assert (understood.tp_size, understood.dp_size) == (engine.tp, engine.dp)
+        assert understood.max_total_tokens == engine.pool_tokens
+        assert understood.trust_remote_code == request_.trust_remote_code
 
 
 def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
