@@ -55,7 +55,7 @@ class Preset(BaseModel):
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
     attention_backend: str | None = Field(
         default=None,
-        description="SGLang's, on GPUs; null: SGLang's choice, or what is known to take the model's heads.",
+        description="SGLang's, on GPUs; null: SGLang's choice, or one that takes wide heads.",
     )
     engine_args: dict[Literal["av", "ar"], list[str]] = Field(
         default={}, description="Further SGLang arguments of each engine, after those of the plan, which they override."
