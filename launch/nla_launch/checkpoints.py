@@ -15,6 +15,7 @@ PACKAGE: Final = "package:"
 REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
 WANTED: Final = ["*.json", "*.safetensors", "*.yaml", "*.model", "*.txt", "*.jinja"]
 WITHOUT_WEIGHTS: Final = ["config.json", "nla_meta.yaml"]
+CODE: Final = ["*.py"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class Checkpoint:
     folder: Path | None
 
 
-def locate(source: str, *, weights: bool) -> Checkpoint:
+def locate(source: str, *, weights: bool, code: bool = False) -> Checkpoint:
     """Find a checkpoint's folder, downloading it from the hub where it is a repository.
 
     Args:
         source: what the user or the preset wrote.
         weights: False fetches no more than the small files that a plan needs, and may find none.
+        code: fetch the checkpoint's own Python code too.
 
     Raises:
         LaunchError: no such folder or repository, or no access to it.
@@ -43,7 +45,8 @@ def locate(source: str, *, weights: bool) -> Checkpoint:
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
     if source.startswith(".") or not REPOSITORY.fullmatch(source):
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name)")
-    return Checkpoint(source, source, _from_hub(source, weights=weights))
+    patterns = [*(WANTED if weights else WITHOUT_WEIGHTS), *(CODE if code else [])]
+    return Checkpoint(source, source, _from_hub(source, patterns, weights=weights))
 
 
 def _in_package(source: str) -> Path:
@@ -54,14 +57,14 @@ def _in_package(source: str) -> Path:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
 
 
-def _from_hub(repository: str, *, weights: bool) -> Path | None:
+def _from_hub(repository: str, patterns: list[str], *, weights: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         if weights:
             logger.info("fetching %s from the hub (what is there already is kept)", repository)
-        folder = Path(snapshot_download(repository, allow_patterns=WANTED if weights else WITHOUT_WEIGHTS))
+        folder = Path(snapshot_download(repository, allow_patterns=patterns))
         return folder if (folder / "config.json").is_file() else None
     except GatedRepoError:
         problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"

@@ -28,9 +28,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--av", metavar="REPO|DIR", help="verbalizer checkpoint, instead of the preset's")
     add("--ar", metavar="REPO|DIR", help="reconstructor checkpoint, instead of the preset's")
     add("--only", choices=("av", "ar"), help="serve the verbalizer or the reconstructor alone")
-    add("--tp", type=_positive, default=1, metavar="N", help="GPUs that each engine is spread over (default 1)")
+    add("--tp", type=_positive, metavar="N",
+        help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
+    add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
+    add("--gpus", type=_indices, metavar="LIST", help="GPUs of both engines, such as 0-3,6 (default: from the first)")
+    add("--av-gpus", type=_indices, metavar="LIST", help="GPUs of the verbalizer alone; needs --ar-gpus")
+    add("--ar-gpus", type=_indices, metavar="LIST", help="GPUs of the reconstructor alone; needs --av-gpus")
+    add("--concurrency", type=_positive, metavar="N",
+        help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
+    )  # fmt: skip
     add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
+    add("--quantization", choices=("fp8",), help="weights in fewer bits, quantized at the start: fidelity changes")
+    add("--trust-remote-code", action="store_true", help="run Python code that checkpoints bring (default: never)")
+    add("--nnodes", type=_positive, default=1, metavar="N", help="machines that each engine is spread over (default 1)")
+    add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
+    add("--dist-init-addr", metavar="HOST:PORT",
+        help="with --nnodes: an address of machine 0; it takes this port and the next 40")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
     add(
@@ -48,6 +62,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hung-after", type=_seconds, default=120.0, metavar="SECONDS",
         help="restart an engine that makes no progress for so long (default 120)")  # fmt: skip
     add("--dry-run", action="store_true", help="print the launch plan and exit")
+    add(
+        "--inventory",
+        metavar="FILE",
+        help="with --dry-run: plan for the GPUs that this YAML file lists",
+    )
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
     return parser
@@ -78,12 +97,12 @@ def _run(arguments: argparse.Namespace) -> int:
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
     if listener is not None:
         require_keys(listener, keys)
-    from nla_launch.plan import describe
+    from nla_launch.describe import describe
     from nla_launch.planning import plan_all
 
     engines = plan_all(preset, arguments)
     if listener is None:
-        sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
+        sys.stdout.write(describe(engines) + "\n")
         return 0
     service.serve(
         engines, preset, listener, host=arguments.host, access=access,
@@ -126,6 +145,17 @@ def _seconds(text: str) -> float:
     if not 1 <= value < inf:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    """Read a list of GPUs such as 0-3,6."""
+    if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text):
+        raise argparse.ArgumentTypeError("must look like 0-3,6")
+    ends = [tuple(map(int, part.split("-"))) for part in text.split(",")]
+    indices = tuple(index for end in ends for index in range(end[0], end[-1] + 1))
+    if len(set(indices)) < len(indices) or any(end[0] > end[-1] for end in ends):
+        raise argparse.ArgumentTypeError("must name each GPU once, in ranges from low to high")
+    return indices
 
 
 def _positive(text: str) -> int:

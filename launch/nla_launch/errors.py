@@ -13,3 +13,7 @@ class ServiceError(LaunchError):
     """The service failed: an engine could not start, died, or failed its self-test."""
 
     exit_code = 1
+
+
+class PlanError(LaunchError):
+    """A plan that cannot work on these GPUs; the text is the cause, and advice.py adds what would work."""

@@ -1,6 +1,7 @@
 """The GPUs that this process may use, asked of the driver; importing torch for it would take seconds."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -10,7 +11,17 @@ class Gpu:
 
     index: int
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
+    """None: not known, for there is no such GPU here (--dry-run)."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability, such as (9, 0) on Hopper."""
+    number: int | None = None
+    """The driver's number, which counts all GPUs of the machine; None: as index."""
+
+    @property
+    def visible_device(self) -> str:
+        """What CUDA_VISIBLE_DEVICES calls it."""
+        return str(self.index if self.number is None else self.number)
 
 
 def find_gpus() -> list[Gpu]:
@@ -19,18 +30,37 @@ def find_gpus() -> list[Gpu]:
 
     try:
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        by_name = {str(number): handle for number, handle in enumerate(handles)}
-        by_name |= {str(pynvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
+        numbers = range(pynvml.nvmlDeviceGetCount())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in numbers]
+        by_name = {str(number): number for number in numbers}
+        by_name |= {str(pynvml.nvmlDeviceGetUUID(handles[number])): number for number in numbers}
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        wanted = [str(number) for number in range(len(handles))] if visible is None else visible.split(",")
-        return [_gpu(index, by_name[name.strip()]) for index, name in enumerate(wanted) if name.strip() in by_name]
+        wanted = list(map(str, numbers)) if visible is None else [name.strip() for name in visible.split(",")]
+        found = [by_name[name] for name in wanted if name in by_name]
+        return [_gpu(index, number, handles[number]) for index, number in enumerate(found)]
     except pynvml.NVMLError:
         return []
 
 
-def _gpu(index: int, handle: object) -> Gpu:
+def supposed_gpus(count: int) -> list[Gpu]:
+    """Stand in for GPUs of a machine that is not known."""
+    return [Gpu(index, "unknown", None) for index in range(count)]
+
+
+def in_ranges(indices: Sequence[int]) -> str:
+    """Write a list of GPUs as --gpus takes it: 0-3,6."""
+    parts: list[tuple[int, int]] = []
+    for index in indices:
+        if parts and index == parts[-1][1] + 1:
+            parts[-1] = (parts[-1][0], index)
+        else:
+            parts.append((index, index))
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def _gpu(index: int, number: int, handle: object) -> Gpu:
     import pynvml
 
     memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), memory)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), memory, (int(major), int(minor)), number)

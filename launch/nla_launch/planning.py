@@ -1,18 +1,26 @@
-"""From a preset to a plan: finds the checkpoints, checks them, and plans each engine."""
+"""From a preset and flags to a plan: finds checkpoints and GPUs, checks them, and plans the engines."""
 
 import argparse
-from pathlib import Path
+import logging
+from collections.abc import Sequence
 
+from nla_launch.advice import plan_or_advise
 from nla_launch.checkpoints import Checkpoint, locate
-from nla_launch.gpus import Gpu, find_gpus
-from nla_launch.model_config import ModelConfig, read_config
-from nla_launch.plan import EnginePlan, Request, fit_memory, plan_engine
+from nla_launch.errors import LaunchError
+from nla_launch.gpus import Gpu, find_gpus, supposed_gpus
+from nla_launch.inventory import read_inventory
+from nla_launch.model_config import read_config
+from nla_launch.nodes import read_nodes
+from nla_launch.placement import GpuChoice, Request, Target
+from nla_launch.plan import EnginePlan
 from nla_launch.preflight import Role, check_checkpoints
 from nla_launch.preset import Preset
 
+logger = logging.getLogger(__name__)
+
 
 def plan_all(preset: Preset, arguments: argparse.Namespace) -> list[EnginePlan]:
-    """Plan the engines of a preset on this machine's GPUs.
+    """Plan the engines of a preset on this machine's GPUs, or on those of --inventory.
 
     Planned twice for a hub repository: before its weights are fetched, for a plan that cannot work should say so at
     once, and after.
@@ -20,31 +28,65 @@ def plan_all(preset: Preset, arguments: argparse.Namespace) -> list[EnginePlan]:
     Raises:
         LaunchError: a checkpoint that cannot be served, or a plan that cannot work.
     """
-    gpus = [] if arguments.device == "cpu" else find_gpus()
-    plans = _plan(_locate(preset, weights=False), preset, arguments, gpus)
+    request = read_request(preset, arguments)
+    if request.quantization is not None:
+        logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
+    gpus, trust = _gpus(request, arguments), request.trust_remote_code
+    plans = _plan(_locate(preset, weights=False, trust=trust), request, gpus)
     if arguments.dry_run:
         return plans
-    found = _locate(preset, weights=True)
-    check_checkpoints(*(found[role].folder if role in found else None for role in ("av", "ar")))
-    return _plan(found, preset, arguments, gpus)
+    found = _locate(preset, weights=True, trust=trust)
+    folders = (found[role].folder if role in found else None for role in ("av", "ar"))
+    check_checkpoints(*folders, trust_remote_code=trust)
+    return _plan(found, request, gpus)
 
 
-def _locate(preset: Preset, *, weights: bool) -> dict[Role, Checkpoint]:
+def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
+    """Form what the user asked for.
+
+    Raises:
+        LaunchError: flags that do not fit together.
+    """
+    return Request(
+        tp=arguments.tp,
+        dp=arguments.dp,
+        device=preset.device if arguments.device == "auto" else arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantization,
+        concurrency=arguments.concurrency,
+        gpus=GpuChoice(both=arguments.gpus, av=arguments.av_gpus, ar=arguments.ar_gpus),
+        nodes=read_nodes(arguments.nnodes, arguments.node_rank, arguments.dist_init_addr),
+        trust_remote_code=arguments.trust_remote_code,
+        attention_backend=preset.attention_backend,
+        engine_args=preset.engine_args,
+    )
+
+
+def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
+    if arguments.inventory is not None:
+        if not arguments.dry_run:
+            raise LaunchError("--inventory describes another machine: it goes with --dry-run alone")
+        return read_inventory(arguments.inventory)
+    if request.device == "cpu":
+        return []
+    found = find_gpus()
+    if found or not arguments.dry_run:
+        return found
+    named = [*(request.gpus.both or ()), *(request.gpus.av or ()), *(request.gpus.ar or ())]
+    return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in named)]))
+
+
+def _locate(preset: Preset, *, weights: bool, trust: bool) -> dict[Role, Checkpoint]:
     sources: dict[Role, str | None] = {"av": preset.av, "ar": preset.ar}
-    return {role: locate(source, weights=weights) for role, source in sources.items() if source is not None}
+    return {role: locate(source, weights=weights, code=trust) for role, source in sources.items() if source is not None}
 
 
-def _plan(
-    found: dict[Role, Checkpoint], preset: Preset, arguments: argparse.Namespace, gpus: list[Gpu]
-) -> list[EnginePlan]:
-    device = preset.device if arguments.device == "auto" else arguments.device
-    request = Request(arguments.tp, device, arguments.dtype, preset.attention_backend, preset.engine_args)
-    plans = [
-        plan_engine(role, checkpoint, _config(checkpoint.folder), request, gpus, dry_run=arguments.dry_run)
-        for role, checkpoint in found.items()
-    ]
-    return fit_memory(plans, gpus)
+def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+    targets = {role: _target(checkpoint, trust=request.trust_remote_code) for role, checkpoint in found.items()}
+    return plan_or_advise(targets, request, gpus)
 
 
-def _config(folder: Path | None) -> ModelConfig | None:
-    return None if folder is None else read_config(folder)
+def _target(checkpoint: Checkpoint, *, trust: bool) -> Target:
+    if checkpoint.folder is None:
+        return Target(checkpoint, None)
+    return Target(checkpoint, read_config(checkpoint.folder, trust_remote_code=trust))

@@ -15,27 +15,33 @@ from nla_launch.model_config import ModelConfig, read_config
 Role = Literal["av", "ar"]
 
 
-def check_checkpoints(av: Path | None, ar: Path | None) -> None:
+def check_checkpoints(av: Path | None, ar: Path | None, *, trust_remote_code: bool = False) -> None:
     """Check the folders that are to be served, and that two of them are a pair.
+
+    Args:
+        av: the verbalizer's, if it is served.
+        ar: the reconstructor's.
+        trust_remote_code: run the checkpoints' own Python code where they have any.
 
     Raises:
         LaunchError: what cannot be served, naming cause and mend.
     """
     try:
-        sidecars = [_check(folder, role) for folder, role in ((av, "av"), (ar, "ar")) if folder is not None]
+        given = [(folder, role) for folder, role in ((av, "av"), (ar, "ar")) if folder is not None]
+        sidecars = [_check(folder, role, trust_remote_code=trust_remote_code) for folder, role in given]
         if len(sidecars) == 2:
             check_pair(*sidecars)
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
         if av is not None:
-            VerbalizerPrompt.load(av, sidecars[0])
+            VerbalizerPrompt.load(av, sidecars[0], trust_remote_code=trust_remote_code)
         if ar is not None:
-            ReconstructorPrompt.load(ar, sidecars[-1])
+            ReconstructorPrompt.load(ar, sidecars[-1], trust_remote_code=trust_remote_code)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
 
 
-def _check(folder: Path, role: str) -> Sidecar:
-    sidecar, config = read_sidecar(folder), read_config(folder)
+def _check(folder: Path, role: str, *, trust_remote_code: bool) -> Sidecar:
+    sidecar, config = read_sidecar(folder), read_config(folder, trust_remote_code=trust_remote_code)
     if sidecar.role != role:
         raise LaunchError(
             f"{folder} is a checkpoint of role {sidecar.role}, given as {role}: are --av and --ar swapped?"

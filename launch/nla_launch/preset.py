@@ -14,7 +14,16 @@ FIXED_ARGUMENTS: Final = {
     **dict.fromkeys(("--model-path", "--served-model-name"), "checkpoints are given by `av` and `ar`"),
     **dict.fromkeys(("--host", "--port", "--api-key"), "nla-serve chooses where engines listen, and their keys"),
     **dict.fromkeys(("--tp-size", "--tensor-parallel-size"), "use nla-serve's --tp"),
-    **dict.fromkeys(("--dtype", "--device"), "use nla-serve's flag of that name"),
+    **dict.fromkeys(("--dp-size", "--data-parallel-size"), "use nla-serve's --dp"),
+    **dict.fromkeys(("--base-gpu-id", "--gpu-id-step"), "use nla-serve's --gpus, or --av-gpus and --ar-gpus"),
+    **dict.fromkeys(
+        ("--dtype", "--device", "--quantization", "--trust-remote-code", "--nnodes", "--node-rank", "--dist-init-addr"),
+        "use nla-serve's flag of that name",
+    ),
+    "--nccl-init-addr": "use nla-serve's --dist-init-addr",
+    "--max-running-requests": "use nla-serve's --concurrency, which the gateway follows too",
+    **dict.fromkeys(("--pp-size", "--pipeline-parallel-size"), "no GPUs are planned for it: use nla-serve's --tp"),
+    "--disaggregation-mode": "a verbalizer split in two would lose its vectors on the way",
     "--context-length": "the gateway's limits are made for the planned one",
     "--is-embedding": "only the reconstructor is one, and always",
     "--json-model-override-args": "it selects the classes that inject and reconstruct",
@@ -44,7 +53,10 @@ class Preset(BaseModel):
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
-    attention_backend: str | None = Field(default=None, description="SGLang's, on GPUs; null lets SGLang choose.")
+    attention_backend: str | None = Field(
+        default=None,
+        description="SGLang's, on GPUs; null: SGLang's choice, or one that takes wide heads.",
+    )
     engine_args: dict[Literal["av", "ar"], list[str]] = Field(
         default={}, description="Further SGLang arguments of each engine, after those of the plan, which they override."
     )

@@ -124,6 +124,7 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         checkpoint=plan.checkpoint.folder,
         model=plan.checkpoint.name,
         dtype=plan.dtype,
+        trust_remote_code=plan.trust_remote_code,
         context_length=plan.context_length,
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,

@@ -21,18 +21,25 @@ FAMILIES_WITH_BOS: Final = ("llama", "gemma")
 """Beginnings of config.json's model_type."""
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     """Load a checkpoint's tokenizer.
 
+    Args:
+        folder: the checkpoint's.
+        trust_remote_code: run the checkpoint's own Python code where its tokenizer asks for it.
+
     Raises:
-        CheckpointError: the folder has none that loads.
+        CheckpointError: the folder has none that loads, or one with code that must not run.
     """
     # Imported here: transformers takes seconds, and a usage error should not wait for it.
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises whatever the files made it trip over
+        if "trust_remote_code" in str(error):
+            mend = "give --trust-remote-code if you trust it"
+            raise CheckpointError(f"{folder}: the tokenizer is Python code of the checkpoint's own: {mend}") from None
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder}: the tokenizer does not load: {reason[0]}") from None
 
@@ -47,13 +54,13 @@ class VerbalizerPrompt:
     """Text of each special token id, to trim the one that ended a sample."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar) -> Self:
+    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
         """Render the template through the chat template and check marker, neighbours and BOS.
 
         Raises:
             CheckpointError: the sidecar and the tokenizer disagree.
         """
-        tokenizer, tokens = load_tokenizer(folder), sidecar.tokens
+        tokenizer, tokens = load_tokenizer(folder, trust_remote_code=trust_remote_code), sidecar.tokens
         _check_marker(tokenizer, sidecar, folder)
         template = sidecar.prompt_templates["av"]
         if template.count(MARKER_FIELD) != 1:
@@ -89,7 +96,7 @@ class ReconstructorPrompt:
     """Characters in the vocabulary's longest token."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar) -> Self:
+    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
         """Load the template and prove that its end always tokenizes to the sidecar's suffix.
 
         Raises:
@@ -99,7 +106,7 @@ class ReconstructorPrompt:
         if template.count(EXPLANATION_FIELD) != 1:
             count = template.count(EXPLANATION_FIELD)
             raise CheckpointError(f"{folder}: the ar template has {EXPLANATION_FIELD} {count} times; it must be once")
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         overhead = len(_encode(tokenizer, template, ""))
         longest = max(map(len, tokenizer.get_vocab()))
         prompt = cls(tokenizer, template, sidecar.tokens.critic_suffix_ids or [], overhead, longest)

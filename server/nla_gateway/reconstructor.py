@@ -30,7 +30,8 @@ class Reconstructor:
         self.engines = engines
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
-        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar)
+        trust = settings.trust_remote_code
+        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
         # Many texts take long, and a tokenizer is not safe to share.

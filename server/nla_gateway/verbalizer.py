@@ -62,7 +62,8 @@ class Verbalizer:
         self.engines = engines
         self.settings = settings
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
-        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar)
+        trust = settings.trust_remote_code
+        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
         self._warming: dict[Engine, asyncio.Task[None]] = {}
 
     async def _warm(self, engine: Engine) -> None:

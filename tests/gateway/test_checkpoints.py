@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.prompt import ReconstructorPrompt, VerbalizerPrompt
+from nla_gateway.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
 from nla_gateway.sidecar import read_sidecar
 from tests.checkpoints import SPECIALS, Family, Pair, edit_sidecar, make_pair
 
@@ -48,6 +48,28 @@ def test_older_spelling_loads(pair: Pair) -> None:
 def test_injection_scale_forms(pair: Pair, value: Any, scale: float | None) -> None:
     edit_sidecar(pair.av, {"extraction.injection_scale": value})
     assert read_sidecar(pair.av).injection_scale == scale
+
+
+def test_code_of_the_checkpoints_own_runs_only_if_trusted(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    (pair.av / "mine.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast):\n    ours = True\n"
+    )
+    path = pair.av / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {
+        "tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}
+    }))  # fmt: skip
+    if pair.family == "llama":
+        with pytest.raises(CheckpointError, match="give --trust-remote-code if you trust it") as caught:
+            VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        assert "\n" not in str(caught.value)
+    else:  # transformers knows a tokenizer for this model type, and takes that instead
+        assert not hasattr(load_tokenizer(pair.av, trust_remote_code=False), "ours")
+    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av), trust_remote_code=True).ids
+    assert load_tokenizer(pair.av, trust_remote_code=True).ours
 
 
 def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """The command line: usage, exit codes, one clear line, the plan."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from nla_launch.cli import build_parser, main
 from nla_launch.preset import known_presets, load_preset
 from tests.checkpoints import Pair, make_pair
+from tests.launch.shapes import pair as shape_of
 from tests.stack import free_port
 
 HELP = Path(__file__).parent / "help.txt"
@@ -81,6 +83,56 @@ def test_dry_run_of_the_headline_pair(capsys: pytest.CaptureFixture[str]) -> Non
     assert "0, 1, 2, 3, 4, 5, 6, 7" in plan
 
 
+INVENTORY = "gpus: [{count: 8, name: H100, memory_gb: 80, compute_capability: 9.0}]"
+
+
+def write_shape(folder: Path, shape: str) -> list[str]:
+    """Write a released pair's configs and nothing else; return the flags that name them."""
+    flags = []
+    for role, target in shape_of(shape).items():
+        config = target.config
+        assert config is not None
+        (folder / role).mkdir()
+        (folder / role / "config.json").write_text(
+            json.dumps(
+                {
+                    "architectures": [config.architecture], "model_type": "llama", "hidden_size": config.d_model,
+                    "num_hidden_layers": config.blocks, "num_attention_heads": config.heads,
+                    "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim,
+                    "intermediate_size": config.intermediate, "vocab_size": config.vocabulary,
+                    "max_position_embeddings": config.max_positions, "tie_word_embeddings": config.tied,
+                }
+            )
+        )  # fmt: skip
+        flags += [f"--{role}", str(folder / role)]
+    (folder / "gpus.yaml").write_text(INVENTORY)
+    return [*flags, "--inventory", str(folder / "gpus.yaml"), "--dry-run"]
+
+
+def test_dry_run_for_another_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = write_shape(tmp_path, "llama-3.3-70b-l53")
+    assert main([*flags, "--av-gpus", "0-3", "--ar-gpus", "4-5", "--quantization", "fp8"]) == 0
+    plan = capsys.readouterr().out
+    assert "memory       weights 18.16 GB + KV pool 10.74 GB + overhead 4.58 GB = 33.48 GB a GPU" in plan
+    assert "0-3          verbalizer 33.5 GB of 80.0 GB, H100" in plan
+    assert "4-5          reconstructor " in plan
+    assert "CUDA_VISIBLE_DEVICES=4,5 " in plan
+    assert main(flags) == 2
+    assert "of GPU 0 (H100, 5% kept free): use --tp 4\n" in capsys.readouterr().err
+
+
+def test_inventory_is_for_dry_runs() -> None:
+    assert "goes with --dry-run alone" in fails("--preset", "qwen2.5-7b-l20", "--inventory", "gpus.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "3-1", "0,0", "0-2,1", "-1", "1.5"])
+def test_lists_of_gpus(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_parser().parse_args(["--gpus", "0-2,6"]).gpus == (0, 1, 2, 6)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([f"--gpus={text}"])
+    assert "--gpus: must" in capsys.readouterr().err
+
+
 def test_only_one_engine(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "ar", "--ar", str(pair.ar), "--device", "cpu", "--dry-run"]) == 0
     plan = capsys.readouterr().out
@@ -144,6 +196,11 @@ def test_port_taken(pair: Pair) -> None:
         ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--port, '1']}", "engine_args: --port: nla-serve chooses"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--sampling-b=flashinfer]}", "takes a seed"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--tokenizer-worker-num, '2']}", "API key"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--dp, '2']}", "nla-serve's --dp"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--base-gpu-id=4]}", "--av-gpus"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--quantization, fp8]}", "nla-serve's flag of that name"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {ar: [--trust-remote-code]}", "nla-serve's flag of that name"),
+        ("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--max-running-requests, '9']}", "--concurrency"),
         ("name: x\nav: a/b\nar: a/c\nengine_args: {both: [--a]}", "engine_args"),
     ],
 )

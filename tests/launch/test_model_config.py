@@ -49,3 +49,18 @@ def test_what_is_no_config(tmp_path: Path, config: Any, message: str) -> None:
     with pytest.raises(LaunchError, match=message) as caught:
         read_config(write(tmp_path, config))
     assert "\n" not in str(caught.value)
+
+
+def test_code_of_the_checkpoints_own_runs_only_if_trusted(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = tmp_path_factory.mktemp("modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
+    monkeypatch.syspath_prepend(modules)
+    (tmp_path / "mine.py").write_text(
+        "from transformers import LlamaConfig\nclass Mine(LlamaConfig):\n    model_type = 'mine'\n"
+    )
+    write(tmp_path, {"architectures": ["X"], "model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}})
+    with pytest.raises(LaunchError, match="give --trust-remote-code if you trust it"):
+        read_config(tmp_path)
+    assert read_config(tmp_path, trust_remote_code=True).heads == 32

@@ -1,63 +1,59 @@
-"""The plan for the released shapes, and the arguments that matter."""
+"""One engine's command line and environment: the arguments that matter."""
 
-import dataclasses
+import argparse
 from pathlib import Path
 
 import pytest
 
 from nla_launch import planning
-from nla_launch.checkpoints import Checkpoint
 from nla_launch.cli import build_parser
-from nla_launch.errors import LaunchError
 from nla_launch.gpus import Gpu
-from nla_launch.model_config import ModelConfig
-from nla_launch.plan import OVERRIDES, EnginePlan, Request, fit_memory, plan_engine
-from nla_launch.preflight import Role
+from nla_launch.nodes import Nodes
+from nla_launch.placement import Request
 from nla_launch.preset import load_preset
+from tests.launch.shapes import GEMMA_12B, GEMMA_27B, LLAMA, QWEN, gpus, plan_one
 
-QWEN = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 152064, 32768, False)
-LLAMA = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)
-GEMMA = ModelConfig("Gemma3ForConditionalGeneration", 5376, 62, 32, 16, 128, 21504, 262208, 131072, True)
-GEMMA_12B = ModelConfig("Gemma3ForCausalLM", 3840, 48, 16, 8, 256, 15360, 262208, 131072, True)
-TEXT = {name: name for name in OVERRIDES["ar"]} | {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
-CHECKPOINT = Checkpoint("name", "owner/name", None)
+CPU = Request(device="cpu")
 
 
-def gpus(count: int, gigabytes: int) -> list[Gpu]:
-    return [Gpu(i, "test", gigabytes * 10**9) for i in range(count)]
+def test_headline_verbalizer_on_eight_gpus() -> None:
+    engine = plan_one("av", LLAMA, Request(tp=8), gpus(8, 80))
+    command = " ".join(engine.command(1, "k"))
+    assert "--tp-size 8 " in command
+    assert "--dp-size" not in command
+    assert "--max-total-tokens 131072 --max-running-requests 256" in command
+    assert engine.environment()["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
+    assert engine.dtype == "bfloat16"
 
 
-def plan(role: Role, config: ModelConfig, tp: int, found: list[Gpu], device: str = "auto") -> EnginePlan:
-    request = Request(tp, device, "auto", None, {})  # type: ignore[arg-type]
-    return plan_engine(role, CHECKPOINT, config, request, found, dry_run=False)
+def test_what_flags_add() -> None:
+    request = Request(dp=2, quantization="fp8", trust_remote_code=True)
+    command = " ".join(plan_one("av", QWEN, request, gpus(2, 80)).command(1, "k"))
+    for part in ("--tp-size 1 --dp-size 2", "--quantization fp8", "--trust-remote-code"):
+        assert part in command
+    plain = plan_one("av", QWEN, here=gpus(2, 80)).command(1, "k")
+    assert not {"--dp-size", "--quantization", "--trust-remote-code", "--nnodes"} & set(plain)
 
 
-def test_parameters_are_counted_right() -> None:
-    assert QWEN.parameters == pytest.approx(7.6e9, rel=0.02)
-    assert LLAMA.parameters == pytest.approx(70.6e9, rel=0.02)
-    assert LLAMA.kv_bytes_per_token("bfloat16") == 327_680
+@pytest.mark.parametrize(
+    ("request_", "here"),
+    [
+        (Request(tp=2, dp=2, quantization="fp8", trust_remote_code=True), gpus(4, 80)),
+        (Request(tp=16, nodes=Nodes(2, 1, "first", 5000)), gpus(8, 80)),
+        (Request(tp=2, device="cpu"), []),
+    ],
+)
+def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -> None:
+    from sglang.srt.server_args import ServerArgs
 
-
-def test_headline_pair_on_eight_gpus() -> None:
-    engines = [plan("av", LLAMA, 8, gpus(8, 80)), plan("ar", dataclasses.replace(LLAMA, blocks=54), 8, gpus(8, 80))]
-    assert fit_memory(engines, gpus(8, 80)) == engines
-    assert engines[0].gpus == tuple(range(8))
-    assert engines[0].dtype == "bfloat16"
-
-
-def test_too_big_for_the_gpus_says_the_numbers() -> None:
-    engines = [plan("av", LLAMA, 1, gpus(1, 80))]
-    with pytest.raises(LaunchError, match=r"verbalizer 141\.\d GB \+ KV 2\.7 GB > 70\.0 GB a GPU"):
-        fit_memory(engines, gpus(1, 80))
-
-
-@pytest.mark.parametrize(("config", "tp"), [(QWEN, 1), (GEMMA_12B, 1), (GEMMA, 2), (LLAMA, 4)])
-def test_pools_shrink_to_what_the_weights_leave(config: ModelConfig, tp: int) -> None:
-    shortened = dataclasses.replace(config, blocks=config.blocks * 2 // 3, architecture=TEXT[config.architecture])
-    engines = fit_memory([plan("av", config, tp, gpus(tp, 80)), plan("ar", shortened, tp, gpus(tp, 80))], gpus(tp, 80))
-    taken = sum((engine.weight_bytes or 0) + (engine.pool_bytes or 0) for engine in engines)
-    assert taken <= 68e9
-    assert engines[0].pool_tokens > 20_000
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    ServerArgs.add_cli_args(parser)
+    for role, config in (("av", GEMMA_12B), ("ar", GEMMA_12B)):
+        engine = plan_one(role, config, request_, here)  # type: ignore[arg-type]
+        understood = parser.parse_args(engine.command(1, "k")[4:])
+        assert (understood.tp_size, understood.dp_size) == (engine.tp, engine.dp)
+        assert understood.max_total_tokens == engine.pool_tokens
+        assert understood.trust_remote_code == request_.trust_remote_code
 
 
 def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,38 +62,15 @@ def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {engine.device for engine in planning.plan_all(load_preset("demo"), arguments)} == {"cpu"}
 
 
-def test_tp_must_divide_the_heads() -> None:
-    with pytest.raises(LaunchError, match="use --tp 4"):
-        plan("av", QWEN, 8, gpus(8, 80))
-
-
-def test_more_tp_than_gpus() -> None:
-    with pytest.raises(LaunchError, match="this machine has 2"):
-        plan("av", LLAMA, 4, gpus(2, 80))
-
-
-def test_unsupported_architecture() -> None:
-    with pytest.raises(LaunchError, match="MistralForCausalLM is not supported"):
-        plan("av", dataclasses.replace(QWEN, architecture="MistralForCausalLM"), 1, gpus(1, 80))
-    with pytest.raises(LaunchError, match="reconstructor of architecture Gemma3ForConditionalGeneration"):
-        plan("ar", GEMMA, 1, gpus(1, 80))
-
-
-def test_large_models_do_not_land_on_the_cpu_by_themselves() -> None:
-    with pytest.raises(LaunchError, match="no CUDA GPU found"):
-        plan("av", QWEN, 1, [])
-    assert plan("av", QWEN, 1, [], device="cpu").dtype == "float32"
-
-
 def test_multimodal_verbalizer_runs_our_class() -> None:
-    engine = plan("av", GEMMA, 2, gpus(2, 80))
+    engine = plan_one("av", GEMMA_27B, Request(tp=2), gpus(2, 80))
     assert "Gemma3MultimodalVerbalizer" in " ".join(engine.command(1, "k"))
     assert engine.environment()["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "nla_engine.models"
 
 
 def test_radix_cache_stays_on_for_the_verbalizer_alone() -> None:
-    assert "--disable-radix-cache" not in plan("av", QWEN, 1, gpus(1, 80)).command(1, "k")
-    assert "--disable-radix-cache" in plan("ar", QWEN, 1, gpus(1, 80)).command(1, "k")
+    assert "--disable-radix-cache" not in plan_one("av", QWEN, here=gpus(1, 80)).command(1, "k")
+    assert "--disable-radix-cache" in plan_one("ar", QWEN, here=gpus(1, 80)).command(1, "k")
 
 
 def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
@@ -109,8 +82,16 @@ def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
     assert "4096" not in ar
 
 
+def test_engines_on_a_cpu() -> None:
+    av, ar = plan_one("av", QWEN, CPU), plan_one("ar", QWEN, CPU)
+    assert (av.concurrency, av.pool_tokens, av.max_in_flight, av.shared_in_flight) == (64, 32_768, 72, 8)
+    assert (ar.pool_tokens, ar.max_in_flight, ar.shared_in_flight) == (16_384, 8, 1)
+
+
 def test_cpu_engines_keep_off_the_gpus() -> None:
-    environment = plan("av", QWEN, 2, [], device="cpu").environment()
+    environment = plan_one("av", QWEN, Request(tp=2, device="cpu")).environment()
     assert environment["SGLANG_PLATFORM"] == "nla_cpu"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
-    assert "|" in environment["SGLANG_CPU_OMP_THREADS_BIND"]
+    assert environment["SGLANG_CPU_OMP_THREADS_BIND"].count("|") == 1
+    replicas = plan_one("av", QWEN, Request(tp=2, dp=2, device="cpu")).environment()
+    assert replicas["SGLANG_CPU_OMP_THREADS_BIND"].count("|") == 3

@@ -1,0 +1,45 @@
+"""The released pairs' shapes, and GPUs to plan for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from nla_launch.checkpoints import Checkpoint
+from nla_launch.gpus import Gpu
+from nla_launch.model_config import ModelConfig
+from nla_launch.placement import Request, Target, plan_pair
+from nla_launch.plan import EnginePlan
+from nla_launch.preflight import Role
+
+QWEN: Final = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 152064, 32768, False)
+LLAMA: Final = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)
+GEMMA_12B: Final = ModelConfig("Gemma3ForCausalLM", 3840, 48, 16, 8, 256, 15360, 262208, 131072, True)
+GEMMA_27B: Final = ModelConfig("Gemma3ForConditionalGeneration", 5376, 62, 32, 16, 128, 21504, 262208, 131072, True)
+SHAPES: Final[dict[str, tuple[ModelConfig, int]]] = {
+    "qwen2.5-7b-l20": (QWEN, 20),
+    "gemma-3-12b-l32": (GEMMA_12B, 32),
+    "gemma-3-27b-l41": (GEMMA_27B, 41),
+    "llama-3.3-70b-l53": (LLAMA, 53),
+}
+"""The base model's shape and the layer; a reconstructor has that layer's block as its last."""
+
+
+def pair(shape: str, *roles: Role) -> dict[Role, Target]:
+    """Form what is to be served; both engines where none is named."""
+    config, layer = SHAPES[shape]
+    text = "Gemma3ForCausalLM" if config.architecture.startswith("Gemma3") else config.architecture
+    configs: dict[Role, ModelConfig] = {"av": config, "ar": replace(config, blocks=layer + 1, architecture=text)}
+    return {role: target(role, config) for role, config in configs.items() if not roles or role in roles}
+
+
+def target(role: Role, config: ModelConfig) -> Target:
+    return Target(Checkpoint(f"owner/{role}", f"owner/{role}", None), config)
+
+
+def gpus(count: int, gigabytes: float, capability: tuple[int, int] | None = (9, 0)) -> list[Gpu]:
+    return [Gpu(index, "test", int(gigabytes * 1e9), capability) for index in range(count)]
+
+
+def plan_one(role: Role, config: ModelConfig, request: Request | None = None, here: Sequence[Gpu] = ()) -> EnginePlan:
+    """Plan one engine alone."""
+    return plan_pair({role: target(role, config)}, request or Request(), here)[0]
