@@ -130,7 +130,7 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         shared_in_flight=plan.shared_in_flight,
     )
     folders = {role: plan.checkpoint.folder if role == plan.role else None for role in ("av", "ar")}
-    check = partial(check_checkpoints, **folders)
+    check = partial(check_checkpoints, **folders, trust_remote_code=plan.trust_remote_code)
     return ChildProcess(plan.label, plan.command(port, key), plan.environment(), check=check), settings
 
 
