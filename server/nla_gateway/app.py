@@ -18,6 +18,7 @@ from nla_gateway.proof import prove_when_up
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.routes import router
 from nla_gateway.settings import Settings
+from nla_gateway.tracing import start_tracing
 from nla_gateway.verbalizer import Verbalizer
 
 DESCRIPTION: Final = (
@@ -28,11 +29,11 @@ DESCRIPTION: Final = (
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the gateway's app; engines are proved once it runs."""
-    metrics, docs = Metrics(), settings.access.docs
+    metrics, tracing, docs = Metrics(), start_tracing(), settings.access.docs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_gateway(settings, metrics) as gateway:
+        async with open_gateway(settings, metrics, tracing) as gateway:
             app.state.gateway = gateway
             proofs = [asyncio.create_task(_prove(part, metrics)) for part in gateway.parts]
             try:
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
                   redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False)  # fmt: skip
     app.include_router(router)
     install_error_handlers(app)
+    tracing.trace_requests(app)
     app.add_middleware(
         EdgeMiddleware,
         api_keys=settings.access.api_keys,
@@ -67,9 +69,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def _prove(part: Verbalizer | Reconstructor, metrics: Metrics) -> None:
-    metrics.engine(part.engine.label, ready=False)
+    metrics.engine_state(part.engine.label, part.engine.state)
     await prove_when_up(part)
-    metrics.engine(part.engine.label, ready=part.engine.state == "ready")
+    metrics.engine_state(part.engine.label, part.engine.state)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nla_gateway.metrics import Metrics
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.sidecar import Sidecar
+from nla_gateway.tracing import Tracing
 from nla_gateway.verbalizer import Verbalizer
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Gateway]:
+async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -> AsyncIterator[Gateway]:
     """Read the checkpoints and open the connections to their engines.
 
     Raises:
@@ -72,9 +73,10 @@ async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Ga
     """
     limits = settings.limits
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(tracing.close)
 
         async def engine(label: str, part: EngineSettings) -> Engine:
-            client = Engine(label, part, timeout_s=limits.request_timeout_s)
+            client = Engine(label, part, timeout_s=limits.request_timeout_s, tracing=tracing)
             return await stack.enter_async_context(client)
 
         verbalizer = reconstructor = None

@@ -1,6 +1,7 @@
 """Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -66,7 +67,8 @@ class Reconstructor:
 
     async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
         async with self.engine.turn(owner):
-            return await self.engine.embed(prompts, self.settings.model)
+            rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
+            return await self.engine.embed(prompts, self.settings.model, rid)
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner
