@@ -1,7 +1,7 @@
 """OpenTelemetry traces: one span a request, and below it one for each call of an engine.
 
 Made where an OTLP endpoint is named by OpenTelemetry's own variables and the extra `otel` is installed; elsewhere
-nothing of it is imported. All else that those variables set (names, headers, sampling) is left to its SDK.
+its SDK is not imported. All else that those variables set (names, headers, sampling) is left to it.
 """
 
 import asyncio
