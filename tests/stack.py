@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import psutil
 
+from nla_gateway.metrics import Metrics
 from nla_gateway.pool import EnginePool
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_gateway.verbalizer import Verbalizer
@@ -79,7 +80,7 @@ class Stack:
 
 def detached_verbalizer(settings: EngineSettings) -> Verbalizer:
     """The gateway's half of a verbalizer, not connected to any engine: for the payloads that it forms."""
-    return Verbalizer(EnginePool("verbalizer", settings, timeout_s=1, report=lambda *_: None), settings)
+    return Verbalizer(EnginePool("verbalizer", settings, timeout_s=1, metrics=Metrics()), settings)
 
 
 def states_of(stack: Stack) -> dict[str, str]:

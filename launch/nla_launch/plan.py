@@ -103,7 +103,7 @@ class EnginePlan:
         # Per-request seeds work with this sampler alone.
         command += ["--sampling-backend", "pytorch", "--random-seed", "0"]
         # The gateway's self-test warms the engine up, and asks more of it.
-        command += ["--skip-server-warmup", "--log-level-http", "warning"]
+        command += ["--skip-server-warmup", "--log-level-http", "warning", "--enable-metrics"]
         if self.trust_remote_code:
             command += ["--trust-remote-code"]
         return [

@@ -72,11 +72,6 @@ class ChildProcess:
         self.started_at = time.monotonic()
         self._reader = asyncio.create_task(self._read(reading))
 
-    @property
-    def pid(self) -> int:
-        """Its process id, also after its end."""
-        return self._started().pid
-
     async def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""
         code = await self._started().wait()

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import random
 import secrets
 import socket
@@ -68,6 +69,8 @@ def serve(
     Raises:
         ServiceError: it failed.
     """
+    # Each engine makes a folder of its own for its counts, but not where it inherits one.
+    os.environ.pop(COUNTERS_VARIABLE, None)
     ports = _free_ports(len(engines))
     parts = {plan.role: _start_of(plan, port) for plan, port in zip(engines, ports, strict=True)}
     settings = Settings(
@@ -86,7 +89,6 @@ def serve(
             [child for child, _ in parts.values()],
             _gateways(settings.share_of(workers), listener, private, counters),
             listeners=[listener, *private],
-            counters=counters,
             url=url,
             grace_s=settings.grace_s,
         )

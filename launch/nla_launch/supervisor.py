@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import httpx
-from prometheus_client.multiprocess import mark_process_dead
 
 from nla_launch.errors import LaunchError, ServiceError
 from nla_launch.process import ChildProcess
@@ -33,7 +32,6 @@ class Supervisor:
         engines: the engines' processes.
         gateways: the gateways' processes, by the URL of each one's `/ready`.
         listeners: sockets that the gateways share; closed here at a stop.
-        counters: folder of the gateways' counts.
         url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
     """
@@ -44,14 +42,13 @@ class Supervisor:
         gateways: dict[str, ChildProcess],
         *,
         listeners: Sequence[socket.socket],
-        counters: str,
         url: str,
         grace_s: float,
     ) -> None:
         self._engines, self._gateways = {engine.label: engine for engine in engines}, list(gateways.values())
         self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
         self._readiness = Readiness(list(gateways))
-        self._listeners, self._counters, self._url, self._grace_s = listeners, counters, url, grace_s
+        self._listeners, self._url, self._grace_s = listeners, url, grace_s
         self._was_ready = False
         self._stop = asyncio.Event()
 
@@ -99,8 +96,6 @@ class Supervisor:
             await child.stop(0)  # what it left behind still holds memory
             if not self._was_ready:
                 raise ServiceError(obituary)
-            if child in self._gateways:
-                mark_process_dead(child.pid, self._counters)  # type: ignore[no-untyped-call]
             await self._start_again(child, obituary)
 
     async def _start_again(self, child: ChildProcess, why: str) -> None:

@@ -16,6 +16,7 @@ from nla_gateway.http import EdgeMiddleware, install_error_handlers
 from nla_gateway.metrics import Metrics
 from nla_gateway.routes import router
 from nla_gateway.settings import Settings
+from nla_gateway.tracing import start_tracing
 from nla_gateway.watch import watch
 
 DESCRIPTION: Final = (
@@ -26,11 +27,11 @@ DESCRIPTION: Final = (
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the gateway's app; engines are proved and watched once it runs."""
-    metrics, docs = Metrics(), settings.access.docs
+    metrics, tracing, docs = Metrics(), start_tracing(), settings.access.docs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_gateway(settings, metrics) as gateway:
+        async with open_gateway(settings, metrics, tracing) as gateway:
             app.state.gateway = gateway
             watches = [
                 asyncio.create_task(watch(part, engine, settings.hung_after_s))
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
                   redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False)  # fmt: skip
     app.include_router(router)
     install_error_handlers(app)
+    tracing.trace_requests(app)
     app.add_middleware(
         EdgeMiddleware,
         api_keys=settings.access.api_keys,

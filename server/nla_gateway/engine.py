@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.settings import EngineSettings
+from nla_gateway.tracing import UNTRACED, Tracing
 
 RETRY_AFTER_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -37,16 +38,19 @@ class Engine:
         url: where it is.
         settings: what it serves, and its key.
         timeout_s: longest silence of the engine on one request.
+        tracing: makes spans of the calls.
     """
 
-    def __init__(self, label: str, url: str, settings: EngineSettings, *, timeout_s: float) -> None:
+    def __init__(
+        self, label: str, url: str, settings: EngineSettings, *, timeout_s: float, tracing: Tracing = UNTRACED
+    ) -> None:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
         self.in_flight = 0
         self.doubted = asyncio.Event()
         """Set when a request was lost, for whoever watches the state."""
-        self._url, self._settings, self._timeout_s = url, settings, timeout_s
+        self._url, self._settings, self._timeout_s, self._tracing = url, settings, timeout_s, tracing
 
     async def __aenter__(self) -> Self:
         self._http = open_session(self._url, self._settings, self._timeout_s)
@@ -82,10 +86,18 @@ class Engine:
                 if line.startswith(b"data: ") and line != b"data: [DONE]":
                     yield self._chunk(line)
 
-    async def embed(self, batch: list[list[int]], model: str) -> tuple[list[NDArray[np.float32]], int]:
-        """Embed token ids; returns float32 vectors [d] in order and the number of prompt tokens."""
-        payload = {"model": model, "input": batch, "encoding_format": "base64"}
-        answer = await self._json("POST", "/v1/embeddings", payload)
+    async def embed(self, batch: list[list[int]], model: str, rid: str) -> tuple[list[NDArray[np.float32]], int]:
+        """Embed token ids; returns float32 vectors [d] in order and the number of prompt tokens.
+
+        Args:
+            batch: the prompts.
+            model: the engine's name for its model.
+            rid: this call's id in the engine, where each prompt adds its number.
+        """
+        rids = [f"{rid}{number}." for number in range(len(batch))]
+        payload = {"model": model, "input": batch, "encoding_format": "base64", "rid": rids}
+        with self._tracing.call(self.label, "/v1/embeddings", rid):
+            answer = await self._json("POST", "/v1/embeddings", payload)
         rows = sorted(answer["data"], key=lambda row: row["index"])
         vectors = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in rows]
         return vectors, int(answer["usage"]["prompt_tokens"])
@@ -101,13 +113,20 @@ class Engine:
         async with self._translating(), self._http.get("/health") as response:
             return response.ok
 
+    async def metrics(self) -> str:
+        """Fetch the engine's own metrics, in Prometheus's text format."""
+        return (await self._request("GET", "/metrics")).decode()
+
     async def _json(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Any:
+        return orjson.loads(await self._request(method, path, payload))
+
+    async def _request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> bytes:
         content = None if payload is None else orjson.dumps(payload)
         async with self._translating(), self._http.request(method, path, data=content) as response:
             body = await response.read()
         if not response.ok:
             self._raise_for(response.status, body)
-        return orjson.loads(body)
+        return body
 
     def _chunk(self, line: bytes) -> dict[str, Any]:
         chunk: dict[str, Any] = orjson.loads(line.removeprefix(b"data: "))
@@ -138,7 +157,8 @@ class Engine:
     async def _aborting(self, rid: str) -> AsyncIterator[None]:
         """End a generation at once when its caller is cancelled; SGLang itself looks only every few seconds."""
         try:
-            yield
+            with self._tracing.call(self.label, "/generate", rid):
+                yield
         except (asyncio.CancelledError, GeneratorExit):
             task = asyncio.create_task(self._abort(rid))
             _running.add(task)

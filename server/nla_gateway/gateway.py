@@ -15,6 +15,7 @@ from nla_gateway.pool import EnginePool
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.sidecar import Sidecar
+from nla_gateway.tracing import Tracing
 from nla_gateway.verbalizer import Verbalizer
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Gateway]:
+async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -> AsyncIterator[Gateway]:
     """Read the checkpoints and open the connections to their engines.
 
     Raises:
@@ -77,9 +78,11 @@ async def open_gateway(settings: Settings, metrics: Metrics) -> AsyncIterator[Ga
     """
     limits = settings.limits
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(tracing.close)
 
         async def engines(label: str, part: EngineSettings) -> EnginePool:
-            pool = EnginePool(label, part, timeout_s=limits.request_timeout_s, report=metrics.engine_state)
+            timeout_s = limits.request_timeout_s
+            pool = EnginePool(label, part, timeout_s=timeout_s, metrics=metrics, tracing=tracing)
             return await stack.enter_async_context(pool.open())
 
         verbalizer = reconstructor = None

@@ -144,6 +144,8 @@ class EdgeMiddleware:
         caller = self._caller(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        counted = scope["path"] not in POLLED_PATHS
+        self._metrics.in_flight.inc(counted)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -165,8 +167,9 @@ class EdgeMiddleware:
                 await response(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
+            self._metrics.in_flight.dec(counted)
             self._metrics.request(_endpoint(scope), status, seconds)
-            level = logging.DEBUG if scope["path"] in POLLED_PATHS else logging.INFO
+            level = logging.INFO if counted else logging.DEBUG
             logger.log(
                 level, "%s %s %d %.3fs %s%s", scope["method"], _one_line(scope["path"]), status, seconds, request_id,
                 f" {caller}" if caller else "",

@@ -78,6 +78,7 @@ class VerbalizeJob:
         """Answer in one piece; the first failure ends the whole request."""
         with self._gateway.admission.admit(len(self._places)):
             done = await within(self._gateway, gather(self._sample(*place) for place in self._places))
+        self._gateway.metrics.vectors("/verbalize", len(self._vectors))
         n = self._call.n
         results = [
             VerbalizeResult(index=i, samples=[sample for sample, _ in done[i * n : (i + 1) * n]])
@@ -98,6 +99,7 @@ class VerbalizeJob:
                     event = await events.get()
                     running -= not isinstance(event, SampleDelta)
                     yield event
+                self._gateway.metrics.vectors("/verbalize", len(self._vectors))
                 yield StreamDone(usage=add_usage(used))
             finally:
                 for task in tasks:
@@ -129,7 +131,8 @@ class VerbalizeJob:
             await events.put(SampleError(index=index, sample=sample, error=detail))
 
     async def _finished(self, index: int, generated: Generated) -> Sample:
-        self._gateway.metrics.sample(generated.usage, complete=generated.complete)
+        self._gateway.metrics.sample(complete=generated.complete)
+        self._gateway.metrics.tokens("verbalizer", generated.usage)
         return Sample(
             text=generated.text,
             complete=generated.complete,
@@ -141,9 +144,11 @@ class VerbalizeJob:
         if self._reconstructor is None:
             return None
         try:
-            scores, _ = await self._reconstructor.score([text], [vector], [None], self._owner)
+            scores, usage = await self._reconstructor.score([text], [vector], [None], self._owner)
         except InvalidRequest:
             return None  # a text that the reconstructor cannot take, too long say: no fault of the caller's
+        self._gateway.metrics.tokens("reconstructor", usage)
+        self._gateway.metrics.scores(scores)
         return scores[0]
 
     def _ticket(self, index: int, sample: int) -> Ticket:
@@ -200,6 +205,8 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
     with gateway.admission.admit(len(texts)):
         work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         vectors, usage = await within(gateway, work)
+    gateway.metrics.tokens("reconstructor", usage)
+    gateway.metrics.vectors("/reconstruct", len(vectors))
     encoded = await map_in_slices(lambda vector: encode_vector(vector, call.dtype), vectors)
     return ReconstructResponse(
         model=reconstructor.settings.model,
@@ -223,5 +230,8 @@ async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> Crit
     with gateway.admission.admit(len(texts)):
         work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         scores, usage = await within(gateway, work)
+    gateway.metrics.tokens("reconstructor", usage)
+    gateway.metrics.vectors("/critic", len(scores))
+    gateway.metrics.scores(scores)
     results = [CriticResult(index=index, **dict(values)) for index, values in enumerate(scores)]
     return CriticResponse(model=reconstructor.settings.model, results=results, usage=usage)

@@ -9,7 +9,9 @@ from typing import Final, Self, TypeVar
 from nla_gateway.concurrency import Owner, Turns
 from nla_gateway.engine import RETRY_AFTER_S, Engine, EngineLostError, EngineState
 from nla_gateway.errors import EngineUnavailable
+from nla_gateway.metrics import Metrics
 from nla_gateway.settings import EngineSettings
+from nla_gateway.tracing import UNTRACED, Tracing
 
 T = TypeVar("T")
 
@@ -33,16 +35,17 @@ class EnginePool:
         label: `verbalizer` or `reconstructor`, for messages.
         settings: where they are.
         timeout_s: longest silence of an engine on one request.
-        report: is told each engine's label and state whenever that changes.
+        metrics: are told what becomes of the engines.
+        tracing: makes spans of the calls.
     """
 
     def __init__(
-        self, label: str, settings: EngineSettings, *, timeout_s: float, report: Callable[[str, EngineState], None]
+        self, label: str, settings: EngineSettings, *, timeout_s: float, metrics: Metrics, tracing: Tracing = UNTRACED
     ) -> None:
-        self.label, self._report = label, report
+        self.label, self._metrics = label, metrics
         several = len(settings.urls) > 1
         self.engines = [
-            Engine(f"{label} {number}" if several else label, url, settings, timeout_s=timeout_s)
+            Engine(f"{label} {number}" if several else label, url, settings, timeout_s=timeout_s, tracing=tracing)
             for number, url in enumerate(settings.urls, 1)
         ]
         count = len(self.engines)
@@ -50,7 +53,7 @@ class EnginePool:
         self._changed = asyncio.Event()
         self._leaving = False
         for engine in self.engines:
-            report(engine.label, engine.state)
+            metrics.engine_state(engine.label, engine.state)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
@@ -62,8 +65,10 @@ class EnginePool:
 
     def set_state(self, engine: Engine, state: EngineState, reason: str | None = None) -> None:
         """Note what has become of an engine."""
+        if state == "ready" and engine.state != "starting":
+            self._metrics.engine_restarted(engine.label)
         engine.state, engine.reason = state, reason
-        self._report(engine.label, state)
+        self._metrics.engine_state(engine.label, state)
         self._wake()
 
     def leave(self) -> None:

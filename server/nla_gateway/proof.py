@@ -83,7 +83,7 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
         ProofError: they do not.
     """
     prompts = [reconstructor.prompt.encode(text) for text in PROOF_TEXTS]
-    vectors, _ = await engine.embed(prompts, reconstructor.settings.model)
+    vectors, _ = await engine.embed(prompts, reconstructor.settings.model, _rid("texts"))
     d_model = reconstructor.sidecar.d_model
     for vector in vectors:
         if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():

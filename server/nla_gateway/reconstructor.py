@@ -1,7 +1,8 @@
 """Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
 
 import asyncio
-from collections.abc import Sequence
+import uuid
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from nla_client.wire import Score, Usage
 from nla_gateway.concurrency import Owner, gather, map_in_slices
+from nla_gateway.engine import Engine
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pool import EnginePool
 from nla_gateway.prompt import ReconstructorPrompt
@@ -66,8 +68,12 @@ class Reconstructor:
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
     async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
+        def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
+            rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
+            return engine.embed(prompts, self.settings.model, rid)
+
         async with self.engines.turn(owner):
-            return await self.engines.run(lambda engine, _: engine.embed(prompts, self.settings.model))
+            return await self.engines.run(attempt)
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner

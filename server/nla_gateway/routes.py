@@ -24,6 +24,7 @@ from nla_client.wire import (
 )
 from nla_gateway import jobs
 from nla_gateway.engine import EngineState
+from nla_gateway.engine_metrics import engine_metrics
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.gateway import Gateway
 from nla_gateway.http import JsonRoute, error_detail, retry_after_header
@@ -131,8 +132,10 @@ async def info(request: Request) -> Info:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})
 async def metrics(request: Request) -> Response:
-    """Show Prometheus metrics."""
-    return Response(_gateway(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    """Show Prometheus metrics: the gateways' and, under the label `engine`, those of the engines themselves."""
+    gateway = _gateway(request)
+    engines = await engine_metrics(engine for part in gateway.parts for engine in part.engines.engines)
+    return Response(gateway.metrics.text() + engines, media_type=CONTENT_TYPE_LATEST)
 
 
 class EventsResponse(StreamingResponse):

@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_gateway.settings import COUNTERS_VARIABLE
 from tests.plain import texts_of, verbalize
 from tests.stack import serving
 
@@ -21,7 +22,9 @@ def total(metrics: str, name: str) -> float:
 def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
     (tmp_path / "keys.yaml").write_text("ada: ada-has-this\n")
     flags = ("--workers", "2", "--api-keys", str(tmp_path / "keys.yaml"), "--no-docs")
-    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", *flags) as stack:
+    (inherited := tmp_path / "inherited").mkdir()  # of another service, say, that started this one
+    environment = {COUNTERS_VARIABLE: str(inherited)}
+    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", *flags, env=environment) as stack:
         assert stack.http.get("/v1/info").status_code == 401
         stack.http.headers["authorization"] = "Bearer ada-has-this"
         assert stack.http.get("/openapi.json").status_code == 404
@@ -44,3 +47,5 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vec
         assert total(metrics, "nla_samples_total") == 2 * REQUESTS
         assert total(metrics, "nla_engine_ready") == 1
         assert total(metrics, "nla_queue") == 0
+        assert total(metrics, "sglang:prompt_tokens_total") > 0
+        assert not list(inherited.iterdir())

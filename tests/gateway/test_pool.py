@@ -8,6 +8,7 @@ import pytest
 
 from nla_gateway.engine import Engine, EngineLostError
 from nla_gateway.errors import EngineUnavailable
+from nla_gateway.metrics import Metrics
 from nla_gateway.pool import EnginePool, Mark
 from nla_gateway.settings import EngineSettings
 
@@ -17,7 +18,7 @@ def pool(count: int, *, ready: bool = True) -> EnginePool:
         urls=tuple(f"http://127.0.0.1:{port + 1}" for port in range(count)), api_key="k", checkpoint=Path(), model="m",
         dtype="bfloat16", context_length=512, max_in_flight=4, shared_in_flight=2,
     )  # fmt: skip
-    engines = EnginePool("verbalizer", settings, timeout_s=1, report=lambda *_: None)
+    engines = EnginePool("verbalizer", settings, timeout_s=1, metrics=Metrics())
     for engine in engines.engines if ready else ():
         engines.set_state(engine, "ready")
     return engines

@@ -1,0 +1,143 @@
+"""What a live stack shows at /metrics: ours, the engines' own, and all that the dashboard asks for."""
+
+import re
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import promql_parser as promql
+import pytest
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from nla_gateway.settings import Settings
+from tests.docker.dashboard import Query, queries
+from tests.plain import ask_engine, encode, verbalize
+from tests.stack import Stack
+
+LONG = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
+
+
+def samples(stack: Stack) -> dict[str, list[Sample]]:
+    """Samples by name, parsed as Prometheus would."""
+    found = defaultdict(list)
+    text = stack.http.get("/metrics").text
+    headers = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+    assert len(headers) == len(set(headers))
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name].append(sample)
+    return found
+
+
+def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
+    return sum(sample.value for sample in found[name] if labels.items() <= sample.labels.items())
+
+
+@pytest.fixture(scope="module")
+def used(demo: Stack, demo_vectors: NDArray[np.float32]) -> dict[str, list[Sample]]:
+    """What is shown after every kind of request, one of them refused and one left."""
+    body = {"vectors": [encode(vector) for vector in demo_vectors[:2]], "dtype": "float32"}
+    verbalize(demo, demo_vectors[:3], n=2, score=True)
+    demo.http.post("/verbalize", json={**body, "stream": True}).raise_for_status()
+    demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).raise_for_status()
+    demo.http.post("/critic", json={**body, "texts": ["a", "b"]}).raise_for_status()
+    demo.http.post("/verbalize", json={**body, "n": 0})
+    with pytest.raises(httpx.ReadTimeout):
+        demo.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)
+    time.sleep(2)  # the engines write some of theirs a moment later
+    return samples(demo)
+
+
+def test_what_was_done_is_counted(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    before = samples(demo)
+    answer = verbalize(demo, demo_vectors[:3], n=2, score=True)
+    verbalize(demo, demo_vectors[:1], max_tokens=3)
+    usage = demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).json()["usage"]
+    after = samples(demo)
+
+    def grown(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    assert grown("nla_vectors_total", endpoint="/verbalize") == 4
+    assert grown("nla_vectors_total", endpoint="/reconstruct") == 2
+    assert grown("nla_samples_total", complete="true") == 6
+    assert grown("nla_samples_total", complete="false") == 1
+    assert grown("nla_request_seconds_count", endpoint="/verbalize") == 2
+    assert grown("nla_tokens_total", engine="verbalizer", kind="completion") == answer["usage"]["completion_tokens"] + 3
+    assert grown("nla_tokens_total", engine="reconstructor", kind="prompt") > usage["prompt_tokens"]
+    scored = [sample["score"]["fve"] for result in answer["results"] for sample in result["samples"]]
+    mean = 1 - grown("nla_unexplained_sum") / grown("nla_unexplained_count")
+    assert mean == pytest.approx(np.mean(scored), abs=1e-6)
+
+
+def test_requests_in_flight(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    assert value(samples(demo), "nla_requests_in_flight") == 0
+    thread = threading.Thread(target=lambda: verbalize(demo, demo_vectors[:1], n=2, **LONG))
+    thread.start()
+    deadline = time.monotonic() + 5
+    while (value(found := samples(demo), "nla_requests_in_flight"), value(found, "nla_queue")) != (1, 2):
+        assert time.monotonic() < deadline
+    thread.join()
+    assert value(samples(demo), "nla_requests_in_flight") == 0
+
+
+def test_the_engines_own_metrics_say_whose_they_are(used: dict[str, list[Sample]]) -> None:
+    for name, found in used.items():
+        if name.startswith("sglang:"):
+            assert {sample.labels["engine"] for sample in found} <= {"verbalizer", "reconstructor"}
+    for engine in ("verbalizer", "reconstructor"):
+        assert value(used, "sglang:prompt_tokens_total", engine=engine) > 0
+        assert value(used, "nla_engine_state", engine=engine, state="ready") == 1
+        assert value(used, "nla_engine_restarts", engine=engine) == 0
+    assert value(used, "sglang:generation_tokens_total", engine="reconstructor") == 0
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.expression)
+def test_the_dashboard_asks_for_what_is_there(used: dict[str, list[Sample]], query: Query) -> None:
+    for selector in query.selectors:
+        found = used.get(selector.name)
+        assert found, f"no metric {selector.name}"
+        for label in query.labels:
+            assert all(label in sample.labels for sample in found), f"{selector.name} has no label {label}"
+        assert any(matches(sample, selector) for sample in found), f"no sample of {selector.prettify()}"
+
+
+def matches(sample: Sample, selector: Any) -> bool:
+    return all(fits(matcher, sample.labels.get(matcher.name, "")) for matcher in selector.matchers.matchers)
+
+
+def fits(matcher: Any, found: str) -> bool:
+    if matcher.op in (promql.MatchOp.Re, promql.MatchOp.NotRe):
+        return (re.fullmatch(matcher.value, found) is not None) == (matcher.op == promql.MatchOp.Re)
+    return (found == matcher.value) == (matcher.op == promql.MatchOp.Equal)
+
+
+def test_the_request_id_reaches_both_engines(
+    demo: Stack, demo_settings: Settings, demo_vectors: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """SGLang can write down what it was asked: there the ids are."""
+    engines = {"verbalizer": demo_settings.verbalizer, "reconstructor": demo_settings.reconstructor}
+    folders = {label: tmp_path / label for label in engines}
+    try:
+        for label, engine in engines.items():
+            assert engine is not None
+            folders[label].mkdir()
+            ask_engine(engine, "/configure_logging",
+                       {"dump_requests_folder": str(folders[label]), "dump_requests_threshold": 1})  # fmt: skip
+        body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "score": True}
+        demo.http.post("/verbalize", json=body, headers={"x-request-id": "mine-4711"}).raise_for_status()
+        for folder in folders.values():
+            deadline = time.monotonic() + 10
+            while not any(b"mine-4711." in file.read_bytes() for file in folder.iterdir()):
+                assert time.monotonic() < deadline, f"the {folder.name} was told of no such id"
+                time.sleep(0.1)
+    finally:
+        for engine in engines.values():
+            assert engine is not None
+            ask_engine(engine, "/configure_logging", {"dump_requests_folder": ""})
