@@ -10,6 +10,7 @@ from typing import Final
 
 from nla_launch.errors import LaunchError
 from nla_launch.keys import load_keys, require_keys
+from nla_launch.limits import add_limits, check_limits, limits_of
 from nla_launch.preset import DEFAULT, Preset, load_preset
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
+    add_limits(parser)
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
     return parser
 
@@ -67,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
+    limits = limits_of(arguments)
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch import service
@@ -79,11 +82,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch.planning import plan_all
 
     engines = plan_all(preset, arguments)
+    check_limits(limits, engines)
     if listener is None:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, access=access,
+        engines, preset, listener, host=arguments.host, access=access, limits=limits,
         log_level=arguments.log_level, workers=arguments.workers,
     )  # fmt: skip
     return 0

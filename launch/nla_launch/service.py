@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
@@ -47,6 +48,7 @@ def serve(
     *,
     host: str,
     access: Access,
+    limits: GatewayLimits,
     log_level: str,
     workers: int,
 ) -> None:
@@ -58,6 +60,7 @@ def serve(
         listener: where users connect; closed here and handed to the gateways.
         host: its address, as the user gave it.
         access: who may call.
+        limits: what they may ask for.
         log_level: of the gateways.
         workers: gateway processes.
 
@@ -72,13 +75,16 @@ def serve(
         base_model=preset.base_model,
         predict_mean_mse=preset.predict_mean_mse,
         access=access,
+        limits=limits,
         log_level=log_level,
     )
     url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         gateways = _start_of_gateways(settings.share_of(workers), listener, workers, counters)
         listener.close()  # they have it now, and it ends with them: connections must fail after a stop
-        supervisor = Supervisor([child for child, _ in parts.values()], gateways, url=url, grace_s=settings.grace_s)
+        supervisor = Supervisor(
+            [child for child, _ in parts.values()], gateways, url=url, grace_s=settings.limits.grace_s
+        )
         asyncio.run(supervisor.run())
 
 

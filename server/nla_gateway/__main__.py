@@ -40,7 +40,7 @@ def main() -> int:
         log_level="debug" if settings.log_level == "debug" else "warning",
         server_header=False,
         timeout_keep_alive=KEEPALIVE_S,
-        timeout_graceful_shutdown=int(settings.grace_s),
+        timeout_graceful_shutdown=int(settings.limits.grace_s),
     )
     # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])

@@ -6,6 +6,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nla_client.wire import VectorDType
+from nla_gateway.limits import GatewayLimits
 
 SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
 """Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
@@ -30,19 +31,6 @@ class EngineSettings(_Frozen):
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
 
 
-class GatewayLimits(_Frozen):
-    """Upper bounds; those on tokens shrink further to what the engines' context lengths leave."""
-
-    max_body_bytes: int = 64 * 2**20
-    max_batch: int = Field(default=512, description="Vectors or texts a request.")
-    max_n: int = 64
-    max_samples: int = Field(default=2048, description="Vectors times n, a request.")
-    max_tokens: int = 1024
-    max_text_tokens: int = 1024
-    max_queue: int = Field(default=4096, description="Samples and texts accepted and not yet answered.")
-    request_timeout_s: float = 300.0
-
-
 class Access(_Frozen):
     """Who may call, and what they find beside the API."""
 
@@ -61,7 +49,6 @@ class Settings(_Frozen):
     access: Access = Access()
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
-    grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")
 
     def share_of(self, workers: int) -> Self:
         """Form the settings of one of several gateways on the same engines: each has its part of their places."""
