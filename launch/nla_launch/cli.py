@@ -11,6 +11,7 @@ from typing import Final
 from nla_launch.errors import LaunchError
 from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import add_limits, check_limits, limits_of
+from nla_launch.logs import FORMATS, set_up_logs
 from nla_launch.preset import DEFAULT, Preset, load_preset
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--api-key", metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
+    add("--tls-cert", metavar="FILE", help="serve https with this certificate (PEM, with its chain)")
+    add("--tls-key", metavar="FILE", help="its key (PEM, without a password)")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
     add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
+    add("--log-format", choices=FORMATS, default="text", help="json: an object a line, for collectors (default text)")
     add_limits(parser)
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
     return parser
@@ -55,15 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 clean stop, 1 the service failed, 2 wrong usage or checkpoint."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for noisy in ("httpx", "httpcore", "asyncio", "huggingface_hub", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_up_logs(arguments.log_level, arguments.log_format)
     try:
         return _run(arguments)
     except LaunchError as error:
-        sys.stderr.write(f"nla-serve: {error}\n")
+        logger.error("%s", error, extra={"plain": True})
         return error.exit_code
 
 
@@ -73,7 +73,9 @@ def _run(arguments: argparse.Namespace) -> int:
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch import service
+    from nla_launch.tls import load_tls
 
+    tls = load_tls(arguments.tls_cert, arguments.tls_key)
     access = Access(api_keys=keys, allow_origins=tuple(arguments.allow_origin), docs=not arguments.no_docs)
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
     if listener is not None:
@@ -87,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.write("\n\n".join(describe(engine) for engine in engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, access=access, limits=limits,
+        engines, preset, listener, host=arguments.host, access=access, limits=limits, tls=tls,
         log_level=arguments.log_level, workers=arguments.workers,
     )  # fmt: skip
     return 0

@@ -10,10 +10,12 @@ import socket
 from collections import deque
 from typing import Final
 
+from nla_launch.logs import pass_on
+
 logger = logging.getLogger(__name__)
 
 KEPT_LINES: Final = 40
-LINE_LIMIT: Final = 2**20
+LINE_LIMIT: Final = 2**16
 POLL_S: Final = 0.05
 GONE_S: Final = 5.0
 PR_SET_PDEATHSIG: Final = 1
@@ -124,8 +126,7 @@ class ChildProcess:
         try:
             while line := await _line(stream):
                 text = line.decode(errors="replace").rstrip()
-                self.last_lines.append(text)
-                logger.log(self._level, "%s | %s", self.label, text)
+                self.last_lines.append(pass_on(logger, self.label, text, self._level))
         finally:
             transport.close()
 

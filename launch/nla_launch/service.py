@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from nla_gateway.limits import GatewayLimits
-from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings
+from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
 from nla_launch.preset import Preset
@@ -49,6 +49,7 @@ def serve(
     host: str,
     access: Access,
     limits: GatewayLimits,
+    tls: Tls | None,
     log_level: str,
     workers: int,
 ) -> None:
@@ -61,6 +62,7 @@ def serve(
         host: its address, as the user gave it.
         access: who may call.
         limits: what they may ask for.
+        tls: for https.
         log_level: of the gateways.
         workers: gateway processes.
 
@@ -76,9 +78,10 @@ def serve(
         predict_mean_mse=preset.predict_mean_mse,
         access=access,
         limits=limits,
+        tls=tls,
         log_level=log_level,
     )
-    url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"
+    url = f"{_scheme(settings)}://{_for_url(host)}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         gateways = _start_of_gateways(settings.share_of(workers), listener, workers, counters)
         listener.close()  # they have it now, and it ends with them: connections must fail after a stop
@@ -100,7 +103,7 @@ def _start_of_gateways(
     gateways = {}
     for number in range(1, workers + 1):
         own, shared = listen("127.0.0.1", 0), listener.dup()
-        gateways[f"http://127.0.0.1:{own.getsockname()[1]}/ready"] = ChildProcess(
+        gateways[f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready"] = ChildProcess(
             "gateway" if workers == 1 else f"gateway {number}",
             [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(shared.fileno()), str(own.fileno())],
             environment,
@@ -144,6 +147,10 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _scheme(settings: Settings) -> str:
+    return "http" if settings.tls is None else "https"
 
 
 def _for_url(host: str) -> str:

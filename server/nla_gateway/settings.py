@@ -39,6 +39,13 @@ class Access(_Frozen):
     docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
 
 
+class Tls(_Frozen):
+    """Files in PEM for https."""
+
+    certificate: Path = Field(description="With those between it and a root, if any.")
+    key: Path
+
+
 class Settings(_Frozen):
     """Everything the gateway needs."""
 
@@ -47,6 +54,7 @@ class Settings(_Frozen):
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
     access: Access = Access()
+    tls: Tls | None = Field(default=None, description="Without it, plain http.")
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
 
