@@ -31,6 +31,7 @@ class ChildProcess:
         environment: variables on top of ours.
         hands_over: sockets that are its own once it has started, under the same file numbers.
         level: logging level at which its output is passed on.
+        hides: what no log line may show.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class ChildProcess:
         *,
         hands_over: tuple[socket.socket, ...] = (),
         level: int = logging.DEBUG,
+        hides: str | None = None,
     ) -> None:
         self.label = label
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._command, self._environment, self._hands_over, self._level = command, environment, hands_over, level
+        self._hides = hides
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -126,6 +129,8 @@ class ChildProcess:
         try:
             while line := await _line(stream):
                 text = line.decode(errors="replace").rstrip()
+                if self._hides is not None:
+                    text = text.replace(self._hides, "***")
                 self.last_lines.append(pass_on(logger, self.label, text, self._level))
         finally:
             transport.close()

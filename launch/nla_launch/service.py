@@ -127,7 +127,7 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
     )
-    return ChildProcess(plan.label, plan.command(port, key), plan.environment()), settings
+    return ChildProcess(plan.label, plan.command(port, key), plan.environment(), hides=key), settings
 
 
 def _free_ports(count: int) -> list[int]:

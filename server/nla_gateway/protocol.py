@@ -73,7 +73,13 @@ class GatewayProtocol(HttpToolsProtocol):
     def _expect(self, *, head: int | None) -> None:
         self._expect_nothing()
         self._head = head
-        self._due = self.loop.call_later(self.stall_s, self.transport.close)
+        self._due = self.loop.call_later(self.stall_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:  # half a head that came with the request before it, and whose rest is not read until that is answered
+            self._due = self.loop.call_later(self.stall_s, self._give_up)
 
     def _expect_nothing(self) -> None:
         if self._due is not None:
