@@ -73,7 +73,9 @@ def _with_defaults(folder: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        decoder: dict[str, Any] = AutoConfig.from_pretrained(folder).get_text_config().to_dict()
+        decoder: dict[str, Any] = (
+            AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config().to_dict()
+        )
     except Exception as error:  # transformers raises whatever the file made it trip over
         reason = " ".join(str(error).split())[:200]
         raise LaunchError(f"{folder}/config.json is not the config of a supported model: {reason}") from None
