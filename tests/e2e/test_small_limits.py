@@ -78,3 +78,9 @@ def test_no_key_is_in_the_log(stack: Stack) -> None:
     assert settings.reconstructor is not None
     assert "api_key" in log  # SGLang shows its arguments
     assert not any(key in log for key in (KEY, settings.verbalizer.api_key, settings.reconstructor.api_key))
+
+
+def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
+    ports = [c.laddr for process in stack.family() for c in process.net_connections() if c.status == "LISTEN"]
+    assert len(ports) >= 4
+    assert {address.ip for address in ports} == {"127.0.0.1"}
