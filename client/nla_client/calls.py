@@ -6,7 +6,7 @@ vectors of a large batch do not pile up in memory.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import numpy as np
@@ -37,6 +37,7 @@ class Call(Generic[T]):
         parse: From the body of a success; raises InvalidResponseError.
         offset: Where this request's items begin in the caller's batch.
         retry: False where the answer to a failure is the failure.
+        halves: Makes two requests for the same items, in order, where the server takes this one for too large.
     """
 
     method: Literal["GET", "POST"]
@@ -45,6 +46,7 @@ class Call(Generic[T]):
     parse: Callable[[bytes], T]
     offset: int = 0
     retry: bool = True
+    halves: "Callable[[], tuple[Call[T], Call[T]]] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,12 @@ def check_pairs(texts: Sequence[str], single: bool, vectors: Vectors) -> None:
 
 
 def _split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) -> Batch[T]:
-    return Batch(-(-count // size), lambda k: build(k * size, min((k + 1) * size, count)))
+    def part(start: int, stop: int) -> Call[list[T]]:
+        middle = (start + stop) // 2
+        halves = (lambda: (part(start, middle), part(middle, stop))) if stop - start > 1 else None
+        return replace(build(start, stop), halves=halves)
+
+    return Batch(-(-count // size), lambda k: part(k * size, min((k + 1) * size, count)))
 
 
 def _vectors_per_request(sampling: Sampling, batch_size: int) -> int:

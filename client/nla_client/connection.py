@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import httpx
 
 from nla_client.calls import Batch, Call
+from nla_client.errors import PayloadTooLargeError
 from nla_client.settings import Settings
 from nla_client.stream import AsyncEventStream, EventStream
 
@@ -46,7 +47,7 @@ class Connection:
     def send_all(self, batch: Batch[T]) -> list[T]:
         """All requests of a batch, several at once; results in order. The first failure stops the rest."""
         if batch.size == 1:
-            return self.send(batch.build(0))
+            return self._results(batch.build(0), threading.Event())
         turns, stopped = queue.SimpleQueue[int](), threading.Event()
         done = queue.SimpleQueue[tuple[int, list[T] | BaseException]]()
         for k in range(batch.size):
@@ -57,8 +58,7 @@ class Connection:
                 while not stopped.is_set():
                     k = turns.get_nowait()
                     try:
-                        call = batch.build(k)
-                        done.put((k, call.parse(self._reply(call, stopped).content)))
+                        done.put((k, self._results(batch.build(k), stopped)))
                     except BaseException as error:
                         done.put((k, error))  # before the others wake, so that the first failure is the one raised
                         stopped.set()
@@ -76,6 +76,14 @@ class Connection:
         finally:
             stopped.set()
         return [result for k in range(batch.size) for result in results[k]]
+
+    def _results(self, call: Call[list[T]], stopped: threading.Event) -> list[T]:
+        try:
+            return call.parse(self._reply(call, stopped).content)
+        except PayloadTooLargeError:
+            if call.halves is None or stopped.is_set():
+                raise
+        return [result for half in call.halves() for result in self._results(half, stopped)]
 
     def stream(self, call: Call[bytes]) -> EventStream:
         """One request answered by server-sent events."""
@@ -124,7 +132,7 @@ class AsyncConnection:
     async def send_all(self, batch: Batch[T]) -> list[T]:
         """All requests of a batch, several at once; results in order. The first failure stops the rest."""
         if batch.size == 1:
-            return await self.send(batch.build(0))
+            return await self._results(batch.build(0))
         free, failures = asyncio.Semaphore(self.settings.max_in_flight), list[BaseException]()
 
         async def work(k: int) -> list[T]:
@@ -132,7 +140,7 @@ class AsyncConnection:
                 if failures:
                     return []  # nobody asks any more
                 try:
-                    return await self.send(batch.build(k))
+                    return await self._results(batch.build(k))
                 except BaseException as error:
                     failures.append(error)
                     raise
@@ -144,6 +152,14 @@ class AsyncConnection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _results(self, call: Call[list[T]]) -> list[T]:
+        try:
+            return call.parse((await self._reply(call)).content)
+        except PayloadTooLargeError:
+            if call.halves is None:
+                raise
+        return [result for half in call.halves() for result in await self._results(half)]
 
     async def stream(self, call: Call[bytes]) -> AsyncEventStream:
         """One request answered by server-sent events."""

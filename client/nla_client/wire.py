@@ -236,16 +236,19 @@ class PairInfo(_Response):
 
 
 class Limits(_Response):
-    """What a request may ask for at most."""
+    """What a request may ask for at most, and for how long; where there are several gateways, of each."""
 
     max_body_bytes: int
-    max_batch: int
+    max_held_bytes: int = Field(description="Of all bodies that are being worked on.")
+    max_batch: int = Field(description="Vectors or texts a request.")
     max_n: int
-    max_samples: int
+    max_samples: int = Field(description="Vectors times n, a request.")
     max_tokens: int
     max_text_tokens: int
-    max_queue: int
+    max_queue: int = Field(description="Samples and texts accepted and not yet answered.")
     request_timeout_s: float
+    stall_timeout_s: float = Field(description="How long a client may neither send nor read what is due.")
+    grace_s: float = Field(description="How long requests in flight may take to finish at a stop.")
 
 
 class Info(_Response):

@@ -11,6 +11,8 @@ from typing import Final
 
 from nla_launch.errors import LaunchError
 from nla_launch.keys import load_keys, require_keys
+from nla_launch.limits import add_limits, check_limits, limits_of
+from nla_launch.logs import FORMATS, set_up_logs
 from nla_launch.preset import DEFAULT, Preset, load_preset
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--api-key", metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
     add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
+    add("--tls-cert", metavar="FILE", help="serve https with this certificate (PEM, with its chain)")
+    add("--tls-key", metavar="FILE", help="its key (PEM, without a password)")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
     add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
@@ -68,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --dry-run: plan for the GPUs that this YAML file lists",
     )
     add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
+    add("--log-format", choices=FORMATS, default="text", help="json: an object a line, for collectors (default text)")
+    add_limits(parser)
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
     return parser
 
@@ -75,24 +81,23 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0 clean stop, 1 the service failed, 2 wrong usage or checkpoint."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=arguments.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for noisy in ("httpx", "httpcore", "asyncio", "huggingface_hub", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_up_logs(arguments.log_level, arguments.log_format)
     try:
         return _run(arguments)
     except LaunchError as error:
-        sys.stderr.write(f"nla-serve: {error}\n")
+        logger.error("%s", error, extra={"plain": True})
         return error.exit_code
 
 
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
+    limits = limits_of(arguments)
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch import service
+    from nla_launch.tls import load_tls
 
+    tls = load_tls(arguments.tls_cert, arguments.tls_key)
     access = Access(api_keys=keys, allow_origins=tuple(arguments.allow_origin), docs=not arguments.no_docs)
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
     if listener is not None:
@@ -101,11 +106,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch.planning import plan_all
 
     engines = plan_all(preset, arguments)
+    check_limits(limits, engines)
     if listener is None:
         sys.stdout.write(describe(engines) + "\n")
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, access=access,
+        engines, preset, listener, host=arguments.host, access=access, limits=limits, tls=tls,
         log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
     )  # fmt: skip
     return 0

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from nla_launch.logs import pass_on
+
 logger = logging.getLogger(__name__)
 
 KEPT_LINES: Final = 40
-LINE_LIMIT: Final = 2**20
+LINE_LIMIT: Final = 2**16
 POLL_S: Final = 0.05
 GONE_S: Final = 5.0
 PR_SET_PDEATHSIG: Final = 1
@@ -32,6 +34,7 @@ class ChildProcess:
         shares: sockets that it has too, under the same file numbers.
         check: raises LaunchError where it cannot start; for before it starts again.
         level: logging level at which its output is passed on.
+        hides: what no log line may show.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class ChildProcess:
         shares: tuple[socket.socket, ...] = (),
         check: Callable[[], None] = lambda: None,
         level: int = logging.DEBUG,
+        hides: str | None = None,
     ) -> None:
         self.label, self.check = label, check
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._command, self._environment, self._shares, self._level = command, environment, shares, level
+        self._hides = hides
         self.started_at = 0.0
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -129,8 +134,9 @@ class ChildProcess:
         try:
             while line := await _line(stream):
                 text = line.decode(errors="replace").rstrip()
-                self.last_lines.append(text)
-                logger.log(self._level, "%s | %s", self.label, text)
+                if self._hides is not None:
+                    text = text.replace(self._hides, "***")
+                self.last_lines.append(pass_on(logger, self.label, text, self._level))
         finally:
             transport.close()
 

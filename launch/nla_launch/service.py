@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings
+from nla_gateway.limits import GatewayLimits
+from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
 from nla_launch.preflight import check_checkpoints
@@ -50,6 +51,8 @@ def serve(
     *,
     host: str,
     access: Access,
+    limits: GatewayLimits,
+    tls: Tls | None,
     log_level: str,
     workers: int,
     hung_after_s: float,
@@ -62,6 +65,8 @@ def serve(
         listener: where users connect; the gateways share it, and it is closed at the stop.
         host: its address, as the user gave it.
         access: who may call.
+        limits: what they may ask for.
+        tls: for https.
         log_level: of the gateways.
         workers: gateway processes.
         hung_after_s: how long an engine may make no progress.
@@ -79,10 +84,12 @@ def serve(
         base_model=preset.base_model,
         predict_mean_mse=preset.predict_mean_mse,
         access=access,
+        limits=limits,
+        tls=tls,
         log_level=log_level,
         hung_after_s=hung_after_s,
     )
-    url = f"http://{_for_url(host)}:{listener.getsockname()[1]}"
+    url = f"{_scheme(settings)}://{_for_url(host)}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         private = [listen("127.0.0.1", 0) for _ in range(workers)]
         supervisor = Supervisor(
@@ -90,7 +97,7 @@ def serve(
             _gateways(settings.share_of(workers), listener, private, counters),
             listeners=[listener, *private],
             url=url,
-            grace_s=settings.grace_s,
+            grace_s=settings.limits.grace_s,
         )
         asyncio.run(supervisor.run())
 
@@ -105,7 +112,7 @@ def _gateways(
         "CUDA_VISIBLE_DEVICES": "",
     }
     return {
-        f"http://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
+        f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
             "gateway" if len(private) == 1 else f"gateway {number}",
             [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno()), str(own.fileno())],
             environment,
@@ -133,7 +140,8 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
     )
     folders = {role: plan.checkpoint.folder if role == plan.role else None for role in ("av", "ar")}
     check = partial(check_checkpoints, **folders, trust_remote_code=plan.trust_remote_code)
-    return ChildProcess(plan.label, plan.command(port, key), plan.environment(), check=check), settings
+    child = ChildProcess(plan.label, plan.command(port, key), plan.environment(), check=check, hides=key)
+    return child, settings
 
 
 def _free_ports(count: int) -> list[int]:
@@ -153,6 +161,10 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _scheme(settings: Settings) -> str:
+    return "http" if settings.tls is None else "https"
 
 
 def _for_url(host: str) -> str:

@@ -1,4 +1,4 @@
-"""Every name inside SGLang that the plugin leans on, in one table.
+"""Every name inside SGLang, and one inside torch, that the plugin leans on, in one table.
 
 SGLang is pinned exactly because these are internals. A test resolves each of them, so that an upgrade fails by the
 name of what moved.
@@ -12,6 +12,7 @@ SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchIn
 FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch"
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
+RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 
 NAMES: Final[dict[str, str]] = {
@@ -21,6 +22,7 @@ NAMES: Final[dict[str, str]] = {
     FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
+    RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
     INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",

@@ -30,10 +30,11 @@ def hooks_for(role: str) -> list[Hook]:
     """
     if role not in ("av", "ar"):
         raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
-    from nla_engine import prefix, requests, sampling, state, weights
+    from nla_engine import prefix, rendezvous, requests, sampling, state, weights
 
     shared = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
+        Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
         Hook(names.INTERNAL_STATE, state.report, "AFTER"),
     ]
     if role == "ar":

@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from nla_gateway.app import create_app
+from nla_gateway.logs import JsonFormatter, StderrHandler
+from nla_gateway.protocol import protocol
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
 
 KEEPALIVE_S: Final = 75
@@ -40,26 +42,46 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, nargs="+", help="file descriptors of listening sockets")
     arguments = parser.parse_args()
     settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(levelname)s %(message)s",
-    )
+    # As JSON for the launcher, which has the say in what a user sees.
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[StderrHandler(JsonFormatter("gateway"))])
     allow_open_files(OPEN_FILES)
+    # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
+    sockets = [socket.socket(fileno=number) for number in arguments.fd]
+    for listener in sockets:
+        give_up_on_the_silent(listener, settings.limits.stall_timeout_s)
     app = create_app(settings)
-    config = uvicorn.Config(
+    Server(config_of(app, settings), app).run(sockets=sockets)
+    return 0
+
+
+def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Form uvicorn's configuration."""
+    return uvicorn.Config(
         app,
+        http=protocol(settings.limits.stall_timeout_s),
+        ws="none",
         log_config=None,
         access_log=False,
         # What uvicorn says of starting and stopping, the launcher says in the words of the whole.
         log_level="debug" if settings.log_level == "debug" else "warning",
         server_header=False,
         timeout_keep_alive=KEEPALIVE_S,
-        timeout_graceful_shutdown=int(settings.grace_s),
+        ssl_certfile=settings.tls.certificate if settings.tls else None,
+        ssl_keyfile=settings.tls.key if settings.tls else None,
+        timeout_graceful_shutdown=int(settings.limits.grace_s),
     )
-    # As sockets and not as uvicorn's `fd`, of which a copy would stay open and take connections until the exit.
-    Server(config, app).run(sockets=[socket.socket(fileno=number) for number in arguments.fd])
-    return 0
+
+
+def give_up_on_the_silent(listener: socket.socket, seconds: float) -> None:
+    """Have the kernel break connections, of those that come in, whose far end takes nothing for that long.
+
+    A caller that no longer reads, or is gone without a word, looks the same to us as one who is slow; the kernel sees
+    whether it takes any bytes, or at least answers when it is asked whether it is there.
+    """
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds / 2)))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 4)))
 
 
 def allow_open_files(wanted: int) -> None:

@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         EdgeMiddleware,
         api_keys=settings.access.api_keys,
-        max_body_bytes=settings.limits.max_body_bytes,
+        limits=settings.limits,
         metrics=metrics,
     )
     if settings.access.allow_origins:

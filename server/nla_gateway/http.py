@@ -19,7 +19,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
+from nla_gateway.bodies import Bodies
 from nla_gateway.errors import RequestError
+from nla_gateway.limits import GatewayLimits
 from nla_gateway.metrics import Metrics
 
 logger = logging.getLogger("nla_gateway.access")
@@ -127,10 +129,10 @@ class JsonRoute(APIRoute):
 class EdgeMiddleware:
     """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], limits: GatewayLimits, metrics: Metrics) -> None:
         self._app = app
         self._keys = {name: f"Bearer {key}".encode() for name, key in api_keys.items()}
-        self._max_body_bytes = max_body_bytes
+        self._bodies = Bodies(limits)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +161,8 @@ class EdgeMiddleware:
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
-                await self._app(scope, self._limited(receive), send_with_id)
+                with self._bodies.receiving(receive) as watched:
+                    await self._app(scope, watched, send_with_id)
         except Exception as error:
             # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
             response = _response_to(error, request_id)
@@ -169,11 +172,16 @@ class EdgeMiddleware:
             seconds = time.perf_counter() - started
             self._metrics.in_flight.dec(counted)
             self._metrics.request(_endpoint(scope), status, seconds)
-            level = logging.INFO if counted else logging.DEBUG
-            logger.log(
-                level, "%s %s %d %.3fs %s%s", scope["method"], _one_line(scope["path"]), status, seconds, request_id,
-                f" {caller}" if caller else "",
-            )  # fmt: skip
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": _one_line(scope["path"]),
+                "status": status,
+                "seconds": round(seconds, 3),
+                "caller": caller,
+            }
+            line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")
+            logger.log(logging.INFO if counted else logging.DEBUG, line, fields, extra={"fields": fields})
 
     def _caller(self, headers: dict[bytes, bytes]) -> str | None:
         """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""
@@ -187,25 +195,8 @@ class EdgeMiddleware:
         if self._keys and caller is None and path not in OPEN_PATHS:
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            return error_response("payload_too_large", self._too_large(), request_id)
-        return None
-
-    def _limited(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise HTTPException(STATUS["payload_too_large"], self._too_large())
-            return message
-
-        return limited
-
-    def _too_large(self) -> str:
-        return f"the body is over {self._max_body_bytes} bytes: send fewer vectors at a time"
+        problem = self._bodies.refusal(int(length)) if length.isdigit() else None
+        return None if problem is None else _response_to(problem, request_id)
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

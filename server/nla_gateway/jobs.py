@@ -5,7 +5,7 @@ import secrets
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,10 @@ from nla_gateway.fields import as_list, field_names, parse_vectors
 from nla_gateway.gateway import Gateway
 from nla_gateway.http import error_detail
 from nla_gateway.injection import Injection
+from nla_gateway.outbox import Outbox
 from nla_gateway.verbalizer import Generated, Ticket, add_usage, ticket
 
 T = TypeVar("T")
-
-STREAM_BUFFER: Final = 1024
-"""Events of one stream that may wait for a slow reader; then its samples wait too."""
 
 
 class VerbalizeJob:
@@ -90,13 +88,12 @@ class VerbalizeJob:
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """Answer piece by piece; a sample that fails says so and leaves the others alone."""
         with self._gateway.admission.admit(len(self._places)):
-            events: asyncio.Queue[StreamEvent] = asyncio.Queue(STREAM_BUFFER)
-            used: list[Usage] = []
-            tasks = [asyncio.create_task(self._stream_sample(*place, events, used)) for place in self._places]
+            outbox, used = Outbox(), list[Usage]()
+            tasks = [asyncio.create_task(self._stream_sample(*place, outbox, used)) for place in self._places]
             try:
                 running = len(tasks)
                 while running:
-                    event = await events.get()
+                    event = await outbox.get()
                     running -= not isinstance(event, SampleDelta)
                     yield event
                 self._gateway.metrics.vectors("/verbalize", len(self._vectors))
@@ -110,25 +107,23 @@ class VerbalizeJob:
         generated = await self._verbalizer.sample(self._injected[index], self._call, self._ticket(index, sample))
         return await self._finished(index, generated), generated.usage
 
-    async def _stream_sample(
-        self, index: int, sample: int, events: asyncio.Queue[StreamEvent], used: list[Usage]
-    ) -> None:
-        """Put one sample's deltas on the queue, and exactly one SampleDone or SampleError after them."""
+    async def _stream_sample(self, index: int, sample: int, outbox: Outbox, used: list[Usage]) -> None:
+        """Put one sample's deltas into the outbox, and exactly one SampleDone or SampleError after them."""
         try:
             async with asyncio.timeout(self._gateway.limits.request_timeout_s):
                 stream = self._verbalizer.stream(self._injected[index], self._call, self._ticket(index, sample))
                 async with aclosing(stream) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, str):
-                            await events.put(SampleDelta(index=index, sample=sample, text=piece))
+                            outbox.add((index, sample), piece)
                         else:
                             used.append(piece.usage)
                             done = await self._finished(index, piece)
-                            await events.put(SampleDone(index=index, sample=sample, **dict(done)))
+                            outbox.end(SampleDone(index=index, sample=sample, **dict(done)))
         except Exception as error:  # whatever it was, the stream goes on and says so
             failure = timed_out(self._gateway) if isinstance(error, TimeoutError) else error
             detail = error_detail(failure, self._request_id)
-            await events.put(SampleError(index=index, sample=sample, error=detail))
+            outbox.end(SampleError(index=index, sample=sample, error=detail))
 
     async def _finished(self, index: int, generated: Generated) -> Sample:
         self._gateway.metrics.sample(complete=generated.complete)

@@ -25,7 +25,7 @@ from nla_client.wire import (
 from nla_gateway import jobs
 from nla_gateway.engine import EngineState
 from nla_gateway.engine_metrics import engine_metrics
-from nla_gateway.errors import EngineUnavailable
+from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.gateway import Gateway
 from nla_gateway.http import JsonRoute, error_detail, retry_after_header
 
@@ -87,7 +87,8 @@ async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request)
     first = await _unless_gone(request, anext(events))
     if isinstance(first, Response):
         return first
-    return EventsResponse(first, events)
+    limits = _gateway(request).limits
+    return EventsResponse(first, events, limits.request_timeout_s + limits.stall_timeout_s)
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
@@ -139,16 +140,26 @@ async def metrics(request: Request) -> Response:
 
 
 class EventsResponse(StreamingResponse):
-    """Server-sent events; however the response ends, what makes them ends with it."""
+    """Server-sent events; however the response ends, what makes them ends with it.
 
-    def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None]) -> None:
+    Samples have a time limit of their own; this one is for a reader who takes what is left a few bytes at a time.
+    """
+
+    def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None], limit_s: float) -> None:
         super().__init__(_encode_events(first, rest), media_type="text/event-stream")
-        self._rest = rest
+        self._rest, self._limit_s = rest, limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all events."""
+        """Send all events.
+
+        Raises:
+            RequestTimeout: the reader took too long, and the stream breaks off.
+        """
         try:
-            await super().__call__(scope, receive, send)
+            async with asyncio.timeout(self._limit_s):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            raise RequestTimeout("the answer was not read in time") from None
         finally:
             await self._rest.aclose()
 

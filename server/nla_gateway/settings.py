@@ -6,6 +6,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nla_client.wire import VectorDType
+from nla_gateway.limits import GatewayLimits
 
 SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
 """Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
@@ -31,25 +32,19 @@ class EngineSettings(_Frozen):
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
 
 
-class GatewayLimits(_Frozen):
-    """Upper bounds; those on tokens shrink further to what the engines' context lengths leave."""
-
-    max_body_bytes: int = 64 * 2**20
-    max_batch: int = Field(default=512, description="Vectors or texts a request.")
-    max_n: int = 64
-    max_samples: int = Field(default=2048, description="Vectors times n, a request.")
-    max_tokens: int = 1024
-    max_text_tokens: int = 1024
-    max_queue: int = Field(default=4096, description="Samples and texts accepted and not yet answered.")
-    request_timeout_s: float = 300.0
-
-
 class Access(_Frozen):
     """Who may call, and what they find beside the API."""
 
     api_keys: dict[str, str] = Field(default={}, description="By callers' names; without any, all may call.")
     allow_origins: tuple[str, ...] = Field(default=(), description="Origins whose web pages may call; `*` for all.")
     docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
+
+
+class Tls(_Frozen):
+    """Files in PEM for https."""
+
+    certificate: Path = Field(description="With those between it and a root, if any.")
+    key: Path
 
 
 class Settings(_Frozen):
@@ -60,9 +55,9 @@ class Settings(_Frozen):
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
     access: Access = Access()
+    tls: Tls | None = Field(default=None, description="Without it, plain http.")
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
-    grace_s: float = Field(default=30.0, description="How long requests in flight may take to finish at a stop.")
     hung_after_s: float = Field(default=120.0, ge=1, description="How long an engine may make no progress.")
 
     def share_of(self, workers: int) -> Self:

@@ -7,7 +7,7 @@ from typing import Final
 from tests.benchmarks.figures import Figure
 from tests.stack import Stack
 
-LINE: Final = re.compile(r"^(\d\d:\d\d:\d\d) (?:(\w+) \| )?(.*)$", re.MULTILINE)
+LINE: Final = re.compile(r"^(\d\d:\d\d:\d\d) ([\w -]+) \| (.*)$", re.MULTILINE)
 PHASES: Final = (
     ("imports", r"server_args=|Attention backend|Load weight begin"),
     ("processes and tokenizer", r"Load weight begin"),
@@ -22,9 +22,9 @@ def measure(stack: Stack) -> list[Figure]:
     lines = [(datetime.strptime(when, "%H:%M:%S"), who, what) for when, who, what in LINE.findall(stack.log_text())]
     figures = []
     for engine in ("verbalizer", "reconstructor"):
-        last = next(when for when, who, what in lines if not who and what == f"{engine}: starting")
+        last = next(when for when, who, what in lines if who == "nla-serve" and what == f"{engine}: starting")
         own = [(when, what) for when, who, what in lines if who == engine]
-        ready = next(when for when, who, what in lines if not who and what.startswith(f"{engine}: ready"))
+        ready = next(when for when, who, what in lines if who == "nla-serve" and what.startswith(f"{engine}: ready"))
         for phase, pattern in PHASES:
             end = next((when for when, what in own if re.search(pattern, what)), last)
             figures.append(Figure(f"start of the {engine}: {phase}", [_seconds(end - last)], "s"))

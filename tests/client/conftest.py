@@ -30,6 +30,7 @@ INFO = {
     "predict_mean_mse": None,
     "limits": {
         "max_body_bytes": 1,
+        "max_held_bytes": 1,
         "max_batch": 1,
         "max_n": 1,
         "max_samples": 1,
@@ -37,6 +38,8 @@ INFO = {
         "max_text_tokens": 1,
         "max_queue": 1,
         "request_timeout_s": 1,
+        "stall_timeout_s": 1,
+        "grace_s": 1,
     },
     "versions": {"nla-serve": "0"},
 }

@@ -24,6 +24,7 @@ from nla_client import (
     NLAClient,
     NLACritic,
     OverloadedError,
+    PayloadTooLargeError,
     Score,
     Verbalization,
 )
@@ -65,6 +66,25 @@ def test_a_batch_comes_back_in_order_though_answers_do_not(faces: Any, server: A
     told = faces.nla(batch_size=2).verbalize(np.arange(7.0)[:, None], seed=5)
     assert [str(one) for one in told] == [f"{k} seed {5 + k // 2 * 2}" for k in range(7)]
     assert len(server.requests) == 4
+
+
+def test_what_is_too_large_for_the_server_goes_in_halves(
+    faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]
+) -> None:
+    answer, size = server.verbalize, 3
+
+    def small_alone(body: Any) -> httpx.Response:
+        too_large = httpx.Response(413, json=error_body("payload_too_large", "at most 3", "vectors"))
+        return too_large if len(body["vectors"]) > size else answer(body)
+
+    server.verbalize = small_alone
+    batch = [[float(k), 1.0] for k in range(21)]
+    told = faces.nla(batch_size=10).verbalize(batch, seed=7)
+    assert [str(one).split()[0] for one in told] == [str(k) for k in range(21)]
+    assert [str(one).split()[-1] for one in told[:3]] == ["7", "7", "9"]  # of 0 and 1, and of those from 2 on
+    size = 0
+    with pytest.raises(PayloadTooLargeError, match="at most 3"):
+        faces.nla().verbalize(batch[:1])
 
 
 def test_a_batch_of_none_sends_nothing(faces: Any, server: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nla_gateway.settings import Settings
+from nla_gateway.limits import GatewayLimits
 from nla_launch.cli import build_parser
 from nla_launch.process import GONE_S
 from nla_launch.supervisor import ENGINE_GRACE_S
@@ -85,7 +85,7 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
 def test_a_stop_has_the_time_that_it_takes(files: tuple[str, ...]) -> None:
     service = compose(*files)["nla-serve"]
     minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", service["stop_grace_period"]).groups()  # type: ignore[union-attr]
-    grace_s = Settings.model_fields["grace_s"].default + 5.0
+    grace_s = GatewayLimits.model_fields["grace_s"].default + 5.0
     assert 60 * int(minutes or 0) + int(seconds) >= grace_s + ENGINE_GRACE_S + 2 * GONE_S
     assert service["init"] is True
 

@@ -39,8 +39,8 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vec
             info = httpx.get(f"{stack.url}/v1/info", headers=stack.http.headers, trust_env=False).json()
             assert info["limits"]["max_queue"] == 4096
         log = stack.log_text()
-        assert "gateway 1 | INFO" in log
-        assert "gateway 2 | INFO" in log
+        assert "gateway 1 | POST /verbalize 200" in log
+        assert "gateway 2 | POST /verbalize 200" in log
 
         metrics = stack.http.get("/metrics").text
         assert total(metrics, "nla_requests_total") >= 2 * REQUESTS + 1

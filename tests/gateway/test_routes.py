@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from typing import Any
 
+import pytest
+
 from nla_client.wire import SampleDelta, StreamEvent
+from nla_gateway.errors import RequestTimeout
 from nla_gateway.routes import EventsResponse
 
 EVENT = SampleDelta(index=0, sample=0, text="a")
 
 
-def test_a_reader_that_stops_reading_and_goes_ends_the_samples() -> None:
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_reader_that_stops_reading_ends_the_samples(leaves: bool) -> None:
     ended: list[bool] = []
 
     async def events() -> AsyncGenerator[StreamEvent, None]:
@@ -23,14 +28,15 @@ def test_a_reader_that_stops_reading_and_goes_ends_the_samples() -> None:
     async def stuck(message: Any) -> None:
         await asyncio.sleep(60 if message["type"] == "http.response.body" else 0)
 
-    async def leave_soon() -> dict[str, Any]:
-        await asyncio.sleep(0.05)
+    async def stay_or_leave() -> dict[str, Any]:
+        await asyncio.sleep(0.05 if leaves else 60)
         return {"type": "http.disconnect"}
 
     async def run() -> None:
         rest = events()
-        response = EventsResponse(await anext(rest), rest)
-        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, leave_soon, stuck)
+        response = EventsResponse(await anext(rest), rest, limit_s=0.2)
+        await response({"type": "http", "asgi": {"spec_version": "2.3"}}, stay_or_leave, stuck)
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    with nullcontext() if leaves else pytest.raises(RequestTimeout):
+        asyncio.run(asyncio.wait_for(run(), 5))
     assert ended == [True]

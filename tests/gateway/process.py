@@ -1,0 +1,79 @@
+"""The gateway's own process, before an engine that never comes up: all that happens before engines is real."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import psutil
+
+from nla_gateway.limits import GatewayLimits
+from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings, Tls
+from nla_launch.service import listen
+from tests.plain import DEMO
+
+NOBODY = EngineSettings(
+    url="http://127.0.0.1:9",
+    api_key="unused",
+    checkpoint=DEMO / "reconstructor",
+    model="demo-reconstructor",
+    dtype="float32",
+    context_length=1024,
+    max_in_flight=8,
+    shared_in_flight=1,
+)
+
+
+@dataclass
+class Running:
+    """A running gateway."""
+
+    url: str
+    port: int
+    process: psutil.Process
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def connections(self) -> int:
+        """How many of its connections with callers are open."""
+        ours = [c for c in self.process.net_connections("tcp") if c.laddr.port == self.port]
+        return sum(c.status != psutil.CONN_LISTEN for c in ours)
+
+
+@contextmanager
+def gateway(limits: GatewayLimits, tls: Tls | None = None) -> Iterator[Running]:
+    settings = Settings(verbalizer=None, reconstructor=NOBODY, limits=limits, tls=tls)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno())],
+        env={**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()},
+        pass_fds=[listener.fileno()],
+    )
+    listener.close()
+    scheme = "http" if tls is None else "https"
+    try:
+        running = Running(f"{scheme}://127.0.0.1:{port}", port, psutil.Process(process.pid))
+        wait_until_up(running)
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_up(running: Running) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            httpx.get(f"{running.url}/health", trust_env=False, verify=False, timeout=120).raise_for_status()  # noqa: S501
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "the gateway does not come up"
+            time.sleep(0.2)
+        else:
+            return

@@ -1,0 +1,130 @@
+"""Callers that send or read too slowly, or too much, before a real gateway."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from nla_gateway.limits import GatewayLimits
+from tests.gateway.process import Running, gateway
+
+MB = 2**20
+LIMITS = GatewayLimits(max_body_bytes=MB, max_held_bytes=2 * MB, stall_timeout_s=1.5, request_timeout_s=4)
+ONE = b"POST /reconstruct HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def edge() -> Iterator[Running]:
+    with gateway(LIMITS) as running:
+        yield running
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the far end hangs up."""
+    read = b""
+    while piece := connection.recv(65536):
+        read += piece
+    return read
+
+
+def error_in(reply: bytes, status: int, kind: str) -> Any:
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()), reply
+    error = json.loads(body)["error"]
+    assert error["type"] == kind
+    assert f"x-request-id: {error['request_id']}".encode() in head.lower()
+    return error
+
+
+def test_a_body_that_stops_coming(edge: Running) -> None:
+    with edge.connect() as connection:
+        connection.sendall(ONE + b"content-length: 1000\r\n\r\n{")
+        started = time.monotonic()
+        reply = read_all(connection)
+    assert 1 < time.monotonic() - started < 3.5
+    assert "did not come in time" in error_in(reply, 504, "timeout")["message"]
+
+
+def test_a_body_that_trickles(edge: Running) -> None:
+    with edge.connect() as connection:
+        connection.sendall(ONE + b"content-length: 1000\r\n\r\n")
+        started = time.monotonic()
+        connection.settimeout(0.5)
+        reply = b""
+        while not reply:
+            connection.sendall(b" ")
+            try:
+                reply = connection.recv(65536)
+            except TimeoutError:
+                assert time.monotonic() - started < 10, "it goes on for ever"
+        error_in(reply, 504, "timeout")
+    assert time.monotonic() - started > 3
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n"], ids=["silence", "half a head"])
+def test_a_connection_that_asks_for_nothing_is_closed(edge: Running, sent: bytes) -> None:
+    with edge.connect() as connection:
+        connection.sendall(sent)
+        started = time.monotonic()
+        assert read_all(connection) == b""
+    assert time.monotonic() - started < 4
+
+
+def send_until_closed(edge: Running, connection: socket.socket, data: bytes, within_s: float) -> None:
+    """Send again and again, and read nothing, until the far end has hung up."""
+    connection.settimeout(0.2)
+    deadline = time.monotonic() + within_s
+    while edge.connections():
+        assert time.monotonic() < deadline, "the connection stays"
+        with suppress(TimeoutError, ConnectionError):
+            connection.sendall(data)
+        time.sleep(0.01)
+
+
+def test_a_head_without_end(edge: Running) -> None:
+    with edge.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx-long: ")
+        send_until_closed(edge, connection, b"a" * 10_000, within_s=1.2)
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01\x00", b"nonsense\r\n\r\n"], ids=["tls", "nonsense"])
+def test_what_is_no_http_gets_the_contracts_error(edge: Running, sent: bytes) -> None:
+    with edge.connect() as connection:
+        connection.sendall(sent)
+        error_in(read_all(connection), 400, "invalid_request")
+
+
+def test_a_refused_body_leaves_the_connection_alone(edge: Running) -> None:
+    with httpx.Client(base_url=edge.url, trust_env=False) as client:
+        headers = {"content-type": "application/json"}
+        assert client.post("/reconstruct", content=b" " * (MB + 1), headers=headers).status_code == 413
+        assert client.get("/health").status_code == 200
+
+
+def test_bodies_are_bounded_together(edge: Running) -> None:
+    large = ONE + f"content-length: {MB}\r\n\r\n".encode() + b" " * (MB - 1)
+    half = b'{"texts": "' + b"a" * (MB // 2) + b'"}'
+    headers = {"content-type": "application/json"}
+    with edge.connect() as first, edge.connect() as second:
+        first.sendall(large)
+        second.sendall(large)
+        time.sleep(0.5)
+        refused = httpx.post(f"{edge.url}/reconstruct", content=half, headers=headers, trust_env=False)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["type"] == "overloaded"
+        assert int(refused.headers["retry-after"]) > 0
+        assert httpx.get(f"{edge.url}/health", trust_env=False).status_code == 200
+    deadline = time.monotonic() + 5
+    while httpx.post(f"{edge.url}/reconstruct", content=half, headers=headers, trust_env=False).status_code == 429:
+        assert time.monotonic() < deadline, "bodies of those who left are held"
+        time.sleep(0.1)
+
+
+def test_a_reader_that_stops_reading_is_cut_off(edge: Running) -> None:
+    with edge.connect() as connection:
+        send_until_closed(edge, connection, b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n", within_s=15)
