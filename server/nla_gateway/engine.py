@@ -1,10 +1,10 @@
 """One SGLang engine over HTTP. Knows SGLang's endpoints and nothing of NLA."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import aiohttp
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.settings import EngineSettings
 from nla_gateway.tracing import UNTRACED, Tracing
+
+T = TypeVar("T")
 
 RETRY_AFTER_S: Final = 5
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -51,6 +53,7 @@ class Engine:
         self.doubted = asyncio.Event()
         """Set when a request was lost, for whoever watches the state."""
         self._url, self._settings, self._timeout_s, self._tracing = url, settings, timeout_s, tracing
+        self._waits: set[asyncio.Timeout] = set()
 
     async def __aenter__(self) -> Self:
         self._http = open_session(self._url, self._settings, self._timeout_s)
@@ -61,10 +64,11 @@ class Engine:
     ) -> None:
         await self._http.close()
 
-    async def drop_requests(self) -> None:
-        """Close all connections: requests in flight are lost, and can be sent elsewhere."""
-        before, self._http = self._http, open_session(self._url, self._settings, self._timeout_s)
-        await before.close()
+    def drop_requests(self) -> None:
+        """Give all requests in flight up for lost, so that they can be sent elsewhere."""
+        now = asyncio.get_running_loop().time()
+        for wait in self._waits:
+            wait.reschedule(now)
 
     async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Run one generation to its end; cancelling the call ends it in the engine too."""
@@ -78,11 +82,11 @@ class Engine:
         async with (
             self._aborting(payload["rid"]),
             self._translating(),
-            self._http.post("/generate", data=body) as response,
+            await self._unless_dropped(self._http.post("/generate", data=body)) as response,
         ):
             if not response.ok:
                 self._raise_for(response.status, await response.read())
-            async for line in _lines(response):
+            async for line in self._lines(response):
                 if line.startswith(b"data: ") and line != b"data: [DONE]":
                     yield self._chunk(line)
 
@@ -122,11 +126,36 @@ class Engine:
 
     async def _request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> bytes:
         content = None if payload is None else orjson.dumps(payload)
-        async with self._translating(), self._http.request(method, path, data=content) as response:
-            body = await response.read()
+        async with (
+            self._translating(),
+            await self._unless_dropped(self._http.request(method, path, data=content)) as response,
+        ):
+            body = await self._unless_dropped(response.read())
         if not response.ok:
             self._raise_for(response.status, body)
         return body
+
+    async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """Split at newlines; aiohttp's own splitting refuses long lines."""
+        rest = b""
+        while piece := await self._unless_dropped(response.content.readany()):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                yield line
+
+    async def _unless_dropped(self, work: Awaitable[T]) -> T:
+        """Wait for something of a request, until all requests are given up for lost."""
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waits.add(wait)
+                try:
+                    return await work
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            if wait.expired():
+                raise EngineLostError(f"the {self.label} is lost") from None
+            raise
 
     def _chunk(self, line: bytes) -> dict[str, Any]:
         chunk: dict[str, Any] = orjson.loads(line.removeprefix(b"data: "))
@@ -183,15 +212,6 @@ def open_session(url: str, settings: EngineSettings, timeout_s: float) -> aiohtt
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment must not stand between us and the engine
     )
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Split at newlines; aiohttp's own splitting refuses long lines."""
-    rest = b""
-    async for piece in response.content.iter_any():
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line
 
 
 _running: Final[set[asyncio.Task[None]]] = set()

@@ -43,7 +43,7 @@ async def watch(part: Verbalizer | Reconstructor, engine: Engine, hung_after_s: 
         what = await _until_lost(engine, hung_after_s)
         logger.warning("the %s is %s", engine.label, "gone" if what == "restarting" else what)
         pool.set_state(engine, what)
-        await engine.drop_requests()
+        engine.drop_requests()
 
 
 async def _wait_until_up(engine: Engine, set_state: Callable[[EngineState], None]) -> dict[str, Any]:
