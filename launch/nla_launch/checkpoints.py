@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from nla_launch.errors import LaunchError
 
@@ -13,8 +13,13 @@ logger = logging.getLogger(__name__)
 
 PACKAGE: Final = "package:"
 REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
-WANTED: Final = ["*.json", "*.safetensors", "*.yaml", "*.model", "*.txt", "*.jinja"]
-WITHOUT_WEIGHTS: Final = ["config.json", "nla_meta.yaml"]
+Need = Literal["plan", "all but weights", "all"]
+WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
+PATTERNS: Final[dict[Need, list[str]]] = {
+    "plan": ["config.json", "nla_meta.yaml"],
+    "all but weights": WITHOUT_WEIGHTS,
+    "all": ["*.safetensors", *WITHOUT_WEIGHTS],
+}
 CODE: Final = ["*.py"]
 
 
@@ -27,12 +32,12 @@ class Checkpoint:
     folder: Path | None
 
 
-def locate(source: str, *, weights: bool, code: bool = False) -> Checkpoint:
+def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
     """Find a checkpoint's folder, downloading it from the hub where it is a repository.
 
     Args:
         source: what the user or the preset wrote.
-        weights: False fetches no more than the small files that a plan needs, and may find none.
+        need: for a plan, a few small files, of which none may be there; else all must be, with weights or without.
         code: fetch the checkpoint's own Python code too.
 
     Raises:
@@ -45,8 +50,8 @@ def locate(source: str, *, weights: bool, code: bool = False) -> Checkpoint:
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
     if source.startswith(".") or not REPOSITORY.fullmatch(source):
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name)")
-    patterns = [*(WANTED if weights else WITHOUT_WEIGHTS), *(CODE if code else [])]
-    return Checkpoint(source, source, _from_hub(source, patterns, weights=weights))
+    patterns = [*PATTERNS[need], *(CODE if code else [])]
+    return Checkpoint(source, source, _from_hub(source, patterns, must=need != "plan"))
 
 
 def _in_package(source: str) -> Path:
@@ -57,12 +62,12 @@ def _in_package(source: str) -> Path:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
 
 
-def _from_hub(repository: str, patterns: list[str], *, weights: bool) -> Path | None:
+def _from_hub(repository: str, patterns: list[str], *, must: bool) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        if weights:
+        if must:
             logger.info("fetching %s from the hub (what is there already is kept)", repository)
         folder = Path(snapshot_download(repository, allow_patterns=patterns))
         return folder if (folder / "config.json").is_file() else None
@@ -74,6 +79,6 @@ def _from_hub(repository: str, patterns: list[str], *, weights: bool) -> Path | 
         problem = "is not in the local cache and the hub cannot be reached: check the network or give a local folder"
     except Exception as error:  # the hub's client, its transports and the disk raise errors of many families
         problem = f"could not be fetched from the hub: {' '.join(str(error).split())[:300]}"
-    if not weights:
+    if not must:
         return None
     raise LaunchError(f"{repository} {problem}")

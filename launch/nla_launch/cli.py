@@ -9,6 +9,7 @@ from importlib.metadata import version
 from math import inf
 from typing import Final
 
+from nla_launch.elsewhere import KEY_VARIABLE, read_elsewhere
 from nla_launch.errors import LaunchError
 from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import add_limits, check_limits, limits_of
@@ -47,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
     add("--dist-init-addr", metavar="HOST:PORT",
         help="with --nnodes: an address of machine 0; it takes this port and the next 40")  # fmt: skip
+    add("--av-url", action="append", default=[], metavar="URL",
+        help="use the verbalizer engine there, and start none; repeat for several alike")  # fmt: skip
+    add("--ar-url", action="append", default=[], metavar="URL", help="the same for the reconstructor")
+    add("--engine-listen", metavar="HOST:PORT", help="with --only: let gateways of other machines use the engine")
+    add("--engine-key", metavar="KEY", help="what engines ask other machines for (or NLA_ENGINE_KEY)")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
     add(
@@ -92,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
     limits = limits_of(arguments)
+    key = arguments.engine_key or os.environ.get(KEY_VARIABLE)
+    elsewhere = read_elsewhere(
+        arguments.av_url, arguments.ar_url, key=key, listen=arguments.engine_listen, only=arguments.only
+    )
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch import service
@@ -105,13 +115,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch.describe import describe
     from nla_launch.planning import plan_all
 
-    engines = plan_all(preset, arguments)
+    engines, others = plan_all(preset, arguments, elsewhere)
     check_limits(limits, engines)
     if listener is None:
-        sys.stdout.write(describe(engines) + "\n")
+        sys.stdout.write(describe(engines, others) + "\n")
+        return 0
+    if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
+        listener.close()
+        service.serve_part(engines)
         return 0
     service.serve(
-        engines, preset, listener, host=arguments.host, access=access, limits=limits, tls=tls,
+        engines, others, elsewhere, preset, listener, host=arguments.host, access=access, limits=limits, tls=tls,
         log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
     )  # fmt: skip
     return 0

@@ -1,9 +1,11 @@
 """The plan in words, for --dry-run."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from nla_gateway.settings import EngineSettings
+from nla_launch.architectures import LABELS
 from nla_launch.fitting import Charge, charge, gigabytes
 from nla_launch.gpus import Gpu, in_ranges
 from nla_launch.plan import EnginePlan
@@ -14,9 +16,20 @@ COUNTED: Final[dict[Role, str]] = {"av": "samples", "ar": "texts"}
 UNKNOWN: Final = "unknown until config.json is there"
 
 
-def describe(engines: Sequence[EnginePlan]) -> str:
-    """Describe all engines, and what they take of each GPU together."""
-    return "\n\n".join([*map(_engine, engines), *_totals(engines)])
+def describe(engines: Sequence[EnginePlan], others: Mapping[Role, EngineSettings]) -> str:
+    """Describe all engines, what they take of each GPU together, and those that run elsewhere."""
+    elsewhere = [_other(role, engine) for role, engine in others.items()]
+    return "\n\n".join([*map(_engine, engines), *_totals(engines), *elsewhere])
+
+
+def _other(role: Role, engine: EngineSettings) -> str:
+    return "\n".join(
+        [
+            LABELS[role],
+            f"  checkpoint   {engine.model}",
+            f"  runs at      {', '.join(engine.urls)}, in {engine.dtype}",
+        ]
+    )
 
 
 def _engine(engine: EnginePlan) -> str:

@@ -64,6 +64,12 @@ class Request:
     attention_backend: str | None = None
     engine_args: Mapping[Role, Sequence[str]] = field(default_factory=dict)
 
+    def dtype_on(self, device: Device) -> DType:
+        """Tell what an engine computes in."""
+        if self.dtype == "auto":
+            return "bfloat16" if device == "cuda" else "float32"
+        return self.dtype
+
 
 def plan_pair(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
     """Plan the engines.
@@ -105,7 +111,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         )
     count = _count_here(tp, request)
     used = _choose(role, count, request, gpus) if device == "cuda" else ()
-    dtype: DType = request.dtype if request.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
+    dtype = request.dtype_on(device)
     _check_capability(used, dtype, request.quantization, device)
     capability = min((gpu.capability for gpu in used if gpu.capability is not None), default=None)
     return EnginePlan(

@@ -55,7 +55,7 @@ class EnginePlan:
     @property
     def context_length(self) -> int:
         """Prompt and answer together, in tokens."""
-        return CONTEXT_LENGTH if self.config is None else min(CONTEXT_LENGTH, self.config.max_positions)
+        return context_length(self.config)
 
     @property
     def running_requests(self) -> int:
@@ -64,23 +64,13 @@ class EnginePlan:
 
     @property
     def max_in_flight(self) -> int:
-        """Requests that the gateway may have at the engine at the same time.
-
-        All that can run and the next few: more would only wait there, first come first served, where the gateway's
-        own line is fair. A reconstructor's request has up to 8 texts.
-        """
-        several = max(1, self.concurrency // 8)
-        return self.concurrency + several if self.role == "av" else several
+        """Requests that the gateway may have at the engine at the same time."""
+        return max_in_flight(self.role, self.concurrency)
 
     @property
     def shared_in_flight(self) -> int:
-        """Those of them that large requests may have while small ones come in.
-
-        On a CPU every sample slows the others down, on a GPU the first hundred cost little.
-        """
-        if self.device == "cuda":
-            return max(1, self.concurrency // (2 if self.role == "av" else 32))
-        return max(1, self.concurrency // (8 if self.role == "av" else 64))
+        """Those of them that large requests may have while small ones come in."""
+        return shared_in_flight(self.role, self.device, self.concurrency)
 
     @property
     def load(self) -> Load | None:
@@ -89,13 +79,13 @@ class EnginePlan:
             return None
         return Load(self.role, self.config, self.dtype, self.quantization, self.tp)
 
-    def command(self, port: int, api_key: str) -> list[str]:
+    def command(self, port: int, api_key: str, host: str = "127.0.0.1") -> list[str]:
         """Form the engine's command line."""
         folder = self.checkpoint.folder or Path(self.checkpoint.source)
         # -P: a folder named `av` where nla-serve was started must not shadow the module PyAV.
         command = [sys.executable, "-P", "-m", "sglang.launch_server"]
         command += ["--model-path", str(folder), "--served-model-name", self.checkpoint.name]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", api_key]
+        command += ["--host", host, "--port", str(port), "--api-key", api_key]
         command += ["--dtype", self.dtype, "--device", self.device]
         command += ["--context-length", str(self.context_length), "--max-total-tokens", str(self.pool_tokens)]
         command += ["--max-running-requests", str(self.running_requests)]
@@ -181,6 +171,31 @@ class EnginePlan:
         if self.tp * self.dp > 1:
             variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, processes)
         return variables
+
+
+def context_length(config: ModelConfig | None) -> int:
+    """Prompt and answer together, in tokens."""
+    return CONTEXT_LENGTH if config is None else min(CONTEXT_LENGTH, config.max_positions)
+
+
+def max_in_flight(role: Role, concurrency: int) -> int:
+    """Requests that a gateway may have at an engine at the same time.
+
+    All that can run and the next few: more would only wait there, first come first served, where the gateway's own
+    line is fair. A reconstructor's request has up to 8 texts.
+    """
+    several = max(1, concurrency // 8)
+    return concurrency + several if role == "av" else several
+
+
+def shared_in_flight(role: Role, device: Device, concurrency: int) -> int:
+    """Those of them that large requests may have while small ones come in.
+
+    On a CPU every sample slows the others down, on a GPU the first hundred cost little.
+    """
+    if device == "cuda":
+        return max(1, concurrency // (2 if role == "av" else 32))
+    return max(1, concurrency // (8 if role == "av" else 64))
 
 
 def _core_ranges(cores: int, processes: int) -> str:

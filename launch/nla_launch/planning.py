@@ -3,9 +3,12 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from typing import Final
 
+from nla_gateway.settings import EngineSettings
 from nla_launch.advice import plan_or_advise
-from nla_launch.checkpoints import Checkpoint, locate
+from nla_launch.checkpoints import Checkpoint, Need, locate
+from nla_launch.elsewhere import Elsewhere
 from nla_launch.errors import LaunchError
 from nla_launch.gpus import Gpu, find_gpus, supposed_gpus
 from nla_launch.inventory import read_inventory
@@ -18,9 +21,13 @@ from nla_launch.preset import Preset
 
 logger = logging.getLogger(__name__)
 
+NOWHERE: Final = Elsewhere()
 
-def plan_all(preset: Preset, arguments: argparse.Namespace) -> list[EnginePlan]:
-    """Plan the engines of a preset on this machine's GPUs, or on those of --inventory.
+
+def plan_all(
+    preset: Preset, arguments: argparse.Namespace, elsewhere: Elsewhere = NOWHERE
+) -> tuple[list[EnginePlan], dict[Role, EngineSettings]]:
+    """Plan the engines of a preset on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
 
     Planned twice for a hub repository: before its weights are fetched, for a plan that cannot work should say so at
     once, and after.
@@ -32,13 +39,18 @@ def plan_all(preset: Preset, arguments: argparse.Namespace) -> list[EnginePlan]:
     if request.quantization is not None:
         logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
     gpus, trust = _gpus(request, arguments), request.trust_remote_code
-    plans = _plan(_locate(preset, weights=False, trust=trust), request, gpus)
+    ours = {role: source for role, source in _sources(preset).items() if not elsewhere.urls(role)}
+    others = {role: source for role, source in _sources(preset).items() if elsewhere.urls(role)}
+    plans = _plan({role: locate(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
+    need: Need = "plan" if arguments.dry_run else "all but weights"
+    there = {role: locate(source, need, code=trust) for role, source in others.items()}
+    settings = {role: elsewhere.settings(role, checkpoint, request) for role, checkpoint in there.items()}
     if arguments.dry_run:
-        return plans
-    found = _locate(preset, weights=True, trust=trust)
-    folders = (found[role].folder if role in found else None for role in ("av", "ar"))
-    check_checkpoints(*folders, trust_remote_code=trust)
-    return _plan(found, request, gpus)
+        return plans, settings
+    here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
+    folders = {role: checkpoint.folder for role, checkpoint in (here | there).items()}
+    check_checkpoints(folders, elsewhere=set(there), trust_remote_code=trust)
+    return _plan(here, request, gpus), settings
 
 
 def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
@@ -76,12 +88,14 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
     return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in named)]))
 
 
-def _locate(preset: Preset, *, weights: bool, trust: bool) -> dict[Role, Checkpoint]:
+def _sources(preset: Preset) -> dict[Role, str]:
     sources: dict[Role, str | None] = {"av": preset.av, "ar": preset.ar}
-    return {role: locate(source, weights=weights, code=trust) for role, source in sources.items() if source is not None}
+    return {role: source for role, source in sources.items() if source is not None}
 
 
 def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+    if not found:
+        return []
     targets = {role: _target(checkpoint, trust=request.trust_remote_code) for role, checkpoint in found.items()}
     return plan_or_advise(targets, request, gpus)
 

@@ -1,7 +1,8 @@
 """Everything about a checkpoint that can be known before an engine starts."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -13,34 +14,40 @@ from nla_launch.errors import LaunchError
 from nla_launch.model_config import ModelConfig, read_config
 
 Role = Literal["av", "ar"]
+PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
+    "av": VerbalizerPrompt,
+    "ar": ReconstructorPrompt,
+}
 
 
-def check_checkpoints(av: Path | None, ar: Path | None, *, trust_remote_code: bool = False) -> None:
+def check_checkpoints(
+    folders: Mapping[Role, Path | None], *, elsewhere: Collection[Role] = (), trust_remote_code: bool = False
+) -> None:
     """Check the folders that are to be served, and that two of them are a pair.
 
     Args:
-        av: the verbalizer's, if it is served.
-        ar: the reconstructor's.
+        folders: by role, of what is served.
+        elsewhere: roles whose engine runs elsewhere: their weights need not be here.
         trust_remote_code: run the checkpoints' own Python code where they have any.
 
     Raises:
         LaunchError: what cannot be served, naming cause and mend.
     """
     try:
-        given = [(folder, role) for folder, role in ((av, "av"), (ar, "ar")) if folder is not None]
-        sidecars = [_check(folder, role, trust_remote_code=trust_remote_code) for folder, role in given]
+        given = {role: folder for role, folder in folders.items() if folder is not None}
+        sidecars = {role: _check(folder, role, trust_remote_code=trust_remote_code) for role, folder in given.items()}
+        for role in given.keys() - set(elsewhere):
+            _check_weights(given[role], role, sidecars[role], trust_remote_code=trust_remote_code)
         if len(sidecars) == 2:
-            check_pair(*sidecars)
+            check_pair(sidecars["av"], sidecars["ar"])
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
-        if av is not None:
-            VerbalizerPrompt.load(av, sidecars[0], trust_remote_code=trust_remote_code)
-        if ar is not None:
-            ReconstructorPrompt.load(ar, sidecars[-1], trust_remote_code=trust_remote_code)
+        for role, folder in given.items():
+            PROMPTS[role].load(folder, sidecars[role], trust_remote_code=trust_remote_code)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
 
 
-def _check(folder: Path, role: str, *, trust_remote_code: bool) -> Sidecar:
+def _check(folder: Path, role: Role, *, trust_remote_code: bool) -> Sidecar:
     sidecar, config = read_sidecar(folder), read_config(folder, trust_remote_code=trust_remote_code)
     if sidecar.role != role:
         raise LaunchError(
@@ -50,11 +57,14 @@ def _check(folder: Path, role: str, *, trust_remote_code: bool) -> Sidecar:
         raise LaunchError(
             f"{folder}: config.json has hidden_size {config.d_model}, the sidecar d_model {sidecar.d_model}"
         )
+    return sidecar
+
+
+def _check_weights(folder: Path, role: Role, sidecar: Sidecar, *, trust_remote_code: bool) -> None:
     if not any(path.name != "value_head.safetensors" for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
     if role == "ar":
-        _check_reconstructor(folder, sidecar, config)
-    return sidecar
+        _check_reconstructor(folder, sidecar, read_config(folder, trust_remote_code=trust_remote_code))
 
 
 def _check_reconstructor(folder: Path, sidecar: Sidecar, config: ModelConfig) -> None:

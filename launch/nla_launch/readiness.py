@@ -32,6 +32,8 @@ class Readiness:
 
     async def changes(self, http: httpx.AsyncClient) -> list[EngineReport]:
         """Ask the gateways, and return the engines whose state is another than before; none while one is silent."""
+        if not self._urls:
+            return []
         try:
             answers = [(await http.get(url)).json() for url in self._urls]
             reports = [
@@ -46,7 +48,7 @@ class Readiness:
 
     def waiting(self, engines: list[str]) -> list[str]:
         """Return those of the engines that are not ready."""
-        return [label for label in {*engines, *self._known} if self._state(label) != "ready"]
+        return [label for label in {*engines, *self._known} if self._urls and self._state(label) != "ready"]
 
     def _state(self, label: str) -> str | None:
         return self._known[label].state if label in self._known else None

@@ -9,15 +9,17 @@ import secrets
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
+from nla_launch.elsewhere import Elsewhere
 from nla_launch.errors import LaunchError
 from nla_launch.plan import EnginePlan
-from nla_launch.preflight import check_checkpoints
+from nla_launch.preflight import Role, check_checkpoints
 from nla_launch.preset import Preset
 from nla_launch.process import ChildProcess
 from nla_launch.supervisor import Supervisor
@@ -26,7 +28,7 @@ BACKLOG: Final = 2048
 LOWEST_PORT: Final = 10_000
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, flag: str = "--port or --host") -> socket.socket:
     """Open the socket that the gateway will listen on, before anything slow starts.
 
     Raises:
@@ -40,12 +42,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)  # only now does a second server on this port fail
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise LaunchError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from None
+        raise LaunchError(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from None
     return listener
 
 
 def serve(
     engines: list[EnginePlan],
+    others: Mapping[Role, EngineSettings],
+    elsewhere: Elsewhere,
     preset: Preset,
     listener: socket.socket,
     *,
@@ -61,6 +65,8 @@ def serve(
 
     Args:
         engines: what to start.
+        others: engines that run elsewhere.
+        elsewhere: where our own listens for others, and with which key.
         preset: what is known of the pair.
         listener: where users connect; the gateways share it, and it is closed at the stop.
         host: its address, as the user gave it.
@@ -74,13 +80,12 @@ def serve(
     Raises:
         ServiceError: it failed.
     """
-    # Each engine makes a folder of its own for its counts, but not where it inherits one.
-    os.environ.pop(COUNTERS_VARIABLE, None)
-    ports = _free_ports(len(engines))
-    parts = {plan.role: _start_of(plan, port) for plan, port in zip(engines, ports, strict=True)}
+    addresses = _addresses(engines, elsewhere)
+    ours = {plan.role: _settings_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)}
+    served = {**others, **ours}
     settings = Settings(
-        verbalizer=parts["av"][1] if "av" in parts else None,
-        reconstructor=parts["ar"][1] if "ar" in parts else None,
+        verbalizer=served.get("av"),
+        reconstructor=served.get("ar"),
         base_model=preset.base_model,
         predict_mean_mse=preset.predict_mean_mse,
         access=access,
@@ -93,13 +98,24 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         private = [listen("127.0.0.1", 0) for _ in range(workers)]
         supervisor = Supervisor(
-            [child for child, _ in parts.values()],
+            [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)],
             _gateways(settings.share_of(workers), listener, private, counters),
             listeners=[listener, *private],
             url=url,
             grace_s=settings.limits.grace_s,
         )
         asyncio.run(supervisor.run())
+
+
+def serve_part(engines: list[EnginePlan]) -> None:
+    """Run this machine's part of engines that span several, until it is told to stop; machine 0 has the gateways.
+
+    Raises:
+        ServiceError: it failed.
+    """
+    addresses = _addresses(engines, Elsewhere())
+    children = [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)]
+    asyncio.run(Supervisor(children, {}, listeners=[], url="", grace_s=0).run())
 
 
 def _gateways(
@@ -123,14 +139,23 @@ def _gateways(
     }
 
 
-def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings]:
-    key = secrets.token_hex(32)  # no leading dash, which would look like a flag
-    if plan.checkpoint.folder is None:
-        raise LaunchError(f"{plan.checkpoint.source} has no local folder")
-    settings = EngineSettings(
-        urls=(f"http://127.0.0.1:{port}",),
+Address = tuple[str, int, str]
+"""Host, port and API key of an engine."""
+
+
+def _addresses(engines: list[EnginePlan], elsewhere: Elsewhere) -> list[Address]:
+    if elsewhere.listen is not None:
+        listen(*elsewhere.listen, flag="--engine-listen").close()
+        return [(*elsewhere.listen, str(elsewhere.key)) for _ in engines]
+    # Keys are hexadecimal: a leading dash would look like a flag.
+    return [("127.0.0.1", port, secrets.token_hex(32)) for port in _free_ports(len(engines))]
+
+
+def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSettings:
+    return EngineSettings(
+        urls=(f"http://{_for_url(host)}:{port}",),
         api_key=key,
-        checkpoint=plan.checkpoint.folder,
+        checkpoint=_folder(plan),
         model=plan.checkpoint.name,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
@@ -138,10 +163,19 @@ def _start_of(plan: EnginePlan, port: int) -> tuple[ChildProcess, EngineSettings
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
     )
-    folders = {role: plan.checkpoint.folder if role == plan.role else None for role in ("av", "ar")}
-    check = partial(check_checkpoints, **folders, trust_remote_code=plan.trust_remote_code)
-    child = ChildProcess(plan.label, plan.command(port, key), plan.environment(), check=check, hides=key)
-    return child, settings
+
+
+def _child_of(plan: EnginePlan, host: str, port: int, key: str) -> ChildProcess:
+    # Each engine makes a folder of its own for its counts, but not where it inherits one.
+    os.environ.pop(COUNTERS_VARIABLE, None)
+    check = partial(check_checkpoints, {plan.role: _folder(plan)}, trust_remote_code=plan.trust_remote_code)
+    return ChildProcess(plan.label, plan.command(port, key, host), plan.environment(), check=check, hides=key)
+
+
+def _folder(plan: EnginePlan) -> Path:
+    if plan.checkpoint.folder is None:
+        raise LaunchError(f"{plan.checkpoint.source} has no local folder")
+    return plan.checkpoint.folder
 
 
 def _free_ports(count: int) -> list[int]:

@@ -30,7 +30,8 @@ class Supervisor:
 
     Args:
         engines: the engines' processes.
-        gateways: the gateways' processes, by the URL of each one's `/ready`.
+        gateways: the gateways' processes, by the URL of each one's `/ready`; without any, nobody tells whether the
+            engines are ready.
         listeners: sockets that the gateways share; closed here at a stop.
         url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
@@ -49,7 +50,7 @@ class Supervisor:
         self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
         self._readiness = Readiness(list(gateways))
         self._listeners, self._url, self._grace_s = listeners, url, grace_s
-        self._was_ready = False
+        self._was_ready = not gateways
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -150,11 +151,11 @@ class Supervisor:
                 self._restarts[engine].worked()
         elif report.state == "failed":
             message = f"the {report.label} failed its self-test: {report.reason}"
-            if not self._was_ready:
+            if not self._was_ready and engine is not None:
                 raise ServiceError(message)
             logger.error("%s", message)
         elif report.state == "hung":
-            logger.error("%s: hangs, and is ended", report.label)
+            logger.error("%s: hangs%s", report.label, "" if engine is None else ", and is ended")
         if report.state in ("failed", "hung") and engine is not None:
             engine.kill()
 

@@ -36,12 +36,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Path) -> list[dict
 def test_a_folder_is_named_by_its_last_part(tmp_path: Path) -> None:
     folder = tmp_path / "my-verbalizer"
     folder.mkdir()
-    found = locate(str(folder), weights=True)
+    found = locate(str(folder), "all")
     assert (found.name, found.folder) == ("my-verbalizer", folder.resolve())
 
 
 def test_a_folder_inside_a_package() -> None:
-    found = locate("package:nla_launch/demo/verbalizer", weights=True)
+    found = locate("package:nla_launch/demo/verbalizer", "all")
     assert found.name == "demo-verbalizer"
     assert found.folder is not None
     assert (found.folder / "nla_meta.yaml").is_file()
@@ -50,7 +50,7 @@ def test_a_folder_inside_a_package() -> None:
 def test_a_repository_is_fetched_weights_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     calls = hub(monkeypatch, tmp_path)
-    found = locate("owner/name", weights=True)
+    found = locate("owner/name", "all")
     assert (found.name, found.folder) == ("owner/name", tmp_path)
     assert "*.safetensors" in calls[0]["allow_patterns"]
 
@@ -58,7 +58,7 @@ def test_a_repository_is_fetched_weights_and_all(monkeypatch: pytest.MonkeyPatch
 def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     calls = hub(monkeypatch, tmp_path)
-    locate("owner/name", weights=False)
+    locate("owner/name", "plan")
     assert calls[0]["allow_patterns"] == ["config.json", "nla_meta.yaml"]
 
 
@@ -77,18 +77,18 @@ def test_refusals_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str)
     error, message = REFUSALS[name]
     hub(monkeypatch, error)
     with pytest.raises(LaunchError) as caught:
-        locate("owner/name", weights=True)
+        locate("owner/name", "all")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert locate("owner/name", weights=False).folder is None
+    assert locate("owner/name", "plan").folder is None
 
 
 @pytest.mark.parametrize("source", ["./missing", "../missing", "owner/name/more", "/no/such/folder"])
 def test_a_path_is_not_taken_for_a_repository(source: str) -> None:
     with pytest.raises(LaunchError, match="neither a folder nor a hub repository"):
-        locate(source, weights=False)
+        locate(source, "plan")
 
 
 def test_a_package_that_is_not_installed() -> None:
     with pytest.raises(LaunchError, match="no installed package nowhere"):
-        locate("package:nowhere/verbalizer", weights=True)
+        locate("package:nowhere/verbalizer", "all")

@@ -59,7 +59,7 @@ def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -
 def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_gpus", lambda: gpus(8, 80))
     arguments = build_parser().parse_args(["--preset", "demo", "--dry-run"])
-    assert {engine.device for engine in planning.plan_all(load_preset("demo"), arguments)} == {"cpu"}
+    assert {engine.device for engine in planning.plan_all(load_preset("demo"), arguments)[0]} == {"cpu"}
 
 
 def test_multimodal_verbalizer_runs_our_class() -> None:
@@ -77,7 +77,7 @@ def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--max-total-tokens, '4096']}")
     arguments = build_parser().parse_args(["--preset", str(path), "--device", "cpu", "--dry-run"])
-    av, ar = (engine.command(1, "k") for engine in planning.plan_all(load_preset(str(path)), arguments))
+    av, ar = (engine.command(1, "k") for engine in planning.plan_all(load_preset(str(path)), arguments)[0])
     assert av[-2:] == ["--max-total-tokens", "4096"]
     assert "4096" not in ar
 
