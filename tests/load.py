@@ -36,7 +36,8 @@ class Known:
 
     vectors: list[str]
     texts: list[str]
-    rebuilt: NDArray[np.float32]
+    rebuilt: NDArray[np.float32] | None
+    """Of the texts; None where there is no reconstructor."""
 
     @classmethod
     def of(cls, stack: Stack, vectors: NDArray[np.float32]) -> "Known":
@@ -45,6 +46,8 @@ class Known:
         sure = [k for k, text in enumerate(alone) if text == together[k]]
         assert len(sure) > 0.9 * len(vectors)
         texts = [alone[k] for k in sure]
+        if stack.http.get("/v1/info").json()["reconstructor"] is None:
+            return cls([encode(vectors[k]) for k in sure], texts, None)
         reply = stack.http.post("/reconstruct", json={"texts": texts, "dtype": "float32"}).raise_for_status()
         rebuilt = np.stack([decode(vector) for vector in reply.json()["vectors"]])
         return cls([encode(vectors[k]) for k in sure], texts, rebuilt)
@@ -84,7 +87,9 @@ class Load:
                 await asyncio.gather(*callers)
 
     async def _call_on(self, dice: random.Random) -> None:
-        kinds = [self._verbalize, self._stream, self._reconstruct, self._critic]
+        kinds = [self._verbalize, self._stream]
+        if self.known.rebuilt is not None:
+            kinds += [self._reconstruct, self._critic]
         if self.mischief:
             kinds += [self._bad, self._leave]
         while not self._stop.is_set():
@@ -100,7 +105,7 @@ class Load:
 
     async def _verbalize(self, dice: random.Random) -> Outcome:
         some = dice.sample(range(len(self.known.texts)), dice.choice((1, 1, 3)))
-        score = dice.random() < 0.5
+        score = self.known.rebuilt is not None and dice.random() < 0.5
         body = self._vectors(some) | {"temperature": 0, "score": score}
         reply = await self._http.post("/verbalize", json=body)
         if reply.status_code != 200:
@@ -145,13 +150,13 @@ class Load:
         if reply.status_code != 200:
             return self._error(reply)
         rebuilt = np.stack([decode(vector) for vector in reply.json()["vectors"]])
-        wanted = self.known.rebuilt[some]
+        wanted = self._rebuilt(some)
         far = np.linalg.norm(rebuilt - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
         return self._judge(bool(far.max() < NEAR), f"{far}")
 
     async def _critic(self, dice: random.Random) -> Outcome:
         some = dice.sample(range(len(self.known.texts)), 2)
-        vectors = [encode(self.known.rebuilt[k]) for k in some]
+        vectors = [encode(vector) for vector in self._rebuilt(some)]
         body = self._texts(some) | {"vectors": vectors, "dtype": "float32"}
         reply = await self._http.post("/critic", json=body)
         if reply.status_code != 200:
@@ -175,6 +180,10 @@ class Load:
 
     def _vectors(self, some: list[int]) -> dict[str, Any]:
         return {"vectors": [self.known.vectors[k] for k in some], "dtype": "float32"}
+
+    def _rebuilt(self, some: list[int]) -> NDArray[np.float32]:
+        assert self.known.rebuilt is not None
+        return self.known.rebuilt[some]
 
     def _texts(self, some: list[int]) -> dict[str, Any]:
         return {"texts": [self.known.texts[k] for k in some]}

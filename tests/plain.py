@@ -28,10 +28,12 @@ def verbalizer_of(stack: Stack) -> EngineSettings:
     return engine
 
 
-def ask_engine(engine: EngineSettings, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-    """POST to an engine itself, past the gateway."""
+def ask_engine(
+    engine: EngineSettings, path: str, body: dict[str, Any] | None = None, *, method: str = "POST"
+) -> httpx.Response:
+    """Ask an engine itself, past the gateway."""
     headers = {"authorization": f"Bearer {engine.api_key}"}
-    reply = httpx.post(f"{engine.urls[0]}{path}", json=body, headers=headers, timeout=60, trust_env=False)
+    reply = httpx.request(method, f"{engine.urls[0]}{path}", json=body, headers=headers, timeout=60, trust_env=False)
     return reply.raise_for_status()
 
 

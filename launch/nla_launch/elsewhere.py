@@ -45,7 +45,7 @@ class Elsewhere:
         from nla_launch.plan import context_length, max_in_flight, shared_in_flight
 
         device: Device = "cpu" if request.device == "cpu" else "cuda"
-        concurrency = request.concurrency or CONCURRENCY[device]
+        concurrency = request.concurrency or CONCURRENCY[device] * request.dp
         folder, trust = checkpoint.folder, request.trust_remote_code
         return EngineSettings(
             urls=self.urls(role),
@@ -54,6 +54,7 @@ class Elsewhere:
             model=checkpoint.name,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
+            replicas=request.dp,
             context_length=context_length(None if folder is None else read_config(folder, trust_remote_code=trust)),
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),

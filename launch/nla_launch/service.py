@@ -159,6 +159,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         model=plan.checkpoint.name,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
+        replicas=plan.dp,
         context_length=plan.context_length,
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,

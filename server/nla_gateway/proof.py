@@ -8,6 +8,7 @@ import uuid
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nla_gateway.engine import Engine
 from nla_gateway.reconstructor import Reconstructor
@@ -43,13 +44,14 @@ async def prove(part: Verbalizer | Reconstructor, engine: Engine, info: dict[str
     """
     _check_plugin(part, info)
     if isinstance(part, Verbalizer):
-        await prove_injection(part, engine)
+        for replica in part.replicas:
+            await prove_injection(part, engine, replica)
     else:
         await prove_reconstruction(part, engine)
 
 
-async def prove_injection(verbalizer: Verbalizer, engine: Engine) -> None:
-    """Prove that injected vectors reach the model.
+async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
+    """Prove that injected vectors reach the model, in one of the engine's replicas.
 
     Two vectors must give different logits, both different from the plain marker's, and one vector twice the same.
 
@@ -57,10 +59,12 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine) -> None:
         ProofError: they do not.
     """
     first, second = np.random.default_rng(0).standard_normal((2, verbalizer.sidecar.d_model)).astype(np.float32)
-    one = await _logprobs(verbalizer, engine, first, "one")
-    again = await _logprobs(verbalizer, engine, first, "again")
-    other = await _logprobs(verbalizer, engine, second, "other")
-    marker = await _logprobs(verbalizer, engine, None, "marker")
+
+    async def logprobs(vector: NDArray[np.float32] | None, name: str) -> dict[int, float]:
+        return await _logprobs(verbalizer, engine, vector, name, replica)
+
+    one, again = await logprobs(first, "one"), await logprobs(first, "again")
+    other, marker = await logprobs(second, "other"), await logprobs(None, "marker")
     signal = min(_distance(one, marker), _distance(other, marker))
     if signal <= SAME:
         raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
@@ -70,10 +74,10 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine) -> None:
     if _distance(one, again) > max(SAME, NOISE * signal):
         raise ProofError("the same vector gives different logits when sent twice")
     # The marker's request has filled the prefix cache.
-    if _distance(one, await _logprobs(verbalizer, engine, first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
+    if _distance(one, await logprobs(first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
         raise ProofError("the same vector gives different logits when the prompt's start comes from the cache")
     # Sampling compiles a kernel on first use; no caller should wait for it.
-    await engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")))
+    await engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")) | replica)
 
 
 async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> None:
@@ -93,7 +97,11 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
 
 
 def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> None:
-    report = (info.get("internal_states") or [{}])[0].get("nla")
+    for state in info.get("internal_states") or [{}]:  # one for each replica
+        _check_report(part, state.get("nla"))
+
+
+def _check_report(part: Verbalizer | Reconstructor, report: dict[str, Any] | None) -> None:
     if report is None:
         raise ProofError("the engine runs without our plugin (nla_engine): it was not started by nla-serve")
     if report["missing_hooks"]:
@@ -107,11 +115,14 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
 
 
-async def _logprobs(verbalizer: Verbalizer, engine: Engine, vector: Any, name: str) -> dict[int, float]:
+async def _logprobs(
+    verbalizer: Verbalizer, engine: Engine, vector: NDArray[np.float32] | None, name: str, replica: dict[str, int]
+) -> dict[int, float]:
     injected = None if vector is None else verbalizer.inject(vector)
     payload = verbalizer.payload(injected, ONE_TOKEN, _rid(name))
     # From the marker on, so that the marker's own request reuses as much as the others and is computed as they are.
     payload |= {
+        **replica,
         "return_logprob": True,
         "top_logprobs_num": TOP_LOGPROBS,
         "logprob_start_len": verbalizer.prompt.position,

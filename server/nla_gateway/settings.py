@@ -27,6 +27,7 @@ class EngineSettings(_Frozen):
     model: str = Field(description="The name that answers carry.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
+    replicas: int = Field(default=1, gt=0, description="SGLang's own, in each engine.")
     context_length: int = Field(description="Prompt and answer together, in tokens.")
     max_in_flight: int = Field(gt=0, description="Requests sent to each at the same time; others wait in the gateway.")
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")

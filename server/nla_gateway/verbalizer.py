@@ -67,14 +67,21 @@ class Verbalizer:
         self._warming: dict[Engine, asyncio.Task[None]] = {}
 
     async def _warm(self, engine: Engine) -> None:
-        """Put the prompt into an engine's prefix cache, which requests with vectors read and never fill."""
+        """Put the prompt into an engine's prefix caches, which requests with vectors read and never fill."""
         with contextlib.suppress(RequestError, EngineLostError):  # gone, and proved anew once it is back
-            await engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}."))
+            for replica in self.replicas:
+                await engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}.") | replica)
 
     def _keep_warm(self, engine: Engine, usage: Usage) -> None:
         """Warm again after an answer that found nothing cached: the cache was flushed."""
         if usage.cached_tokens == 0 and (engine not in self._warming or self._warming[engine].done()):
             self._warming[engine] = asyncio.create_task(self._warm(engine))
+
+    @property
+    def replicas(self) -> list[dict[str, int]]:
+        """What to add to a payload to have it reach each of an engine's replicas, which have a cache of their own."""
+        count = self.settings.replicas
+        return [{}] if count == 1 else [{"routed_dp_rank": rank} for rank in range(count)]
 
     def inject(self, vector: NDArray[np.float32], param: str | None = None) -> Injection:
         """Scale a vector [d] and encode it for the engine, once for all its samples.

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from tests.checkpoints import make_pair
 from tests.load import Known, Load, until
+from tests.plain import ask_engine, decode, texts_of, verbalize, verbalizer_of
 from tests.stack import (
     Stack,
     assert_gone,
@@ -109,6 +112,36 @@ def test_a_killed_gateway_comes_back_on_the_same_address(stack: Stack, known: Kn
     got = report(load)
     assert set(got) <= {"right", "503", "nothing"}, got
     assert got["nothing"] <= IN_FLIGHT, "only those that it was working on are lost"
+
+
+def test_a_hundred_callers_that_vanish_in_mid_stream_leave_nothing_behind(stack: Stack, known: Known) -> None:
+    body = {"vectors": known.vectors[0], "dtype": "float32", "temperature": 30.0, "max_tokens": 800, "stream": True}
+
+    async def vanish(http: httpx.AsyncClient) -> None:
+        async with http.stream("POST", "/verbalize", json=body) as reply:
+            assert reply.status_code == 200
+            async for _ in reply.aiter_bytes():
+                return
+
+    async def run() -> None:
+        limits = httpx.Limits(keepalive_expiry=30)
+        async with httpx.AsyncClient(base_url=stack.url, timeout=300, limits=limits, trust_env=False) as http:
+            files = stack.gateway().num_fds()
+            await asyncio.gather(*(vanish(http) for _ in range(100)))
+            await until(
+                lambda: re.search(r"^nla_queue 0\.0$", stack.http.get("/metrics").text, re.MULTILINE) is not None, 30
+            )
+            await until(lambda: running(stack) == 0, 5)
+        await until(lambda: stack.gateway().num_fds() <= files + IN_FLIGHT, 30)
+
+    asyncio.run(run())
+    assert texts_of(verbalize(stack, decode(known.vectors[0])[None]))[0] == known.texts[0]
+
+
+def running(stack: Stack) -> int:
+    """Requests at the verbalizer engine, by its own count."""
+    loads = ask_engine(verbalizer_of(stack), "/v1/loads", method="GET").json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
 def test_a_checkpoint_that_is_corrupt_at_the_restart_ends_the_service(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""More than one machine, as several nla-serve on loopback: one engine over two, and two engines that share the load."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.checkpoints import D_MODEL, make_pair
+from tests.load import Known, Load, until
+from tests.plain import decode, texts_of, verbalize
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
+from tests.stack import assert_gone, free_port, kill, serving, start, starting, states_of
+
+MAX_TOKENS = 24
+IN_FLIGHT = 12
+KEY = {"NLA_ENGINE_KEY": "shared-between-machines"}
+AV_ONLY = ("--preset", "demo", "--only", "av")
+
+
+def test_engines_over_two_machines_equal_transformers(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "llama")
+    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32", "--tp", "2")
+    flags += ("--nnodes", "2", "--dist-init-addr", f"127.0.0.1:{free_port()}", "--node-rank")
+    vectors = np.random.default_rng(5).standard_normal((8, D_MODEL)).astype(np.float32)
+    with starting(tmp_path / "one", *flags, "1"), serving(tmp_path / "zero", *flags, "0") as stack:
+        reference = ReferenceVerbalizer(pair.av)
+        wanted = [reference.text(reference.greedy(vector, MAX_TOKENS))[0] for vector in vectors]
+        assert texts_of(verbalize(stack, vectors, max_tokens=MAX_TOKENS)) == wanted
+        reply = stack.http.post("/reconstruct", json={"texts": wanted, "dtype": "float32"}).json()
+        for text, data in zip(wanted, reply["vectors"], strict=True):
+            rebuilt = ReferenceReconstructor(pair.ar).vector(text)
+            assert np.linalg.norm(decode(data) - rebuilt) <= 1e-4 * np.linalg.norm(rebuilt)
+
+
+def test_two_engines_elsewhere_share_the_load_and_one_may_die(
+    tmp_path: Path, demo_vectors: NDArray[np.float32]
+) -> None:
+    ports = [free_port(), free_port()]
+    listen = [("--engine-listen", f"127.0.0.1:{port}") for port in ports]
+    urls = [flag for port in ports for flag in ("--av-url", f"http://127.0.0.1:{port}")]
+    mortal = start(tmp_path / "mortal", *AV_ONLY, *listen[0], env=KEY)
+    try:
+        with (
+            starting(tmp_path / "other", *AV_ONLY, *listen[1], env=KEY) as other,
+            serving(tmp_path / "log", *AV_ONLY, *urls, env=KEY) as stack,
+        ):
+            mortal.wait_ready()
+            other.wait_ready()
+            asyncio.run(until(lambda: set(states_of(stack).values()) == {"ready"}, 60))
+            load = Load(stack, Known.of(stack, demo_vectors), IN_FLIGHT)
+
+            async def run() -> None:
+                async with load.running():
+                    await asyncio.sleep(3)
+                    family = mortal.family()
+                    mortal.process.kill()
+                    await until(lambda: states_of(stack)["verbalizer 1"] == "restarting", 30)
+                    assert stack.http.get("/ready").status_code == 200
+                    assert_gone(family)
+                    await asyncio.sleep(3)
+                    again = start(tmp_path / "again", *AV_ONLY, *listen[0], env=KEY)
+                    try:
+                        await until(lambda: states_of(stack)["verbalizer 1"] == "ready", 240)
+                        before = answered(stack.http.get("/metrics").text)
+                        await asyncio.sleep(5)
+                        after = answered(stack.http.get("/metrics").text)
+                    finally:
+                        kill(again)
+                assert all(after[engine] > before[engine] for engine in ("verbalizer 1", "verbalizer 2"))
+
+            asyncio.run(run())
+            assert set(load.outcomes) == {"right"}, (load.outcomes, load.examples)
+    finally:
+        kill(mortal)
+
+
+def answered(metrics: str) -> dict[str, float]:
+    """Requests that each engine has answered, by its own count."""
+    found = re.findall(r'^sglang:num_requests_total{.*engine="([^"]+)".*} (\S+)$', metrics, re.MULTILINE)
+    return {engine: float(count) for engine, count in found}
