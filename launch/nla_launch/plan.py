@@ -143,8 +143,9 @@ class EnginePlan:
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
         variables = {"NLA_ENGINE_ROLE": self.role, "PYTHONUNBUFFERED": "1"}
-        # Its processes meet on this machine alone, and would else listen where its name leads.
-        variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        if self.nodes is None:
+            # Its processes meet on this machine alone, and would else listen where its name leads.
+            variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         if self.role == "ar" or self._override:
             variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
         return variables | (self._gpu_environment() if self.device == "cuda" else self._cpu_environment())

@@ -48,7 +48,8 @@ class Readiness:
 
     def waiting(self, engines: list[str]) -> list[str]:
         """Return those of the engines that are not ready."""
-        return [label for label in {*engines, *self._known} if self._urls and self._state(label) != "ready"]
+        known = dict.fromkeys([*engines, *self._known]) if self._urls else {}
+        return [label for label in known if self._state(label) != "ready"]
 
     def _state(self, label: str) -> str | None:
         return self._known[label].state if label in self._known else None

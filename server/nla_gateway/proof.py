@@ -97,8 +97,11 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
 
 
 def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> None:
-    for state in info.get("internal_states") or [{}]:  # one for each replica
+    states = info.get("internal_states") or [{}]
+    for state in states:
         _check_report(part, state.get("nla"))
+    if len(states) != part.settings.replicas:
+        raise ProofError(f"the engine has {len(states)} replicas, but was meant to have {part.settings.replicas}")
 
 
 def _check_report(part: Verbalizer | Reconstructor, report: dict[str, Any] | None) -> None:

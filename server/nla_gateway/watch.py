@@ -62,14 +62,16 @@ async def _until_lost(engine: Engine, hung_after_s: float) -> EngineState:
     """Wait until its connections break, or until it has made no progress for so long."""
     progress = time.monotonic()
     while True:
+        asked = time.monotonic()
         try:
-            async with asyncio.timeout(progress + hung_after_s - time.monotonic()):
-                asked = time.monotonic()
+            async with asyncio.timeout(hung_after_s):
                 if await engine.makes_progress():
                     progress = asked
         except EngineLostError:
             return "restarting"
         except (TimeoutError, RequestError):
+            return "hung"
+        if time.monotonic() - progress > hung_after_s:
             return "hung"
         await _doubt_or(READY_POLL_S, engine)
 

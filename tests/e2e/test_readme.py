@@ -73,7 +73,7 @@ def assert_alike(shown: Any, got: Any) -> None:
 
 
 def test_every_block_is_of_a_kind_that_is_run_or_compared() -> None:
-    assert {block.language for block in blocks()} == {"bash", "python", "json", "text"}
+    assert {block.language for block in blocks()} == {"bash", "python", "json", "text", "yaml", "console"}
     kinds = {shlex.split(command)[0] for command in COMMANDS}
     assert kinds == {"make", "curl", "nla-serve", ".venv/bin/python"}
 
@@ -100,9 +100,15 @@ def test_python_blocks(demo: Stack, block: Block, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("nla-serve")])
 def test_launches_plan(command: str) -> None:
-    plan = run(f"{command} --dry-run", HF_HUB_OFFLINE="1", NLA_API_KEY="key")
+    plan = run(f"{command} --dry-run", HF_HUB_OFFLINE="1", NLA_API_KEY="key", NLA_ENGINE_KEY="key")
     assert "verbalizer" in plan
-    assert "reconstructor" in plan
+    assert ("reconstructor" in plan) is ("--only av" not in command)
+
+
+def test_the_inventory_is_one(tmp_path: Path) -> None:
+    (tmp_path / "gpus.yaml").write_text(of("yaml")[0].text)
+    plan = run(f"nla-serve --tp 8 --dry-run --inventory {tmp_path}/gpus.yaml", HF_HUB_OFFLINE="1")
+    assert "NVIDIA H100 80GB HBM3" in plan
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
