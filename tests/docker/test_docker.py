@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nla_gateway.limits import GatewayLimits
-from nla_launch.cli import build_parser
+from nla_launch.flags import build_parser
 from nla_launch.process import GONE_S
 from nla_launch.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import DASHBOARD, DOCKER, panels, queries

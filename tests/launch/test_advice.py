@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nla_launch.advice import Advice, advise, flags_of, plan_or_advise
-from nla_launch.cli import build_parser
 from nla_launch.errors import LaunchError
+from nla_launch.flags import build_parser
 from nla_launch.gpus import Gpu, supposed_gpus
 from nla_launch.nodes import Nodes
 from nla_launch.placement import GpuChoice, Request, plan_pair

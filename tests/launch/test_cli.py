@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nla_launch.cli import build_parser, main
+from nla_launch.cli import main
+from nla_launch.flags import build_parser
 from nla_launch.preset import known_presets, load_preset
 from tests.checkpoints import Pair, make_pair
 from tests.launch.shapes import pair as shape_of

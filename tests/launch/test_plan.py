@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nla_launch import planning
-from nla_launch.cli import build_parser
+from nla_launch.flags import build_parser
 from nla_launch.gpus import Gpu
 from nla_launch.nodes import Nodes
 from nla_launch.placement import Request

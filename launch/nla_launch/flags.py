@@ -1,0 +1,113 @@
+"""All flags of `nla-serve`, and how each one alone is read. What they mean together is checked where they are used."""
+
+import argparse
+import re
+from importlib.metadata import version
+from math import inf
+from typing import Final
+
+from nla_launch.limits import add_limits
+from nla_launch.logs import FORMATS
+from nla_launch.preset import DEFAULT
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Form all flags."""
+    parser = argparse.ArgumentParser(
+        prog="nla-serve", description="Serve a Natural Language Autoencoder pair: activation vectors to words and back."
+    )
+    add = parser.add_argument_group("what is served").add_argument
+    add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
+    add("--av", metavar="REPO|DIR", help="verbalizer checkpoint, instead of the preset's")
+    add("--ar", metavar="REPO|DIR", help="reconstructor checkpoint, instead of the preset's")
+    add("--only", choices=("av", "ar"), help="serve the verbalizer or the reconstructor alone")
+    add = parser.add_argument_group("where it runs").add_argument
+    add("--tp", type=_positive, metavar="N",
+        help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
+    add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
+    add("--gpus", type=_indices, metavar="LIST", help="GPUs of both engines, such as 0-3,6 (default: from the first)")
+    add("--av-gpus", type=_indices, metavar="LIST", help="GPUs of the verbalizer alone; needs --ar-gpus")
+    add("--ar-gpus", type=_indices, metavar="LIST", help="GPUs of the reconstructor alone; needs --av-gpus")
+    add("--concurrency", type=_positive, metavar="N",
+        help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
+    )  # fmt: skip
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
+    add("--quantization", choices=("fp8",), help="weights in fewer bits, quantized at the start: fidelity changes")
+    add("--trust-remote-code", action="store_true", help="run Python code that checkpoints bring (default: never)")
+    add = parser.add_argument_group("more than one machine").add_argument
+    add("--nnodes", type=_positive, default=1, metavar="N", help="machines that each engine is spread over (default 1)")
+    add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
+    add("--dist-init-addr", metavar="HOST:PORT",
+        help="with --nnodes: an address of machine 0; it takes this port and the next 40")  # fmt: skip
+    add("--av-url", action="append", default=[], metavar="URL",
+        help="use the verbalizer engine there, and start none; repeat for several alike")  # fmt: skip
+    add("--ar-url", action="append", default=[], metavar="URL", help="the same for the reconstructor")
+    add("--engine-listen", metavar="HOST:PORT", help="with --only: let gateways of other machines use the engine")
+    add("--engine-key", metavar="KEY", help="what engines ask other machines for (or NLA_ENGINE_KEY)")
+    add = parser.add_argument_group("who may call").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
+    add("--api-key", metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
+    add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
+    add("--tls-cert", metavar="FILE", help="serve https with this certificate (PEM, with its chain)")
+    add("--tls-key", metavar="FILE", help="its key (PEM, without a password)")
+    add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
+        help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
+    add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
+    add = parser.add_argument_group("running").add_argument
+    add("--workers", type=_positive, default=1, metavar="N",
+        help="gateway processes (default 1, enough for 700 requests/s)")  # fmt: skip
+    add("--hung-after", type=_seconds, default=120.0, metavar="SECONDS",
+        help="restart an engine that makes no progress for so long (default 120)")  # fmt: skip
+    add("--dry-run", action="store_true", help="print the launch plan and exit")
+    add(
+        "--inventory",
+        metavar="FILE",
+        help="with --dry-run: plan for the GPUs that this YAML file lists",
+    )
+    add("--log-level", choices=LOG_LEVELS, default="info", help="debug shows the engines' own output (default info)")
+    add("--log-format", choices=FORMATS, default="text", help="json: an object a line, for collectors (default text)")
+    add_limits(parser)
+    add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
+    return parser
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return value
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+        raise argparse.ArgumentTypeError("must look like https://host or https://host:port, or be *")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value < inf:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    """Read a list of GPUs such as 0-3,6."""
+    if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text):
+        raise argparse.ArgumentTypeError("must look like 0-3,6")
+    ends = [tuple(map(int, part.split("-"))) for part in text.split(",")]
+    indices = tuple(index for end in ends for index in range(end[0], end[-1] + 1))
+    if len(set(indices)) < len(indices) or any(end[0] > end[-1] for end in ends):
+        raise argparse.ArgumentTypeError("must name each GPU once, in ranges from low to high")
+    return indices
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
