@@ -136,9 +136,9 @@ def test_complete_weights_pass() -> None:
 
 
 def test_an_engines_processes_meet_on_loopback() -> None:
-    def connect(hostname: str, port: int, rank: int, world_size: int, timeout: timedelta, use_libuv: bool) -> TCPStore:
+    def connect(hostname: str, port: int, rank: int, *options: Any) -> TCPStore:
         assert rank == 1
-        return TCPStore(hostname, port, world_size, False, timeout, use_libuv=use_libuv)
+        return TCPStore(hostname, port, 1, False, options[1])
 
     port, wait = free_port(), timedelta(seconds=20)
     store = meet_on_loopback(connect, "127.0.0.1", port, 0, 1, wait)
