@@ -1,6 +1,7 @@
 """A stack with unusual settings: tiny limits, https, a log of JSON that shows all but the keys."""
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -57,13 +58,20 @@ def test_the_limits_are_shown(stack: Stack) -> None:
     assert (limits["max_batch"], limits["max_body_bytes"], limits["max_tokens"]) == (1, 2000, 30)
 
 
-def records(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
+def records(log: Path, request_id: str) -> list[dict[str, Any]]:
+    """The log's records up to that of a request, which is written a moment after the answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        told = [json.loads(line) for line in log.read_text().splitlines()]
+        if any(record.get("request_id") == request_id for record in told):
+            return told
+        assert time.monotonic() < deadline, "the request is not in the log"
+        time.sleep(0.1)
 
 
 def test_every_line_of_the_log_is_json_that_says_who_speaks(stack: Stack) -> None:
     stack.http.get("/v1/info", headers={"x-request-id": "mine"})
-    told = records(stack.log)
+    told = records(stack.log, "mine")
     assert all({"time", "level", "who", "message"} <= record.keys() for record in told)
     assert {record["who"] for record in told} == {"nla-serve", "verbalizer", "reconstructor", "gateway"}
     assert all(str(datetime.fromisoformat(record["time"]).utcoffset()) == "0:00:00" for record in told)

@@ -3,17 +3,22 @@
 import base64
 import subprocess
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 
+from nla_engine.rendezvous import meet_on_loopback
 from nla_engine.requests import decode_injection
 from nla_engine.sampling import multinomial_on_cpu
 from nla_engine.weights import load_completely
+from tests.stack import free_port
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
 
@@ -128,3 +133,16 @@ def test_complete_weights_pass() -> None:
             parameter.data.fill_(1.0)
 
     load_completely(load, Model())
+
+
+def test_an_engines_processes_meet_on_loopback() -> None:
+    def connect(hostname: str, port: int, rank: int, *options: Any) -> TCPStore:
+        assert rank == 1
+        return TCPStore(hostname, port, 1, False, options[1])
+
+    port, wait = free_port(), timedelta(seconds=20)
+    store = meet_on_loopback(connect, "127.0.0.1", port, 0, 1, wait)
+    store.set("a", "b")
+    assert meet_on_loopback(connect, "127.0.0.1", port, 1, 1, wait).get("a") == b"b"
+    listening = [c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"]
+    assert [address.ip for address in listening if address.port == port] == ["127.0.0.1"]
