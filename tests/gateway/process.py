@@ -18,7 +18,7 @@ from nla_launch.service import listen
 from tests.plain import DEMO
 
 NOBODY = EngineSettings(
-    url="http://127.0.0.1:9",
+    urls=("http://127.0.0.1:9",),
     api_key="unused",
     checkpoint=DEMO / "reconstructor",
     model="demo-reconstructor",

@@ -69,11 +69,12 @@ async def engine_that_says(label: str, text: str | None) -> AsyncIterator[Engine
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     settings = EngineSettings(
-        url=f"http://127.0.0.1:{runner.addresses[0][1]}", api_key="k", checkpoint=Path(), model="m", dtype="float32",
+        urls=(url,), api_key="k", checkpoint=Path(), model="m", dtype="float32",
         context_length=1, max_in_flight=2, shared_in_flight=1,
     )  # fmt: skip
-    async with Engine(label, settings, timeout_s=60) as engine:
+    async with Engine(label, url, settings, timeout_s=60) as engine:
         yield engine
     await runner.cleanup()
 
