@@ -9,6 +9,7 @@ from typing import Final
 
 from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.concurrency import Admission
+from nla_gateway.deadlines import Deadlines
 from nla_gateway.errors import CheckpointError, EngineUnavailable
 from nla_gateway.metrics import Metrics
 from nla_gateway.pool import EnginePool
@@ -35,9 +36,11 @@ class Gateway:
     metrics: Metrics
     admission: Admission
     info: Info = field(init=False)
+    deadlines: Deadlines = field(init=False)
 
     def __post_init__(self) -> None:
         self.info = _info(self)
+        self.deadlines = Deadlines(self.limits.request_timeout_s, self.limits.grace_s)
 
     @property
     def limits(self) -> Limits:
@@ -45,7 +48,8 @@ class Gateway:
         return self.info.limits
 
     def leave(self) -> None:
-        """Keep no request waiting for an engine that is not there: the gateway stops."""
+        """Have all requests end within the grace time, and at once those that wait for an engine: the gateway stops."""
+        self.deadlines.stop()
         for part in self.parts:
             part.engines.leave()
 

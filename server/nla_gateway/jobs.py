@@ -30,7 +30,7 @@ from nla_client.wire import (
     encode_vector,
 )
 from nla_gateway.concurrency import Owner, gather, map_in_slices
-from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestTimeout
+from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 from nla_gateway.fields import as_list, field_names, parse_vectors
 from nla_gateway.gateway import Gateway
 from nla_gateway.http import error_detail
@@ -110,7 +110,7 @@ class VerbalizeJob:
     async def _stream_sample(self, index: int, sample: int, outbox: Outbox, used: list[Usage]) -> None:
         """Put one sample's deltas into the outbox, and exactly one SampleDone or SampleError after them."""
         try:
-            async with asyncio.timeout(self._gateway.limits.request_timeout_s):
+            async with self._gateway.deadlines.within():
                 stream = self._verbalizer.stream(self._injected[index], self._call, self._ticket(index, sample))
                 async with aclosing(stream) as pieces:
                     async for piece in pieces:
@@ -121,8 +121,7 @@ class VerbalizeJob:
                             done = await self._finished(index, piece)
                             outbox.end(SampleDone(index=index, sample=sample, **dict(done)))
         except Exception as error:  # whatever it was, the stream goes on and says so
-            failure = timed_out(self._gateway) if isinstance(error, TimeoutError) else error
-            detail = error_detail(failure, self._request_id)
+            detail = error_detail(error, self._request_id)
             outbox.end(SampleError(index=index, sample=sample, error=detail))
 
     async def _finished(self, index: int, generated: Generated) -> Sample:
@@ -171,18 +170,10 @@ async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         RequestTimeout: it took longer, and was cancelled.
+        EngineUnavailable: the gateway stopped meanwhile.
     """
-    try:
-        async with asyncio.timeout(gateway.limits.request_timeout_s):
-            return await work
-    except TimeoutError:
-        raise timed_out(gateway) from None
-
-
-def timed_out(gateway: Gateway) -> RequestTimeout:
-    """Form the error of a request that took too long."""
-    limit = gateway.limits.request_timeout_s
-    return RequestTimeout(f"not done within {limit:g} s: send fewer vectors at a time or ask for fewer tokens")
+    async with gateway.deadlines.within():
+        return await work
 
 
 def check_batch(gateway: Gateway, count: int, param: str) -> None:

@@ -322,6 +322,27 @@ def run_with(base: Settings, work: Callable[[httpx.AsyncClient], Any], **changes
     return asyncio.run(run())
 
 
+def test_a_stop_answers_what_cannot_be_finished(demo_settings: Settings, demo_vectors: Any) -> None:
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 16, **LONG}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        asked = [
+            asyncio.create_task(client.post("/verbalize", json=body | {"stream": stream})) for stream in (False, True)
+        ]
+        await asyncio.sleep(0.5)
+        app = client._transport.app  # type: ignore[attr-defined]
+        app.state.gateway.leave()
+        whole, streamed = await asyncio.gather(*asked)
+        assert "this server stops" in error_of(whole, 503)
+        assert whole.headers["retry-after"]
+        events = events_of(streamed.text)
+        assert [name for name, _ in events].count("error") == 16
+        assert {event["error"]["type"] for name, event in events if name == "error"} == {"engine_unavailable"}
+        assert events[-1][0] == "done"
+
+    run_with(demo_settings, work, limits={"grace_s": 2.0})
+
+
 def test_api_keys(demo_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "nla_gateway.access")
 
