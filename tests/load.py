@@ -1,6 +1,7 @@
 """Mixed load on a stack of the demo pair, of which every answer is checked: what did callers get?
 
-Each outcome is one of: right, the status of an error in the contract's form, `nothing` (the connection broke), `wrong`.
+Each outcome is one of: `right`, `refused` (rightly), the status of another error in the contract's form, `left` (by its
+caller), `nothing` (the connection broke), `wrong`.
 """
 
 import asyncio
@@ -166,17 +167,19 @@ class Load:
     async def _bad(self, dice: random.Random) -> Outcome:
         bad: list[Any] = [{"vectors": "AAAA"}, {"vectors": ["*"]}, {"texts": 3}, {"vectors": [], "colour": 1}]
         reply = await self._http.post("/verbalize", json=dice.choice(bad))
-        return self._judge(reply.status_code == 400 and self._error(reply) == "400", reply.text)
+        if reply.status_code == 503:  # there is no verbalizer, whatever was asked of it
+            return self._error(reply)
+        return "refused" if self._error(reply) == "400" else self._judge(right=False, shown=reply.text)
 
     async def _leave(self, dice: random.Random) -> Outcome:
         some = dice.sample(range(len(self.known.texts)), 4)
         body = self._vectors(some) | {"temperature": 30.0, "max_tokens": 300, "stream": dice.random() < 0.5}
         try:
             async with asyncio.timeout(dice.uniform(0.05, 1.0)):
-                await self._http.post("/verbalize", json=body)
+                reply = await self._http.post("/verbalize", json=body)
         except TimeoutError:
             return "left"
-        return "right"
+        return "right" if reply.status_code == 200 else self._error(reply)
 
     def _vectors(self, some: list[int]) -> dict[str, Any]:
         return {"vectors": [self.known.vectors[k] for k in some], "dtype": "float32"}

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,8 @@ from tests.stack import Stack, engine_of, serving, states_of
 IN_FLIGHT: Final = 50
 SAMPLE_S: Final = 2.0
 BACK_S: Final = 300.0
+EXCUSED: Final = ("429", "503", "504")
+EXPECTED: Final = ("right", "refused", "left", "nothing", "wrong", *EXCUSED)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Report:
     def wrong(self) -> int:
         return self.outcomes["wrong"]
 
+    @property
+    def unexpected(self) -> dict[str, int]:
+        """Errors that nothing here should lead to."""
+        return {outcome: n for outcome, n in self.outcomes.items() if outcome not in EXPECTED}
+
     def slope(self, name: str) -> float:
         """Growth a minute of one of the readings, over the second half, by least squares."""
         half = self.readings[len(self.readings) // 2 :]
@@ -68,14 +76,16 @@ class Report:
     def table(self) -> str:
         calls = sum(self.outcomes.values())
         last = self.readings[-1]
-        errors = {status: n for status, n in self.outcomes.items() if status in ("429", "503", "504")}
+        errors = {status: n for status, n in self.outcomes.items() if status in EXCUSED}
         rows = {
             f"calls in {self.minutes:g} minutes, {IN_FLIGHT} in flight": f"{calls:,}",
             "answered right": f"{self.outcomes['right']:,}",
             "answered with the contract's error": ", ".join(f"{n} x {s}" for s, n in sorted(errors.items())) or "0",
+            "wrong requests, refused": f"{self.outcomes['refused']:,}",
             "left by their callers": f"{self.outcomes['left']:,}",
             "lost": str(self.lost),
             "wrong": str(self.wrong),
+            "other errors": ", ".join(f"{n} x {s}" for s, n in self.unexpected.items()) or "0",
             "verbalizer killed, ready again after": f"{self.back_after_s:.0f} s",
             "gateway memory, growth in the second half": self._growth("gateway_mb"),
             "launcher memory, growth in the second half": self._growth("launcher_mb"),
@@ -107,7 +117,8 @@ async def soak(stack: Stack, minutes: float) -> Report:
 
 async def _read(stack: Stack, readings: list[Reading], started: float) -> None:
     while True:
-        readings.append(_reading(stack, started))
+        with suppress(psutil.Error, StopIteration):  # a process that comes or goes just now
+            readings.append(_reading(stack, started))
         await asyncio.sleep(SAMPLE_S)
 
 
@@ -128,7 +139,7 @@ def main() -> int:
         report = asyncio.run(soak(stack, arguments.minutes))
     (arguments.out / "soak.json").write_text(json.dumps(asdict(report), indent=2))
     sys.stdout.write(f"{report.table()}\n\n{report.examples}\n")
-    return 1 if report.lost or report.wrong else 0
+    return 1 if report.lost or report.wrong or report.unexpected else 0
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Stack:
 
 def detached_verbalizer(settings: EngineSettings) -> Verbalizer:
     """The gateway's half of a verbalizer, not connected to any engine: for the payloads that it forms."""
-    return Verbalizer(EnginePool("verbalizer", settings, timeout_s=1, metrics=Metrics()), settings)
+    return Verbalizer(EnginePool("verbalizer", settings, Metrics()), settings)
 
 
 def states_of(stack: Stack) -> dict[str, str]:

@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     engines, others = plan_all(preset, arguments, elsewhere)
     check_limits(limits, engines)
     if listener is None:
-        sys.stdout.write(describe(engines, others) + "\n")
+        sys.stdout.write(describe(engines, others, elsewhere.listen) + "\n")
         return 0
     if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
         listener.close()

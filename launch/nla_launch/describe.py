@@ -16,10 +16,18 @@ COUNTED: Final[dict[Role, str]] = {"av": "samples", "ar": "texts"}
 UNKNOWN: Final = "unknown until config.json is there"
 
 
-def describe(engines: Sequence[EnginePlan], others: Mapping[Role, EngineSettings]) -> str:
-    """Describe all engines, what they take of each GPU together, and those that run elsewhere."""
+def describe(
+    engines: Sequence[EnginePlan], others: Mapping[Role, EngineSettings], listen: tuple[str, int] | None = None
+) -> str:
+    """Describe all engines, what they take of each GPU together, and those that run elsewhere.
+
+    Args:
+        engines: ours.
+        others: those elsewhere.
+        listen: where ours listens, if others may use it.
+    """
     elsewhere = [_other(role, engine) for role, engine in others.items()]
-    return "\n\n".join([*map(_engine, engines), *_totals(engines), *elsewhere])
+    return "\n\n".join([*(_engine(engine, listen) for engine in engines), *_totals(engines), *elsewhere])
 
 
 def _other(role: Role, engine: EngineSettings) -> str:
@@ -32,7 +40,9 @@ def _other(role: Role, engine: EngineSettings) -> str:
     )
 
 
-def _engine(engine: EnginePlan) -> str:
+def _engine(engine: EnginePlan, listen: tuple[str, int] | None) -> str:
+    host, port = listen or ("127.0.0.1", 0)
+    command = shlex.join(engine.command(port, KEY_SHOWN, host)).replace("--port 0", "--port <free>")
     environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in engine.environment().items())
     weights = f", {engine.quantization} weights" if engine.quantization else ""
     nodes = "" if engine.nodes is None else f" over {engine.nodes.count} machines, this is {engine.nodes.rank}"
@@ -48,7 +58,7 @@ def _engine(engine: EnginePlan) -> str:
             f"  concurrency  {engine.concurrency} {COUNTED[engine.role]}, KV pool of {engine.pool_tokens} tokens{each}",
             f"  context      {engine.context_length} tokens",
             f"  environment  {environment}",
-            f"  command      {shlex.join(engine.command(0, KEY_SHOWN)).replace('--port 0', '--port <free>')}",
+            f"  command      {command}",
         ]
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from nla_launch.errors import LaunchError
 
@@ -71,7 +72,7 @@ def read_elsewhere(
     """
     for flag, urls in (("--av-url", av), ("--ar-url", ar)):
         for url in urls:
-            if not URL.fullmatch(url):
+            if not _is_url(url):
                 raise LaunchError(f"{flag} {url}: must look like http://host:port, as the engine's --engine-listen")
         if len(set(urls)) < len(urls):
             raise LaunchError(f"{flag} names one engine twice")
@@ -83,6 +84,13 @@ def read_elsewhere(
     if address is not None and (only is None or av or ar):
         raise LaunchError("--engine-listen is for one engine of this machine: give --only av or --only ar")
     return Elsewhere(tuple(url.rstrip("/") for url in av), tuple(url.rstrip("/") for url in ar), key, address)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return URL.fullmatch(text) is not None and (urlsplit(text).port or 80) > 0
+    except ValueError:  # a port or an address that cannot be
+        return False
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -90,8 +90,8 @@ def _origin(text: str) -> str:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 1 <= value < inf:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 5 <= value < inf:
+        raise argparse.ArgumentTypeError("must be at least 5: an engine may take a second to tell")
     return value
 
 

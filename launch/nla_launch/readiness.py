@@ -27,6 +27,8 @@ class Readiness:
     def __init__(self, urls: list[str]) -> None:
         self._urls = urls
         self._known: dict[str, EngineReport] = {}
+        self.answered = False
+        """Whether the last time all gateways answered."""
         self.all_ready = False
         """Whether, by the last answer, all gateways can serve all calls."""
 
@@ -41,7 +43,9 @@ class Readiness:
             ]
             self.all_ready = all(answer["ready"] for answer in answers)
         except (httpx.HTTPError, ValueError, KeyError):
+            self.answered = False
             return []
+        self.answered = True
         changed = [report for report in reports if self._state(report.label) != report.state]
         self._known = {report.label: report for report in reports}
         return changed

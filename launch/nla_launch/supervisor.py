@@ -95,6 +95,8 @@ class Supervisor:
         while True:
             obituary = _obituary(child, await child.wait())
             await child.stop(0)  # what it left behind still holds memory
+            if time.monotonic() - child.started_at > WINDOW_S:
+                self._restarts[child].worked()
             if not self._was_ready:
                 raise ServiceError(obituary)
             await self._start_again(child, obituary)
@@ -133,6 +135,9 @@ class Supervisor:
             while True:
                 for report in await self._readiness.changes(http):
                     self._on_change(report)
+                if self._readiness.answered:
+                    for gateway in self._gateways:
+                        self._restarts[gateway].worked()
                 if self._readiness.all_ready and not self._was_ready:
                     self._was_ready = True
                     sys.stdout.write(f"nla-serve ready on {self._url}\n")
@@ -163,7 +168,8 @@ class Supervisor:
         waiting = self._readiness.waiting(list(self._engines))
         if waiting:
             started = [self._engines[label].started_at for label in waiting if label in self._engines]
-            logger.info("%s: still loading (%.0f s)", " and ".join(waiting), now - min(started, default=now))
+            since = f" ({now - min(started):.0f} s)" if started else ""
+            logger.info("%s: still loading%s", " and ".join(waiting), since)
 
     async def _shut_down(self) -> None:
         """Stop the gateways first, so that they can finish what the engines are doing; then the engines."""

@@ -12,7 +12,7 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from nla_gateway.errors import EngineUnavailable, RequestTimeout
+from nla_gateway.errors import EngineUnavailable
 from nla_gateway.settings import EngineSettings
 from nla_gateway.tracing import UNTRACED, Tracing
 
@@ -39,24 +39,23 @@ class Engine:
         label: `verbalizer` or `reconstructor`, with a number where there are several, for messages.
         url: where it is.
         settings: what it serves, and its key.
-        timeout_s: longest silence of the engine on one request.
         tracing: makes spans of the calls.
     """
 
-    def __init__(
-        self, label: str, url: str, settings: EngineSettings, *, timeout_s: float, tracing: Tracing = UNTRACED
-    ) -> None:
+    def __init__(self, label: str, url: str, settings: EngineSettings, tracing: Tracing = UNTRACED) -> None:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
         self.in_flight = 0
+        self.life = 0
+        """How many times it has become ready."""
         self.doubted = asyncio.Event()
         """Set when a request was lost, for whoever watches the state."""
-        self._url, self._settings, self._timeout_s, self._tracing = url, settings, timeout_s, tracing
+        self._url, self._settings, self._tracing = url, settings, tracing
         self._waits: set[asyncio.Timeout] = set()
 
     async def __aenter__(self) -> Self:
-        self._http = open_session(self._url, self._settings, self._timeout_s)
+        self._http = open_session(self._url, self._settings)
         return self
 
     async def __aexit__(
@@ -176,8 +175,6 @@ class Engine:
         """Turn what aiohttp raises into what a caller may be told."""
         try:
             yield
-        except aiohttp.SocketTimeoutError:
-            raise RequestTimeout(f"the {self.label} did not answer in time") from None
         except aiohttp.ClientError as error:
             self.doubted.set()
             raise EngineLostError(f"the connection to the {self.label} broke: {type(error).__name__}") from None
@@ -201,12 +198,15 @@ class Engine:
                 pass
 
 
-def open_session(url: str, settings: EngineSettings, timeout_s: float) -> aiohttp.ClientSession:
-    """Open an HTTP session with an engine. aiohttp's: httpx takes four times the CPU, and more with many in flight."""
+def open_session(url: str, settings: EngineSettings) -> aiohttp.ClientSession:
+    """Open an HTTP session with an engine. aiohttp's: httpx takes four times the CPU, and more with many in flight.
+
+    How long to wait for an answer is for those to say who wait.
+    """
     return aiohttp.ClientSession(
         url,
         headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
-        timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s),
+        timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S),
         # No limit: requests wait in the pool's Turns.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S),
         cookie_jar=aiohttp.DummyCookieJar(),

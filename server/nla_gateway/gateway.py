@@ -85,9 +85,7 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
         stack.push_async_callback(tracing.close)
 
         async def engines(label: str, part: EngineSettings) -> EnginePool:
-            timeout_s = limits.request_timeout_s
-            pool = EnginePool(label, part, timeout_s=timeout_s, metrics=metrics, tracing=tracing)
-            return await stack.enter_async_context(pool.open())
+            return await stack.enter_async_context(EnginePool(label, part, metrics, tracing).open())
 
         verbalizer = reconstructor = None
         if settings.verbalizer is not None:

@@ -15,6 +15,8 @@ from nla_gateway.tracing import UNTRACED, Tracing
 
 T = TypeVar("T")
 
+MOST_LOST: Final = 2
+"""Engines that one request may see die: it could be what kills them."""
 RESTART_S: Final = 30
 """About what an engine takes to be back, for Retry-After."""
 AGAIN_S: Final = 0.2
@@ -34,18 +36,15 @@ class EnginePool:
     Args:
         label: `verbalizer` or `reconstructor`, for messages.
         settings: where they are.
-        timeout_s: longest silence of an engine on one request.
         metrics: are told what becomes of the engines.
         tracing: makes spans of the calls.
     """
 
-    def __init__(
-        self, label: str, settings: EngineSettings, *, timeout_s: float, metrics: Metrics, tracing: Tracing = UNTRACED
-    ) -> None:
+    def __init__(self, label: str, settings: EngineSettings, metrics: Metrics, tracing: Tracing = UNTRACED) -> None:
         self.label, self._metrics = label, metrics
         several = len(settings.urls) > 1
         self.engines = [
-            Engine(f"{label} {number}" if several else label, url, settings, timeout_s=timeout_s, tracing=tracing)
+            Engine(f"{label} {number}" if several else label, url, settings, tracing)
             for number, url in enumerate(settings.urls, 1)
         ]
         count = len(self.engines)
@@ -65,8 +64,10 @@ class EnginePool:
 
     def set_state(self, engine: Engine, state: EngineState, reason: str | None = None) -> None:
         """Note what has become of an engine."""
-        if state == "ready" and engine.state != "starting":
-            self._metrics.engine_restarted(engine.label)
+        if state == "ready":
+            engine.life += 1
+            if engine.state != "starting":
+                self._metrics.engine_restarted(engine.label)
         engine.state, engine.reason = state, reason
         self._metrics.engine_state(engine.label, state)
         self._wake()
@@ -103,29 +104,23 @@ class EnginePool:
             attempt: takes the engine and the number of the attempt, from 0.
 
         Raises:
-            EngineUnavailable: the gateway stops and no engine is there.
+            EngineUnavailable: the gateway stops and no engine is there, or too many were lost with it.
         """
-        number = 0
+        losses = _Losses(self.label)
         while True:
-            with self._busy(await self._pick()) as engine:
-                try:
-                    return await attempt(engine, number)
-                except EngineLostError:
-                    number += 1
+            with self._busy(await self._pick()) as engine, losses.counted(engine):
+                return await attempt(engine, losses.attempts)
             await asyncio.sleep(AGAIN_S)
 
     async def stream(self, attempt: Callable[[Engine, int], AsyncGenerator[T, None]]) -> AsyncGenerator[T | Mark, None]:
         """The same for an attempt that yields; where it starts over, Mark.ANEW says so."""
-        number = 0
+        losses = _Losses(self.label)
         while True:
-            with self._busy(await self._pick()) as engine:
-                try:
-                    async with aclosing(attempt(engine, number)) as pieces:
-                        async for piece in pieces:
-                            yield piece
-                    return
-                except EngineLostError:
-                    number += 1
+            with self._busy(await self._pick()) as engine, losses.counted(engine):
+                async with aclosing(attempt(engine, losses.attempts)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
             yield Mark.ANEW
             await asyncio.sleep(AGAIN_S)
 
@@ -151,3 +146,27 @@ class EnginePool:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class _Losses:
+    """How often one request was tried, and how many lives of engines were lost with it."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self.attempts = label, 0
+        self._lives: set[tuple[Engine, int]] = set()
+
+    @contextmanager
+    def counted(self, engine: Engine) -> Iterator[None]:
+        """Try once, and swallow the loss of the engine.
+
+        Raises:
+            EngineUnavailable: it was one too many.
+        """
+        try:
+            yield
+        except EngineLostError:
+            self.attempts += 1
+            self._lives.add((engine, engine.life))  # until the loss is noticed, several attempts may meet one
+            if len(self._lives) > MOST_LOST:
+                message = f"the {self._label} was lost {len(self._lives)} times with this request: is it at fault?"
+                raise EngineUnavailable(message, retry_after_s=RESTART_S) from None

@@ -59,7 +59,7 @@ class Settings(_Frozen):
     tls: Tls | None = Field(default=None, description="Without it, plain http.")
     limits: GatewayLimits = GatewayLimits()
     log_level: str = "info"
-    hung_after_s: float = Field(default=120.0, ge=1, description="How long an engine may make no progress.")
+    hung_after_s: float = Field(default=120.0, ge=5, description="How long an engine may make no progress.")
 
     def share_of(self, workers: int) -> Self:
         """Form the settings of one of several gateways on the same engines: each has its part of their places."""

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 from nla_gateway.engine import Engine, EngineLostError, EngineState
 from nla_gateway.errors import RequestError
+from nla_gateway.pool import EnginePool
 from nla_gateway.proof import ProofError, prove
 from nla_gateway.reconstructor import Reconstructor
 from nla_gateway.verbalizer import Verbalizer
@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 STARTING_POLL_S: Final = 0.5
 READY_POLL_S: Final = 2.0
+PROOF_S: Final = 300.0
+"""For a self-test, in which kernels may be compiled."""
+PROVE_AGAIN_S: Final = 30.0
+"""After a failed self-test, where nobody ends the engine."""
 
 
 async def watch(part: Verbalizer | Reconstructor, engine: Engine, hung_after_s: float) -> None:
@@ -28,50 +32,66 @@ async def watch(part: Verbalizer | Reconstructor, engine: Engine, hung_after_s: 
     """
     pool = part.engines
     while True:
-        info = await _wait_until_up(engine, lambda state: pool.set_state(engine, state))
+        info = await _wait_until_up(pool, engine, hung_after_s)
         try:
-            await prove(part, engine, info)
+            async with asyncio.timeout(max(PROOF_S, hung_after_s)):
+                await prove(part, engine, info)
         except EngineLostError:
             continue
         except Exception as error:  # whatever it was, an engine that cannot be tested is not ready
-            expected = isinstance(error, ProofError | RequestError)
-            logger.error("the %s failed its self-test: %s", engine.label, error, exc_info=None if expected else error)
-            pool.set_state(engine, "failed", str(error) or type(error).__name__)
-        else:
-            logger.info("the %s passed its self-test", engine.label)
-            pool.set_state(engine, "ready")
+            reason = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            expected = isinstance(error, ProofError | RequestError | TimeoutError)
+            logger.error("the %s failed its self-test: %s", engine.label, reason, exc_info=None if expected else error)
+            pool.set_state(engine, "failed", reason)
+            await _doubt_or(PROVE_AGAIN_S, engine)
+            continue
+        logger.info("the %s passed its self-test", engine.label)
+        pool.set_state(engine, "ready")
         what = await _until_lost(engine, hung_after_s)
         logger.warning("the %s is %s", engine.label, "gone" if what == "restarting" else what)
         pool.set_state(engine, what)
         engine.drop_requests()
 
 
-async def _wait_until_up(engine: Engine, set_state: Callable[[EngineState], None]) -> dict[str, Any]:
+async def _wait_until_up(pool: EnginePool, engine: Engine, hung_after_s: float) -> dict[str, Any]:
+    """Wait until it gives its account of itself; one that takes connections and does not is hung."""
+    silent_since: float | None = None
     while True:
         try:
             return await engine.server_info()
         except EngineLostError:
+            silent_since = None
             if engine.state != "starting":
-                set_state("restarting")
-        except Exception:  # not there yet, whatever it says; should it never be, its death will tell
-            logger.debug("the %s gives no information yet", engine.label)
+                pool.set_state(engine, "restarting")
+        except TimeoutError:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > hung_after_s:
+                pool.set_state(engine, "hung")
+        except Exception as error:  # whatever it is, it may come right; should it not, this tells why
+            if str(error) != engine.reason:
+                logger.warning("the %s cannot be asked what it is: %s", engine.label, error)
+                pool.set_state(engine, engine.state, str(error))
         await asyncio.sleep(STARTING_POLL_S)
 
 
 async def _until_lost(engine: Engine, hung_after_s: float) -> EngineState:
     """Wait until its connections break, or until it has made no progress for so long."""
-    progress = time.monotonic()
+    progress, failures = time.monotonic(), 0
     while True:
-        asked = time.monotonic()
+        good = False
         try:
-            async with asyncio.timeout(hung_after_s):
-                if await engine.makes_progress():
-                    progress = asked
+            async with asyncio.timeout(hung_after_s / 2):
+                good = await engine.makes_progress()
         except EngineLostError:
             return "restarting"
-        except (TimeoutError, RequestError):
-            return "hung"
-        if time.monotonic() - progress > hung_after_s:
+        except TimeoutError:
+            logger.debug("the %s has not said in time that it makes progress", engine.label)
+        if good:
+            progress, failures = time.monotonic(), 0
+        else:
+            failures += 1
+        # Asked twice: after a pause of this process itself, the first answer may have come too late for no fault of it.
+        if failures > 1 and time.monotonic() - progress > hung_after_s:
             return "hung"
         await _doubt_or(READY_POLL_S, engine)
 

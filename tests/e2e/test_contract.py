@@ -432,7 +432,7 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
 
     run_with(demo_settings, only_av, reconstructor=None)
     assert demo_settings.verbalizer is not None
-    nowhere = demo_settings.verbalizer.model_copy(update={"url": "http://127.0.0.1:9"})
+    nowhere = demo_settings.verbalizer.model_copy(update={"urls": ("http://127.0.0.1:9",)})
 
     async def unreachable(client: httpx.AsyncClient) -> None:
         reply = await client.post("/verbalize", json=body)

@@ -34,7 +34,7 @@ async def engine(handler: Handler) -> AsyncIterator[Engine]:
         urls=(url,), api_key="k", checkpoint=Path(), model="m", dtype="bfloat16", context_length=512,
         max_in_flight=4, shared_in_flight=2,
     )  # fmt: skip
-    async with server, Engine("verbalizer", url, settings, timeout_s=30) as client:
+    async with server, Engine("verbalizer", url, settings) as client:
         yield client
     await asyncio.gather(*(end.wait() for end in ended))
 

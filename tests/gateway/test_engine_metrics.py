@@ -74,7 +74,7 @@ async def engine_that_says(label: str, text: str | None) -> AsyncIterator[Engine
         urls=(url,), api_key="k", checkpoint=Path(), model="m", dtype="float32",
         context_length=1, max_in_flight=2, shared_in_flight=1,
     )  # fmt: skip
-    async with Engine(label, url, settings, timeout_s=60) as engine:
+    async with Engine(label, url, settings) as engine:
         yield engine
     await runner.cleanup()
 

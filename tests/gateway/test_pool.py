@@ -18,7 +18,7 @@ def pool(count: int, *, ready: bool = True) -> EnginePool:
         urls=tuple(f"http://127.0.0.1:{port + 1}" for port in range(count)), api_key="k", checkpoint=Path(), model="m",
         dtype="bfloat16", context_length=512, max_in_flight=4, shared_in_flight=2,
     )  # fmt: skip
-    engines = EnginePool("verbalizer", settings, timeout_s=1, metrics=Metrics())
+    engines = EnginePool("verbalizer", settings, Metrics())
     for engine in engines.engines if ready else ():
         engines.set_state(engine, "ready")
     return engines
@@ -51,6 +51,21 @@ def test_what_is_lost_with_one_engine_goes_to_the_other() -> None:
 
     assert asyncio.run(two.run(attempt)) == "done"
     assert tried == [("verbalizer 1", 0), ("verbalizer 2", 1)]
+
+
+def test_a_request_that_may_be_what_kills_engines_is_not_tried_for_ever() -> None:
+    one, tried = pool(1), []
+
+    async def attempt(engine: Engine, number: int) -> None:
+        tried.append(number)
+        if number % 2:  # noticed at the second try
+            one.set_state(engine, "restarting")
+            one.set_state(engine, "ready")
+        raise EngineLostError
+
+    with pytest.raises(EngineUnavailable, match="was lost 3 times with this request"):
+        asyncio.run(one.run(attempt))
+    assert tried == [0, 1, 2, 3]
 
 
 def test_a_lone_engine_is_waited_for() -> None:

@@ -30,6 +30,8 @@ def test_an_address_to_listen_on() -> None:
     ("given", "words"),
     [
         ({"av": ["a:1"]}, "--av-url a:1: must look like http://host:port"),
+        ({"av": ["http://a:99999"]}, "must look like"),
+        ({"av": ["http://[zz]:3"]}, "must look like"),
         ({"ar": ["http://a:1/generate"]}, "--ar-url http://a:1/generate: must look like"),
         ({"av": ["http://a:1", "http://a:1"]}, "--av-url names one engine twice"),
         ({"av": ["http://a:1"], "key": None}, "--engine-key, or NLA_ENGINE_KEY"),
