@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler
@@ -13,6 +14,8 @@ from typing import Any, Final
 STDERR: Final = 2
 MOST_LINES: Final = 4096
 """Lines that may wait to be written; more are dropped, and counted."""
+GATHER_S: Final = 0.02
+"""How long lines are gathered to be written together: a thread that wakes up for each slows all others down."""
 FLUSH_S: Final = 2.0
 """How long the end of the process waits for the last lines to be written."""
 
@@ -81,9 +84,13 @@ class StderrHandler(QueueHandler):
         super().close()
 
     def _write_all(self) -> None:
-        reported = 0
-        while (line := self._lines.get()) is not None:
-            _write(line)
+        reported, goes_on = 0, True
+        while goes_on:
+            lines = [self._lines.get()]
+            time.sleep(GATHER_S)
+            lines += [self._lines.get_nowait() for _ in range(self._lines.qsize())]
+            goes_on = None not in lines
+            _write("\n".join(line for line in lines if line is not None))
             if lost := self._dropped - reported:
                 reported += lost
                 message = f"{lost} log lines were lost here: nobody read them in time"
@@ -92,6 +99,8 @@ class StderrHandler(QueueHandler):
 
 
 def _write(line: str) -> None:
+    if not line:
+        return
     # Not sys.stderr: its lock, held by a write that nobody reads, would keep the process from ending.
     data = f"{line}\n".encode(errors="backslashreplace")
     with suppress(OSError):  # nobody is there to read, or to tell
