@@ -30,11 +30,10 @@ class Case:
 
 CASES = {
     "qwen2": Case("qwen2", {}),
-    "llama-sharded": Case("llama", {"sharded": True}),
+    "llama-sharded-dp2": Case("llama", {"sharded": True}, ("--dp", "2")),
     "gemma3": Case("gemma3", {}),
     "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
     "qwen2-tp2": Case("qwen2", {}, ("--tp", "2")),
-    "llama-dp2": Case("llama", {}, ("--dp", "2")),
 }
 
 
