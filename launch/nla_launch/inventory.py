@@ -9,11 +9,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from nla_launch.errors import LaunchError
 from nla_launch.gpus import Gpu
+from nla_launch.yaml_files import read_yaml
 
 
 class _Frozen(BaseModel):
@@ -50,15 +49,6 @@ def read_inventory(file: str) -> list[Gpu]:
     Raises:
         LaunchError: it cannot be read or holds something else.
     """
-    try:
-        inventory = Inventory.model_validate(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise LaunchError(f"--inventory {file} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise LaunchError(f"--inventory {file}: {where}: {problem['msg']}") from None
-    except (yaml.YAMLError, ValueError):
-        raise LaunchError(f"--inventory {file} is not YAML") from None
+    inventory = read_yaml(Path(file), "--inventory", Inventory)
     kinds = [kind for kind in inventory.gpus for _ in range(kind.count)]
     return [Gpu(index, kind.name, int(kind.memory_gb * 1e9), kind.capability) for index, kind in enumerate(kinds)]

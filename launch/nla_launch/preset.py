@@ -4,10 +4,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nla_launch.errors import LaunchError
+from nla_launch.yaml_files import read_yaml
 
 DEFAULT: Final = "llama-3.3-70b-l53"
 FIXED_ARGUMENTS: Final = {
@@ -94,13 +94,4 @@ def load_preset(name_or_file: str) -> Preset:
         path = preset_folder() / f"{name_or_file}.yaml"
     if not path.is_file():
         raise LaunchError(f"no preset {name_or_file!r}: known are {', '.join(known_presets())}, or give a .yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise LaunchError(f"preset {path} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return Preset.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise LaunchError(f"preset {path}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
+    return read_yaml(path, "preset", Preset)
