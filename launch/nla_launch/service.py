@@ -98,7 +98,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         private = [listen("127.0.0.1", 0) for _ in range(workers)]
         supervisor = Supervisor(
-            [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)],
+            _children(engines, addresses),
             _gateways(settings.share_of(workers), listener, private, counters),
             listeners=[listener, *private],
             url=url,
@@ -113,8 +113,7 @@ def serve_part(engines: list[EnginePlan]) -> None:
     Raises:
         ServiceError: it failed.
     """
-    addresses = _addresses(engines, Elsewhere())
-    children = [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)]
+    children = _children(engines, _addresses(engines, Elsewhere()))
     asyncio.run(Supervisor(children, {}, listeners=[], url="", grace_s=0).run())
 
 
@@ -166,9 +165,13 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
     )
 
 
-def _child_of(plan: EnginePlan, host: str, port: int, key: str) -> ChildProcess:
+def _children(engines: list[EnginePlan], addresses: list[Address]) -> list[ChildProcess]:
     # Each engine makes a folder of its own for its counts, but not where it inherits one.
     os.environ.pop(COUNTERS_VARIABLE, None)
+    return [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)]
+
+
+def _child_of(plan: EnginePlan, host: str, port: int, key: str) -> ChildProcess:
     check = partial(check_checkpoints, {plan.role: _folder(plan)}, trust_remote_code=plan.trust_remote_code)
     return ChildProcess(plan.label, plan.command(port, key, host), plan.environment(), check=check, hides=key)
 

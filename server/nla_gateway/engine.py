@@ -125,11 +125,12 @@ class Engine:
 
     async def _request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> bytes:
         content = None if payload is None else orjson.dumps(payload)
-        async with (
-            self._translating(),
-            await self._unless_dropped(self._http.request(method, path, data=content)) as response,
-        ):
-            body = await self._unless_dropped(response.read())
+        async with self._translating():
+            return await self._unless_dropped(self._fetch(method, path, content))
+
+    async def _fetch(self, method: str, path: str, content: bytes | None) -> bytes:
+        async with self._http.request(method, path, data=content) as response:
+            body = await response.read()
         if not response.ok:
             self._raise_for(response.status, body)
         return body
