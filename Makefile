@@ -9,6 +9,9 @@ MINUTES ?= 10
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test bench bench-gpu soak lint format openapi clean
 .DEFAULT_GOAL := help
 
