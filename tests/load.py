@@ -19,7 +19,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import STATUS, ErrorResponse
+from nla_client.wire import STATUS
+from tests.errors import error_in
 from tests.plain import decode, encode, texts_of, verbalize
 from tests.stack import Stack
 
@@ -193,10 +194,7 @@ class Load:
 
     def _error(self, reply: httpx.Response) -> Outcome:
         """The status of an error that has the contract's form."""
-        error = ErrorResponse.model_validate_json(reply.content).error
-        assert STATUS[error.type] == reply.status_code
-        assert error.request_id == reply.headers["x-request-id"]
-        self.examples.setdefault(str(reply.status_code), error.message)
+        self.examples.setdefault(str(reply.status_code), error_in(reply).message)
         return str(reply.status_code)
 
     def _judge(self, right: bool, shown: str) -> Outcome:

@@ -1,18 +1,25 @@
 """Talking to a stack as plainly as can be: no client of ours, no codec of ours."""
 
 import base64
+import json
+import re
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from nla_gateway.settings import EngineSettings
 from nla_launch import demo
 from tests.stack import Stack
 
 DEMO = Path(str(demo.__file__)).parent
+LONG: Final = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
+"""Random tokens: a sample that goes on for seconds. This seed draws no end-of-text before the last token."""
 
 
 def load_demo_vectors() -> NDArray[np.float32]:
@@ -29,17 +36,23 @@ def verbalizer_of(stack: Stack) -> EngineSettings:
 
 
 def ask_engine(
-    engine: EngineSettings, path: str, body: dict[str, Any] | None = None, *, method: str = "POST"
+    engine: EngineSettings, path: str, body: dict[str, Any] | None = None, *, method: str = "POST", timeout: float = 60
 ) -> httpx.Response:
     """Ask an engine itself, past the gateway."""
-    headers = {"authorization": f"Bearer {engine.api_key}"}
-    reply = httpx.request(method, f"{engine.urls[0]}{path}", json=body, headers=headers, timeout=60, trust_env=False)
+    url, headers = f"{engine.urls[0]}{path}", {"authorization": f"Bearer {engine.api_key}"}
+    reply = httpx.request(method, url, json=body, headers=headers, timeout=timeout, trust_env=False)
     return reply.raise_for_status()
 
 
 def flush_cache(engine: EngineSettings) -> None:
     """Empty an engine's prefix cache."""
     ask_engine(engine, "/flush_cache")
+
+
+def running(engine: EngineSettings, *, timeout: float = 60) -> int:
+    """Requests at an engine, by its own count."""
+    loads = ask_engine(engine, "/v1/loads", method="GET", timeout=timeout).json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
 def encode(vector: NDArray[np.float32]) -> str:
@@ -61,3 +74,37 @@ def verbalize(stack: Stack, vectors: NDArray[np.float32], **arguments: Any) -> d
 
 def texts_of(answer: dict[str, Any]) -> list[str]:
     return [result["samples"][0]["text"] for result in answer["results"]]
+
+
+def events_of(body: str) -> list[tuple[str, Any]]:
+    """Server-sent events: their names, and their data parsed."""
+    events = []
+    for block in body.strip().split("\n\n"):
+        name, data = block.split("\n", 1)
+        assert name.startswith("event: ")
+        assert data.startswith("data: ")
+        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return events
+
+
+def samples_of(stack: Stack) -> dict[str, list[Sample]]:
+    """What a stack shows at /metrics: samples by name, parsed as Prometheus would."""
+    found = defaultdict(list)
+    text = stack.http.get("/metrics").text
+    headers = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+    assert len(headers) == len(set(headers))
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name].append(sample)
+    return found
+
+
+def total(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
+    """The sum of those with these labels; 0 where there are none."""
+    return sum(sample.value for sample in found.get(name, ()) if labels.items() <= sample.labels.items())
+
+
+def queue_of(stack: Stack) -> float:
+    """Samples and texts that the gateway, the only one, has accepted and not yet answered."""
+    (queue,) = samples_of(stack)["nla_queue"]
+    return queue.value

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,33 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nla_client.wire import STATUS, ErrorResponse
 from nla_gateway.app import create_app
 from nla_gateway.settings import Access, Settings
-from tests.plain import decode, encode, flush_cache, texts_of, verbalize, verbalizer_of
+from tests.errors import error_in
+from tests.plain import LONG, decode, encode, events_of, flush_cache, running, texts_of, verbalize, verbalizer_of
 from tests.stack import Stack
 
 D = 256
-LONG = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
-"""Random tokens: a sample that goes on for seconds. This seed draws no end-of-text before the last token."""
 
 
 def error_of(reply: httpx.Response, status: int, param: str | None = None) -> str:
     assert reply.status_code == status, reply.text
-    error = ErrorResponse.model_validate_json(reply.content).error
-    assert STATUS[error.type] == status
+    error = error_in(reply)
     assert error.param == param
-    assert error.request_id == reply.headers["x-request-id"]
-    assert "Traceback" not in error.message
     return error.message
-
-
-def events_of(body: str) -> list[tuple[str, Any]]:
-    events = []
-    for block in body.strip().split("\n\n"):
-        name, data = block.split("\n", 1)
-        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return events
 
 
 def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
@@ -262,14 +248,6 @@ def test_engines_want_their_key(demo_settings: Settings) -> None:
         assert httpx.get(f"{engine.urls[0]}/server_info", trust_env=False).status_code == 401
 
 
-def running(demo_settings: Settings) -> int:
-    engine = demo_settings.verbalizer
-    assert engine is not None
-    headers = {"authorization": f"Bearer {engine.api_key}"}
-    loads = httpx.get(f"{engine.urls[0]}/v1/loads", headers=headers, trust_env=False).json()["loads"]
-    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
-
-
 def leave_early(client: httpx.Client, body: dict[str, Any]) -> None:
     if body["stream"]:
         with client.stream("POST", "/verbalize", json=body) as reply:
@@ -280,14 +258,13 @@ def leave_early(client: httpx.Client, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_vanished_client_frees_the_engine(
-    demo: Stack, demo_settings: Settings, demo_vectors: Any, stream: bool
-) -> None:
+def test_a_vanished_client_frees_the_engine(demo: Stack, demo_vectors: Any, stream: bool) -> None:
+    engine = verbalizer_of(demo)
     body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 32, "stream": stream, **LONG}
     with httpx.Client(base_url=demo.url, timeout=60, trust_env=False) as client:
         leave_early(client, body)
     deadline = time.monotonic() + 3
-    while running(demo_settings):
+    while running(engine, timeout=5):
         assert time.monotonic() < deadline, "the engine goes on for nobody"
         time.sleep(0.1)
 

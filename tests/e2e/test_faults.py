@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from tests.checkpoints import make_pair
 from tests.load import Known, Load, until
-from tests.plain import ask_engine, decode, texts_of, verbalize, verbalizer_of
+from tests.plain import decode, queue_of, running, texts_of, verbalize, verbalizer_of
 from tests.stack import (
     Stack,
     assert_gone,
@@ -128,20 +127,12 @@ def test_a_hundred_callers_that_vanish_in_mid_stream_leave_nothing_behind(stack:
         async with httpx.AsyncClient(base_url=stack.url, timeout=300, limits=limits, trust_env=False) as http:
             files = stack.gateway().num_fds()
             await asyncio.gather(*(vanish(http) for _ in range(100)))
-            await until(
-                lambda: re.search(r"^nla_queue 0\.0$", stack.http.get("/metrics").text, re.MULTILINE) is not None, 30
-            )
-            await until(lambda: running(stack) == 0, 5)
+            await until(lambda: queue_of(stack) == 0, 30)
+            await until(lambda: running(verbalizer_of(stack)) == 0, 5)
         await until(lambda: stack.gateway().num_fds() <= files + IN_FLIGHT, 30)
 
     asyncio.run(run())
     assert texts_of(verbalize(stack, decode(known.vectors[0])[None]))[0] == known.texts[0]
-
-
-def running(stack: Stack) -> int:
-    """Requests at the verbalizer engine, by its own count."""
-    loads = ask_engine(verbalizer_of(stack), "/v1/loads", method="GET").json()["loads"]
-    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
 
 
 def test_a_checkpoint_that_is_corrupt_at_the_restart_ends_the_service(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """More than one machine, as several nla-serve on loopback: one engine over two, and two engines that share the load."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ from numpy.typing import NDArray
 
 from tests.checkpoints import D_MODEL, make_pair
 from tests.load import Known, Load, until
-from tests.plain import decode, texts_of, verbalize
+from tests.plain import decode, samples_of, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
-from tests.stack import assert_gone, free_port, kill, serving, start, starting, states_of
+from tests.stack import Stack, assert_gone, free_port, kill, serving, start, starting, states_of
 
 MAX_TOKENS = 24
 IN_FLIGHT = 12
@@ -63,9 +62,9 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
                     again = start(tmp_path / "again", *AV_ONLY, *listen[0], env=KEY)
                     try:
                         await until(lambda: states_of(stack)["verbalizer 1"] == "ready", 240)
-                        before = answered(stack.http.get("/metrics").text)
+                        before = answered(stack)
                         await asyncio.sleep(5)
-                        after = answered(stack.http.get("/metrics").text)
+                        after = answered(stack)
                     finally:
                         kill(again)
                 assert all(after[engine] > before[engine] for engine in ("verbalizer 1", "verbalizer 2"))
@@ -76,7 +75,6 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
         kill(mortal)
 
 
-def answered(metrics: str) -> dict[str, float]:
+def answered(stack: Stack) -> dict[str, float]:
     """Requests that each engine has answered, by its own count."""
-    found = re.findall(r'^sglang:num_requests_total{.*engine="([^"]+)".*} (\S+)$', metrics, re.MULTILINE)
-    return {engine: float(count) for engine, count in found}
+    return {sample.labels["engine"]: sample.value for sample in samples_of(stack)["sglang:num_requests_total"]}

@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,12 @@ import numpy as np
 import promql_parser as promql
 import pytest
 from numpy.typing import NDArray
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from nla_gateway.settings import Settings
 from tests.docker.dashboard import Query, queries
-from tests.plain import ask_engine, encode, verbalize
+from tests.plain import LONG, ask_engine, encode, samples_of, total, verbalize
 from tests.stack import Stack
-
-LONG = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
-
-
-def samples(stack: Stack) -> dict[str, list[Sample]]:
-    """Samples by name, parsed as Prometheus would."""
-    found = defaultdict(list)
-    text = stack.http.get("/metrics").text
-    headers = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
-    assert len(headers) == len(set(headers))
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found[sample.name].append(sample)
-    return found
-
-
-def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
-    return sum(sample.value for sample in found[name] if labels.items() <= sample.labels.items())
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +31,18 @@ def used(demo: Stack, demo_vectors: NDArray[np.float32]) -> dict[str, list[Sampl
     with pytest.raises(httpx.ReadTimeout):
         demo.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)
     time.sleep(2)  # the engines write some of theirs a moment later
-    return samples(demo)
+    return samples_of(demo)
 
 
 def test_what_was_done_is_counted(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    before = samples(demo)
+    before = samples_of(demo)
     answer = verbalize(demo, demo_vectors[:3], n=2, score=True)
     verbalize(demo, demo_vectors[:1], max_tokens=3)
     usage = demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).json()["usage"]
-    after = samples(demo)
+    after = samples_of(demo)
 
     def grown(name: str, **labels: str) -> float:
-        return value(after, name, **labels) - value(before, name, **labels)
+        return total(after, name, **labels) - total(before, name, **labels)
 
     assert grown("nla_vectors_total", endpoint="/verbalize") == 4
     assert grown("nla_vectors_total", endpoint="/reconstruct") == 2
@@ -77,14 +57,14 @@ def test_what_was_done_is_counted(demo: Stack, demo_vectors: NDArray[np.float32]
 
 
 def test_requests_in_flight(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    assert value(samples(demo), "nla_requests_in_flight") == 0
+    assert total(samples_of(demo), "nla_requests_in_flight") == 0
     thread = threading.Thread(target=lambda: verbalize(demo, demo_vectors[:1], n=2, **LONG))
     thread.start()
     deadline = time.monotonic() + 5
-    while (value(found := samples(demo), "nla_requests_in_flight"), value(found, "nla_queue")) != (1, 2):
+    while (total(found := samples_of(demo), "nla_requests_in_flight"), total(found, "nla_queue")) != (1, 2):
         assert time.monotonic() < deadline
     thread.join()
-    assert value(samples(demo), "nla_requests_in_flight") == 0
+    assert total(samples_of(demo), "nla_requests_in_flight") == 0
 
 
 def test_the_engines_own_metrics_say_whose_they_are(used: dict[str, list[Sample]]) -> None:
@@ -92,10 +72,10 @@ def test_the_engines_own_metrics_say_whose_they_are(used: dict[str, list[Sample]
         if name.startswith("sglang:"):
             assert {sample.labels["engine"] for sample in found} <= {"verbalizer", "reconstructor"}
     for engine in ("verbalizer", "reconstructor"):
-        assert value(used, "sglang:prompt_tokens_total", engine=engine) > 0
-        assert value(used, "nla_engine_state", engine=engine, state="ready") == 1
-        assert value(used, "nla_engine_restarts", engine=engine) == 0
-    assert value(used, "sglang:generation_tokens_total", engine="reconstructor") == 0
+        assert total(used, "sglang:prompt_tokens_total", engine=engine) > 0
+        assert total(used, "nla_engine_state", engine=engine, state="ready") == 1
+        assert total(used, "nla_engine_restarts", engine=engine) == 0
+    assert total(used, "sglang:generation_tokens_total", engine="reconstructor") == 0
 
 
 @pytest.mark.parametrize("query", queries(), ids=lambda query: query.expression)

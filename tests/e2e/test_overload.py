@@ -17,20 +17,21 @@ from contextlib import suppress
 from typing import Any, Final
 
 import aiohttp
+import httpx
 import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
 
-from nla_client.wire import STATUS, ErrorResponse
-from tests.plain import encode, texts_of, verbalize
+from tests.errors import error_in
+from tests.plain import LONG, encode, events_of, queue_of, texts_of, verbalize
 from tests.stack import Stack, free_port, kill
 
 STALL_S: Final = 5
 MB: Final = 2**20
 BODY_LIMIT: Final = 64 * MB
 GREEDY: Final = {"dtype": "float32", "temperature": 0}
-LONG: Final = {"dtype": "float32", "temperature": 50.0, "max_tokens": 900, "seed": 3}
+RANDOM: Final = {"dtype": "float32", **LONG}
 Outcome = str | BaseException
 
 
@@ -101,16 +102,16 @@ class Load:
             answer = await reply.read()
         if reply.status != 200:
             return refused(reply, answer)
-        events = [block.split("\ndata: ") for block in answer.decode().strip().split("\n\n")]
-        told = {name.removeprefix("event: "): json.loads(data) for name, data in events}
-        assert events[-1][0] == "event: done"
+        events = events_of(answer.decode())
+        told = dict(events)
+        assert events[-1][0] == "done"
         if "error" in told:
             return str(told["error"]["error"]["type"])
         assert told["sample.done"]["text"] == self.texts[k]
         return "answered"
 
     async def leave(self, number: int) -> str:
-        body = {"vectors": encode(self.vectors[number % len(self.vectors)]), **LONG}
+        body = {"vectors": encode(self.vectors[number % len(self.vectors)]), **RANDOM}
         with suppress(TimeoutError):
             async with asyncio.timeout(2):
                 async with self.http.post("/verbalize", json=body) as reply:
@@ -126,9 +127,7 @@ async def _padded(body: bytes, size: int) -> AsyncIterator[bytes]:
 
 def refused(reply: aiohttp.ClientResponse, answer: bytes) -> str:
     """Check a refusal against the contract, and name it: overload, or what overload does to a request on its way."""
-    error = ErrorResponse.model_validate_json(answer).error
-    assert STATUS[error.type] == reply.status
-    assert error.request_id == reply.headers["x-request-id"]
+    error = error_in(httpx.Response(reply.status, headers=reply.headers, content=answer))
     if error.type != "timeout":
         assert error.type in ("overloaded", "engine_unavailable"), error
         assert int(reply.headers["retry-after"]) > 0
@@ -155,11 +154,6 @@ class Peak:
     def _watch(self) -> None:
         while not self._over.wait(0.05):
             self.megabytes = max(self.megabytes, (self._process.memory_info().rss - self._start) / MB)
-
-
-def queue_of(stack: Stack) -> float:
-    lines = stack.http.get("/metrics").text.splitlines()
-    return float(next(line for line in lines if line.startswith("nla_queue")).split()[-1])
 
 
 def wait_for_an_empty_queue(stack: Stack, within_s: float) -> None:
@@ -211,7 +205,7 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors:
     """Its samples run at their own pace; then, and where they still run, it is cut off."""
     quick = texts_of(verbalize(stack, demo_vectors[:1]))
     started = time.monotonic()
-    body = {"vectors": encode(demo_vectors[0]), "n": 64, "stream": True, **LONG}
+    body = {"vectors": encode(demo_vectors[0]), "n": 64, "stream": True, **RANDOM}
     with ask_and_read_nothing(stack, body) as stalled:
         time.sleep(0.5)
         assert queue_of(stack) == 64
@@ -229,7 +223,7 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors:
 
 def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
     """Bytes that nobody takes while another request is in work are no stalled caller."""
-    body = json.dumps({"vectors": encode(demo_vectors[0]), "n": 32, **LONG}).encode()
+    body = json.dumps({"vectors": encode(demo_vectors[0]), "n": 32, **RANDOM}).encode()
     head = f"POST /verbalize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:

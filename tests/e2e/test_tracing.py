@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
-from tests.plain import encode
+from tests.plain import LONG, encode
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 CALLER: Final = "b7ad6b7169203331"
@@ -126,14 +126,13 @@ def test_a_request_and_its_engine_calls(demo_settings: Settings, demo_vectors: N
 
 
 def test_a_stream_is_traced_to_its_end(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
-    long = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
     body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "stream": True}
     with collecting() as collector:
         with traced_gateway(demo_settings, collector) as client:
             started = time.monotonic()
-            client.post("/verbalize", json={**body, **long, "max_tokens": 100})
+            client.post("/verbalize", json={**body, **LONG, "max_tokens": 100})
             whole_s = time.monotonic() - started
-            with client.stream("POST", "/verbalize", json={**body, **long}) as reply:
+            with client.stream("POST", "/verbalize", json={**body, **LONG}) as reply:
                 next(reply.iter_bytes())
         calls = [span for span in collector.spans() if span.name == "verbalizer /generate"]
     ended, left = sorted(calls, key=lambda span: span.start_time_unix_nano)

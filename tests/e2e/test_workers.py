@@ -1,6 +1,5 @@
 """Several gateways on one address and the same engines."""
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,14 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_gateway.settings import COUNTERS_VARIABLE
-from tests.plain import texts_of, verbalize
+from tests.plain import samples_of, texts_of, total, verbalize
 from tests.stack import serving
 
 REQUESTS = 40
-
-
-def total(metrics: str, name: str) -> float:
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE))
 
 
 def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
@@ -42,10 +37,10 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vec
         assert "gateway 1 | POST /verbalize 200" in log
         assert "gateway 2 | POST /verbalize 200" in log
 
-        metrics = stack.http.get("/metrics").text
-        assert total(metrics, "nla_requests_total") >= 2 * REQUESTS + 1
-        assert total(metrics, "nla_samples_total") == 2 * REQUESTS
-        assert total(metrics, "nla_engine_ready") == 1
-        assert total(metrics, "nla_queue") == 0
-        assert total(metrics, "sglang:prompt_tokens_total") > 0
+        found = samples_of(stack)
+        assert total(found, "nla_requests_total") >= 2 * REQUESTS + 1
+        assert total(found, "nla_samples_total") == 2 * REQUESTS
+        assert total(found, "nla_engine_ready") == 1
+        assert total(found, "nla_queue") == 0
+        assert total(found, "sglang:prompt_tokens_total") > 0
         assert not list(inherited.iterdir())
