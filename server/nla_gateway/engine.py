@@ -111,6 +111,10 @@ class Engine:
             answer: dict[str, Any] = await self._json("GET", "/server_info")
         return answer
 
+    async def freeze_gc(self) -> None:
+        """Leave what it has loaded out of Python's garbage collections; SGLang does so itself only after a warm-up."""
+        await self._request("POST", "/freeze_gc")
+
     async def makes_progress(self) -> bool:
         """Ask whether anything comes out of the engine; idle, it computes one token for that."""
         async with self._translating(), self._http.get("/health") as response:

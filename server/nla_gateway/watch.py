@@ -36,6 +36,7 @@ async def watch(part: Verbalizer | Reconstructor, engine: Engine, hung_after_s: 
         try:
             async with asyncio.timeout(max(PROOF_S, hung_after_s)):
                 await prove(part, engine, info)
+                await engine.freeze_gc()
         except EngineLostError:
             continue
         except Exception as error:  # whatever it was, an engine that cannot be tested is not ready

@@ -26,7 +26,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def stack(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("scheduling")
-    preset = write_preset(folder / "preset.yaml", pair.av, "--chunked-prefill-size", str(CHUNK))
+    preset = write_preset(folder / "preset.yaml", pair.av, "--chunked-prefill-size", str(CHUNK), "--log-level", "debug")
     flags = ("--preset", str(preset), "--only", "av", "--log-level", "debug")
     with serving(folder / "log", *flags, env={"SGLANG_TEST_RETRACT": "1"}) as stack:
         yield stack
@@ -42,6 +42,11 @@ def test_forced_retraction_changes_nothing(stack: Stack, expected: list[str]) ->
     assert texts_of(verbalize(stack, VECTORS, max_tokens=MAX_TOKENS)) == expected
     retractions = re.findall(r"#retracted_reqs: [1-9]", stack.log_text())
     assert len(retractions) >= 5, stack.log_text()[-3000:]
+
+
+def test_what_is_loaded_is_left_out_of_garbage_collections(stack: Stack) -> None:
+    frozen = set(re.findall(r"Freezing GC in (\w+)", stack.log_text()))
+    assert frozen == {"Tokenizer", "Scheduler", "Detokenizer"}
 
 
 def test_prompts_cut_at_the_vector_change_nothing(stack: Stack, expected: list[str]) -> None:
