@@ -10,7 +10,6 @@ import json
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,23 +45,29 @@ class Report:
     """What a soak found."""
 
     minutes: float
-    outcomes: Counter[str]
+    outcomes: dict[str, int]
     examples: dict[str, str]
     back_after_s: float
     readings: list[Reading]
 
+    def count(self, outcome: str) -> int:
+        return self.outcomes.get(outcome, 0)
+
     @property
     def lost(self) -> int:
-        return self.outcomes["nothing"]
+        return self.count("nothing")
 
     @property
     def wrong(self) -> int:
-        return self.outcomes["wrong"]
+        return self.count("wrong")
 
     @property
     def unexpected(self) -> dict[str, int]:
         """Errors that nothing here should lead to."""
         return {outcome: n for outcome, n in self.outcomes.items() if outcome not in EXPECTED}
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
 
     def slope(self, name: str) -> float:
         """Growth a minute of one of the readings, over the second half, by least squares."""
@@ -79,10 +84,10 @@ class Report:
         errors = {status: n for status, n in self.outcomes.items() if status in EXCUSED}
         rows = {
             f"calls in {self.minutes:g} minutes, {IN_FLIGHT} in flight": f"{calls:,}",
-            "answered right": f"{self.outcomes['right']:,}",
+            "answered right": f"{self.count('right'):,}",
             "answered with the contract's error": ", ".join(f"{n} x {s}" for s, n in sorted(errors.items())) or "0",
-            "wrong requests, refused": f"{self.outcomes['refused']:,}",
-            "left by their callers": f"{self.outcomes['left']:,}",
+            "wrong requests, refused": f"{self.count('refused'):,}",
+            "left by their callers": f"{self.count('left'):,}",
             "lost": str(self.lost),
             "wrong": str(self.wrong),
             "other errors": ", ".join(f"{n} x {s}" for s, n in self.unexpected.items()) or "0",
@@ -112,7 +117,7 @@ async def soak(stack: Stack, minutes: float) -> Report:
         await asyncio.gather(reader, return_exceptions=True)
     await asyncio.sleep(3)
     readings.append(_reading(stack, started))
-    return Report(minutes, load.outcomes, load.examples, back, readings)
+    return Report(minutes, dict(load.outcomes), load.examples, back, readings)
 
 
 async def _read(stack: Stack, readings: list[Reading], started: float) -> None:
@@ -137,7 +142,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", "--preset", "demo") as stack:
         report = asyncio.run(soak(stack, arguments.minutes))
-    (arguments.out / "soak.json").write_text(json.dumps(asdict(report), indent=2))
+    (arguments.out / "soak.json").write_text(report.as_json())
     sys.stdout.write(f"{report.table()}\n\n{report.examples}\n")
     return 1 if report.lost or report.wrong or report.unexpected else 0
 

@@ -1,6 +1,6 @@
 """What a soak reports. The load itself is that of the fault tests."""
 
-from collections import Counter
+import json
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.soak import Reading, Report
 
 def report(**outcomes: int) -> Report:
     readings = [Reading(30.0 * k, 100.0 + 3 * k, 80.0, 40, 20) for k in range(9)]
-    return Report(4.0, Counter(outcomes), {}, 61.4, readings)
+    return Report(4.0, outcomes, {}, 61.4, readings)
 
 
 def test_growth_is_that_of_the_second_half() -> None:
@@ -24,3 +24,9 @@ def test_the_table_counts_everything() -> None:
     assert "| lost | 2 |" in lines
     assert "| wrong | 1 |" in lines
     assert "| gateway memory, growth in the second half | 124 MB, +6.00 MB a minute |" in lines
+
+
+def test_the_json_holds_every_count_and_reading() -> None:
+    written = json.loads(report(right=3, left=1).as_json())
+    assert written["outcomes"] == {"right": 3, "left": 1}
+    assert len(written["readings"]) == 9

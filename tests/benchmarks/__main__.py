@@ -20,9 +20,11 @@ logger = logging.getLogger("bench")
 
 DTYPE: Final = "bfloat16"
 """What GPUs serve in; it sets the size of a vector on the wire."""
-WIDEST: Final = 8192
-SMALL_POOL: Final = 4096
-"""Tokens in the KV pool: 16 short samples of the recipe's fill half of it, 64 long ones more than all."""
+NARROWER: Final = 3584
+WIDER: Final = 8192
+"""As wide as vectors of a 7B and of a 70B model."""
+SMALL_POOL: Final = 2560
+"""Tokens in the KV pool: 16 short samples of the recipe's fill a quarter of it, 64 long ones more than all."""
 Growth = dict[str, list[growth.Point]]
 
 
@@ -32,7 +34,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures = with_a_deep_reconstructor(Path(folder), FULL)
-        figures += against_recipe(Path(folder), WIDEST, FULL)
+        figures += against_recipe(Path(folder), WIDER, FULL)
         on_the_demo, grown = demo_rows(Path(folder), FULL)
     figures += on_the_demo
     report.write(out, figures, grown)
@@ -43,7 +45,7 @@ def main() -> int:
 
 
 def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
-    """The rows that need a stock server beside ours; at the widest also the gateway's memory."""
+    """The rows that need a stock server beside ours; at the narrower width also the gateway's memory and the cache."""
     logger.info("the public recipe against nla-serve, d %d: starting both", d_model)
     checkpoint = servers.make_wide_verbalizer(folder / f"wide-{d_model}", d_model)
     preset = write_preset(folder / f"{checkpoint.name}.yaml", checkpoint, "--max-total-tokens", str(SMALL_POOL))
@@ -54,7 +56,8 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
         ours.wait_ready()
         logger.info("measuring")
         figures = asyncio.run(wire.measure(ours, stock, checkpoint, scale))
-        if d_model == WIDEST:
+        if d_model == NARROWER:
+            logger.info("measuring: memory and cache")
             figures += asyncio.run(growth.memory(ours, d_model, scale))
             figures += whole.measure_cached(ours, growth.vectors_of(d_model), scale)
     return figures
@@ -65,7 +68,7 @@ def with_a_deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
     checkpoint = servers.make_deep_reconstructor(folder / "deep")
     flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
     with starting(folder / "deep.log", *flags) as deep:
-        figures = against_recipe(folder, 3584, scale)
+        figures = against_recipe(folder, NARROWER, scale)
         logger.info("measuring: a deep reconstructor")
         deep.wait_ready()
         return figures + asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale))

@@ -1,5 +1,7 @@
 """The demo pair end to end, with scores; and the share of cached prompt tokens while the KV pool is nearly full."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +10,8 @@ from tests.benchmarks.figures import Figure, Scale, Target, interleave, rate, re
 from tests.benchmarks.gateway import IN_FLIGHT
 from tests.plain import verbalize
 from tests.stack import Stack
+
+LONG_TOKENS: Final = 32
 
 
 async def measure_scored(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
@@ -33,7 +37,7 @@ def measure_cached(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> 
     prompt = cached = completion = 0
     for start in range(0, scale.cached_requests, IN_FLIGHT * 4):
         count = min(IN_FLIGHT * 4, scale.cached_requests - start)
-        usage = verbalize(stack, repeated(vectors, count), temperature=50.0, max_tokens=64)["usage"]
+        usage = verbalize(stack, repeated(vectors, count), temperature=50.0, max_tokens=LONG_TOKENS)["usage"]
         prompt += usage["prompt_tokens"]
         cached += usage["cached_tokens"]
         completion += usage["completion_tokens"]
