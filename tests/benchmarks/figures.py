@@ -20,8 +20,10 @@ class Scale:
     rounds: int
     recipe_requests: int
     """Requests of the public recipe a round."""
+    wide_requests: int
+    """Requests of ours a round beside the recipe's."""
     requests: int
-    """Requests of ours a round."""
+    """Requests of ours a round on the demo pair."""
     lone_requests: int
     """Requests one by one, for latencies."""
     texts: int
@@ -35,6 +37,7 @@ class Scale:
 FULL: Final = Scale(
     rounds=5,
     recipe_requests=16,
+    wide_requests=80,
     requests=160,
     lone_requests=40,
     texts=128,
@@ -46,6 +49,7 @@ FULL: Final = Scale(
 SMOKE: Final = Scale(
     rounds=2,
     recipe_requests=4,
+    wide_requests=16,
     requests=16,
     lone_requests=5,
     texts=16,

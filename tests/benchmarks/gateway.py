@@ -161,7 +161,7 @@ async def _fairness(name: str, single: Job, batch: Job, scale: Scale) -> list[Fi
         await single()  # the engine has dropped the batch once this is through
         return p99
 
-    p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches})
+    p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches}, warm=True)
     return [
         Figure(f"single {name} requests, p99, alone", [1000 * s for s in p99["alone"]], "ms"),
         Figure(f"single {name} requests, p99, beside batches of 512", [1000 * s for s in p99["beside"]], "ms"),

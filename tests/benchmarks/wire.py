@@ -53,7 +53,7 @@ async def measure(ours: Stack, stock: str, checkpoint: Path, scale: Scale) -> li
     """Vectors/s of both, their ratio, and the bytes of a request on each engine's wire."""
     async with open_http() as http, httpx.AsyncClient(timeout=600, trust_env=False) as recipes_http:
         recipe = Recipe(checkpoint, stock, recipes_http)
-        vectors = np.random.default_rng(0).standard_normal((scale.requests, recipe.d_model)).astype(np.float32)
+        vectors = np.random.default_rng(0).standard_normal((scale.wide_requests, recipe.d_model)).astype(np.float32)
         few = vectors[: scale.recipe_requests]
 
         async def by_recipe() -> float:
