@@ -29,7 +29,7 @@ from nla_client.errors import (
     PayloadTooLargeError,
     ServerTimeoutError,
 )
-from nla_client.results import Verbalization
+from nla_client.results import Scores, Spread, Verbalization, Verbalizations
 from nla_client.stream import AsyncEventStream, EventStream
 from nla_client.wire import Info, Sample, SampleDelta, SampleDone, SampleError, Score, StreamDone, StreamEvent
 
@@ -61,8 +61,11 @@ __all__ = [
     "SampleDone",
     "SampleError",
     "Score",
+    "Scores",
     "ServerTimeoutError",
+    "Spread",
     "StreamDone",
     "StreamEvent",
     "Verbalization",
+    "Verbalizations",
 ]

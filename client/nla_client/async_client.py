@@ -9,7 +9,7 @@ import httpx
 from nla_client import calls
 from nla_client.connection import AsyncConnection
 from nla_client.errors import EngineUnavailableError
-from nla_client.results import Verbalization
+from nla_client.results import Scores, Verbalization, Verbalizations
 from nla_client.settings import Settings
 from nla_client.stream import AsyncEventStream
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
@@ -87,8 +87,9 @@ class AsyncNLAClient(AsyncClient):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[False] = False,
-    ) -> list[Verbalization]: ...
+    ) -> Verbalizations: ...
     @overload
     async def verbalize(
         self,
@@ -102,6 +103,7 @@ class AsyncNLAClient(AsyncClient):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[False] = False,
     ) -> Verbalization: ...
     @overload
@@ -117,6 +119,7 @@ class AsyncNLAClient(AsyncClient):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[True],
     ) -> AsyncEventStream: ...
     @overload
@@ -132,6 +135,7 @@ class AsyncNLAClient(AsyncClient):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: bool = False,
     ) -> Any: ...  # [d] or [N, d]: a type checker cannot tell
     async def verbalize(
@@ -146,19 +150,24 @@ class AsyncNLAClient(AsyncClient):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: bool = False,
-    ) -> Verbalization | list[Verbalization] | AsyncEventStream:
+    ) -> Verbalization | Verbalizations | AsyncEventStream:
         """Say in words what a vector holds; arguments and errors as of `NLAClient.verbalize`.
 
         Returns:
-            For [d] a Verbalization; for [N, d] a list of them, in order; with `stream` an async iterator of
+            For [d] a Verbalization; for [N, d] Verbalizations, in order; with `stream` an async iterator of
             events, to be closed with `aclose` (or `async with`) where it is left early.
         """
         vectors = as_vectors(vec, dtype)
-        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score)
+        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
+            calls.check_stream(best=best)
             return await self._connection.stream(calls.verbalize_stream(vectors, sampling, self._batch_size))
-        results = await self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        parts = await self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        results = Verbalizations.join(parts)
+        if best:
+            results = results.with_best()
         return results[0] if vectors.single else results
 
 
@@ -184,10 +193,10 @@ class AsyncNLACritic(AsyncClient):
     @overload
     async def score(
         self, text: list[str] | tuple[str, ...], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
-    ) -> list[Score]: ...
+    ) -> Scores: ...
     async def score(
         self, text: str | Sequence[str], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
-    ) -> Score | list[Score]:
+    ) -> Score | Scores:
         """Tell how near the vector rebuilt from a text comes to the true one, as `NLACritic.score`.
 
         Returns:
@@ -196,5 +205,5 @@ class AsyncNLACritic(AsyncClient):
         texts, single = calls.as_texts(text)
         vectors = as_vectors(vec, dtype)
         calls.check_pairs(texts, single, vectors)
-        scores = await self._connection.send_all(calls.critic(texts, vectors, self._batch_size))
+        scores = Scores.join(await self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores

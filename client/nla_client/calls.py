@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nla_client import replies
 from nla_client.errors import InvalidArgumentError
-from nla_client.results import Verbalization
+from nla_client.results import Scores, Verbalizations
 from nla_client.vectors import Matrix, Vector, Vectors, check_dtype
-from nla_client.wire import Info, Score, VectorDType
+from nla_client.wire import Info, VectorDType
 
 T = TypeVar("T")
 
@@ -51,7 +51,10 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[T]):
-    """The requests of one call of the user; `build(k)` makes the k-th of `size`, any number of times."""
+    """The requests of one call of the user; `build(k)` makes the k-th of `size`, any number of times.
+
+    Each answer is a list of parts; all in order are the answer to the call.
+    """
 
     size: int
     build: Callable[[int], Call[list[T]]]
@@ -71,13 +74,13 @@ class Sampling:
     score: bool
 
 
-def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalization]:
+def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalizations]:
     """`POST /verbalize`, as many as it takes."""
     size = _vectors_per_request(sampling, batch_size)
 
-    def build(start: int, stop: int) -> Call[list[Verbalization]]:
+    def build(start: int, stop: int) -> Call[list[Verbalizations]]:
         body = _verbalize_body(vectors, sampling, start, stop)
-        return Call("POST", "/verbalize", body, lambda reply: replies.verbalizations(reply, stop - start), start)
+        return Call("POST", "/verbalize", body, lambda reply: [replies.verbalizations(reply, stop - start)], start)
 
     return _split(vectors.count, size, build)
 
@@ -106,12 +109,12 @@ def reconstruct(texts: Sequence[str], dtype: VectorDType, batch_size: int) -> Ba
     return _split(len(texts), batch_size, build)
 
 
-def critic(texts: Sequence[str], vectors: Vectors, batch_size: int) -> Batch[Score]:
+def critic(texts: Sequence[str], vectors: Vectors, batch_size: int) -> Batch[Scores]:
     """`POST /critic`, as many as it takes."""
 
-    def build(start: int, stop: int) -> Call[list[Score]]:
+    def build(start: int, stop: int) -> Call[list[Scores]]:
         fields = {"texts": texts[start:stop], "vectors": vectors.encode(start, stop), "dtype": vectors.dtype}
-        return Call("POST", "/critic", _json(fields), lambda reply: replies.scores(reply, stop - start), start)
+        return Call("POST", "/critic", _json(fields), lambda reply: [replies.scores(reply, stop - start)], start)
 
     return _split(vectors.count, batch_size, build)
 
@@ -144,6 +147,12 @@ def as_array(vectors: Sequence[NDArray[np.float32]], single: bool) -> Vector | M
     if single:
         return cast(Vector, vectors[0])
     return cast(Matrix, np.stack(vectors) if vectors else np.empty((0, 0), np.float32))
+
+
+def check_stream(*, best: bool) -> None:
+    """Refuse what a stream cannot do."""
+    if best:
+        raise InvalidArgumentError("best=True needs all samples of a vector: it does not go with stream=True")
 
 
 def check_pairs(texts: Sequence[str], single: bool, vectors: Vectors) -> None:

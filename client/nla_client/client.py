@@ -9,7 +9,7 @@ import httpx
 from nla_client import calls
 from nla_client.connection import Connection
 from nla_client.errors import EngineUnavailableError
-from nla_client.results import Verbalization
+from nla_client.results import Scores, Verbalization, Verbalizations
 from nla_client.settings import Settings
 from nla_client.stream import EventStream
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
@@ -87,8 +87,9 @@ class NLAClient(Client):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[False] = False,
-    ) -> list[Verbalization]: ...
+    ) -> Verbalizations: ...
     @overload
     def verbalize(
         self,
@@ -102,6 +103,7 @@ class NLAClient(Client):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[False] = False,
     ) -> Verbalization: ...
     @overload
@@ -117,6 +119,7 @@ class NLAClient(Client):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: Literal[True],
     ) -> EventStream: ...
     @overload
@@ -132,6 +135,7 @@ class NLAClient(Client):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: bool = False,
     ) -> Any: ...  # [d] or [N, d]: a type checker cannot tell
     def verbalize(
@@ -146,8 +150,9 @@ class NLAClient(Client):
         max_tokens: int = 200,
         seed: int | None = None,
         score: bool = False,
+        best: bool = False,
         stream: bool = False,
-    ) -> Verbalization | list[Verbalization] | EventStream:
+    ) -> Verbalization | Verbalizations | EventStream:
         """Say in words what a vector holds.
 
         Args:
@@ -160,10 +165,12 @@ class NLAClient(Client):
             max_tokens: Most tokens of a sample.
             seed: Same seed, same vectors: same samples.
             score: Score every text against its vector.
+            best: Score them, and choose of the `n` samples the one whose mse is lowest; all stay in `samples`.
             stream: Give events as they come; one request only, so at most `batch_size` vectors.
 
         Returns:
-            For [d] a Verbalization; for [N, d] a list of them, in order; with `stream` an iterator of events.
+            For [d] a Verbalization; for [N, d] a list of them, in order, that also has `model`, `usage`,
+            `to_pandas()` and `to_arrow()`; with `stream` an iterator of events.
 
         Raises:
             InvalidVectorError: vectors that no server would take; nothing was sent.
@@ -171,10 +178,14 @@ class NLAClient(Client):
             APIConnectionError: no connection; APITimeoutError: no answer in time.
         """
         vectors = as_vectors(vec, dtype)
-        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score)
+        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
+            calls.check_stream(best=best)
             return self._connection.stream(calls.verbalize_stream(vectors, sampling, self._batch_size))
-        results = self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        parts = self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        results = Verbalizations.join(parts)
+        if best:
+            results = results.with_best()
         return results[0] if vectors.single else results
 
 
@@ -208,10 +219,8 @@ class NLACritic(Client):
     @overload
     def score(
         self, text: list[str] | tuple[str, ...], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
-    ) -> list[Score]: ...
-    def score(
-        self, text: str | Sequence[str], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
-    ) -> Score | list[Score]:
+    ) -> Scores: ...
+    def score(self, text: str | Sequence[str], vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score | Scores:
         """Tell how near the vector rebuilt from a text comes to the true one.
 
         Args:
@@ -229,5 +238,5 @@ class NLACritic(Client):
         texts, single = calls.as_texts(text)
         vectors = as_vectors(vec, dtype)
         calls.check_pairs(texts, single, vectors)
-        scores = self._connection.send_all(calls.critic(texts, vectors, self._batch_size))
+        scores = Scores.join(self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores

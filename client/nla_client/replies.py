@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from nla_client.errors import InvalidResponseError
-from nla_client.results import Verbalization
+from nla_client.results import Scores, Verbalization, Verbalizations
 from nla_client.wire import CriticResponse, ReconstructResponse, Score, VerbalizeResponse, decode_vector
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,13 +32,15 @@ def _check_order(indices: Sequence[int], count: int) -> None:
         raise InvalidResponseError(f"the answer has results {list(indices)}, not 0 to {count - 1} in order")
 
 
-def verbalizations(reply: bytes, count: int) -> list[Verbalization]:
+def verbalizations(reply: bytes, count: int) -> Verbalizations:
     """Answer of `/verbalize` to `count` vectors."""
-    results = model(VerbalizeResponse, reply).results
+    response = model(VerbalizeResponse, reply)
+    results = response.results
     _check_order([result.index for result in results], count)
     if not all(result.samples for result in results):
         raise InvalidResponseError("the answer has a result without samples")
-    return [Verbalization(tuple(result.samples)) for result in results]
+    told = (Verbalization(tuple(result.samples)) for result in results)
+    return Verbalizations(told, response.model, response.usage)
 
 
 def reconstructions(reply: bytes, count: int) -> list[NDArray[np.float32]]:
@@ -51,8 +53,9 @@ def reconstructions(reply: bytes, count: int) -> list[NDArray[np.float32]]:
         raise InvalidResponseError(f"the answer has a vector that cannot be read: {error}") from error
 
 
-def scores(reply: bytes, count: int) -> list[Score]:
+def scores(reply: bytes, count: int) -> Scores:
     """Answer of `/critic` to `count` pairs."""
-    results = model(CriticResponse, reply).results
-    _check_order([result.index for result in results], count)
-    return [Score(mse=result.mse, cosine=result.cosine, fve=result.fve) for result in results]
+    response = model(CriticResponse, reply)
+    _check_order([result.index for result in response.results], count)
+    told = (Score(mse=result.mse, cosine=result.cosine, fve=result.fve) for result in response.results)
+    return Scores(told, response.model, response.usage)

@@ -3,36 +3,76 @@
 `Sample` and `Score` are the contract's own models, frozen; a `Verbalization` is all samples of one vector.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
-from nla_client.wire import FinishReason, Sample, Score
+import numpy as np
+
+from nla_client import display
+from nla_client.wire import FinishReason, Sample, Score, Usage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+T = TypeVar("T")
+NO_USAGE: Final = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+
+
+class Spread(NamedTuple):
+    """How far the scores of one vector's samples lie apart, as mse; `std` is the population's."""
+
+    lowest: float
+    mean: float
+    highest: float
+    std: float
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verbalization:
-    """The texts sampled for one vector, at least one; `text` and the like are those of the first."""
+    """The texts sampled for one vector, at least one; `text` and the like are those of the chosen one.
+
+    Attributes:
+        samples: All of them, in the order of the server.
+        chosen: Which is meant; the first, and with `best=True` the one whose mse is lowest.
+    """
 
     samples: tuple[Sample, ...]
+    chosen: int = 0
 
     @property
     def text(self) -> str:
         """What stands between the <explanation> tags, stripped."""
-        return self.samples[0].text
+        return self.samples[self.chosen].text
 
     @property
     def complete(self) -> bool:
         """False where the closing tag never came; `text` is then what there was."""
-        return self.samples[0].complete
+        return self.samples[self.chosen].complete
 
     @property
     def finish_reason(self) -> FinishReason:
         """`stop`, or `length` where `max_tokens` ended the sample."""
-        return self.samples[0].finish_reason
+        return self.samples[self.chosen].finish_reason
 
     @property
     def score(self) -> Score | None:
-        """How near the text's reconstruction comes to the vector; None unless asked for with `score=True`."""
-        return self.samples[0].score
+        """How near the text's reconstruction comes to the vector; None unless asked for with `score` or `best`."""
+        return self.samples[self.chosen].score
+
+    @property
+    def spread(self) -> Spread | None:
+        """How far the samples' scores lie apart; None unless all were scored."""
+        mses = [sample.score.mse for sample in self.samples if sample.score]
+        if len(mses) < len(self.samples):
+            return None
+        return Spread(min(mses), float(np.mean(mses)), max(mses), float(np.std(mses)))
+
+    def with_best(self) -> Self:
+        """Choose the sample whose mse is lowest; of equal ones, and where none was scored, the first."""
+        mses = [sample.score.mse if sample.score else np.inf for sample in self.samples]
+        return replace(self, chosen=int(np.argmin(mses)))
 
     def __str__(self) -> str:
         return self.text
@@ -42,3 +82,76 @@ class Verbalization:
         shown = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         more = f", samples=<{len(self.samples)}>" if len(self.samples) > 1 else ""
         return f"Verbalization({shown}{more})"
+
+    def _repr_html_(self) -> str:
+        return display.table([_sample_row(sample) for sample in self.samples], strong=self.chosen)
+
+    def row(self) -> dict[str, Any]:
+        """As a row of a table: the chosen sample, and all of them in `samples`; columns as in the files of `nla`."""
+        chosen = _sample_row(self.samples[self.chosen])
+        samples = [_sample_row(sample) for sample in self.samples]
+        return {"explanation": chosen.pop("text"), **chosen, "samples": samples}
+
+
+def _sample_row(sample: Sample) -> dict[str, Any]:
+    fields = sample.model_dump(exclude={"score"})
+    return fields | (sample.score.model_dump() if sample.score else dict.fromkeys(Score.model_fields))
+
+
+class Results(list[T]):
+    """Results in the order of what was asked for, and what they cost.
+
+    Attributes:
+        model: The name of the model that answered; empty for a batch of none.
+        usage: Token counts over the whole batch.
+    """
+
+    def __init__(self, items: Iterable[T] = (), model: str = "", usage: Usage = NO_USAGE) -> None:
+        super().__init__(items)
+        self.model = model
+        self.usage = usage
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put the results of several requests together."""
+        counts = {name: sum(getattr(part.usage, name) for part in parts) for name in Usage.model_fields}
+        return cls((item for part in parts for item in part), parts[0].model if parts else "", Usage(**counts))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each result as a row of a table."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """As a pandas DataFrame, a row for each result; needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def to_arrow(self) -> "pa.Table":
+        """As a pyarrow Table, a row for each result; needs pyarrow."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(self.rows())
+
+    def _repr_html_(self) -> str:
+        return display.table(self.rows())
+
+
+class Verbalizations(Results[Verbalization]):
+    """What was sampled for a batch of vectors; a list of Verbalization."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Columns explanation, complete, finish_reason, mse, cosine, fve and samples, as in the files of `nla`."""
+        return [told.row() for told in self]
+
+    def with_best(self) -> Self:
+        """Choose of each vector's samples the one whose mse is lowest."""
+        return type(self)((told.with_best() for told in self), self.model, self.usage)
+
+
+class Scores(Results[Score]):
+    """Scores of a batch of texts; a list of Score."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Columns mse, cosine and fve."""
+        return [score.model_dump() for score in self]

@@ -13,6 +13,8 @@ import pybase64
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from nla_client import display
+
 VectorDType = Literal["bfloat16", "float32"]
 FinishReason = Literal["stop", "length"]
 ErrorType = Literal[
@@ -120,6 +122,9 @@ class Score(_Response):
     mse: float
     cosine: float
     fve: float | None = Field(description="null where the preset gives no predict_mean_mse baseline.")
+
+    def _repr_html_(self) -> str:
+        return display.table([self.model_dump()])
 
 
 class Sample(_Response):

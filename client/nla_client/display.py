@@ -1,0 +1,33 @@
+"""Results as HTML for notebooks. It knows rows of plain values, nothing of what they mean."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+SHOWN_ROWS: Final = 20
+"""Rows of a long table that are shown; the rest is counted."""
+_TEXT: Final = "text-align:left;white-space:pre-wrap;max-width:60em"
+
+
+def table(rows: Sequence[Mapping[str, Any]], strong: int | None = None) -> str:
+    """Form a table of rows with the same columns, those without any value and lists left out; one row may be strong."""
+    shown = rows[:SHOWN_ROWS]
+    columns = [name for name in (shown[0] if shown else ()) if any(_is_plain(row[name]) for row in shown)]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    lines = [_line([row[name] for name in columns], bold=len(rows) > 1 and k == strong) for k, row in enumerate(shown)]
+    more = f"<p>and {len(rows) - SHOWN_ROWS} more</p>" if len(rows) > SHOWN_ROWS else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, list)
+
+
+def _line(values: Sequence[Any], *, bold: bool) -> str:
+    tag = "th" if bold else "td"
+    cells = (f'<{tag} style="{_TEXT}">{_cell(value)}</{tag}>' for value in values)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(value: Any) -> str:
+    return html.escape(f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value))

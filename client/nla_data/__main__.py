@@ -1,0 +1,17 @@
+"""The command `nla`, also as `python -m nla_data`; says what to install where only the clients are."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    try:
+        from nla_data import cli
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"nla: {error.name} is not installed: pip install 'nla-serve[data]' brings what nla needs\n")
+        return 2
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

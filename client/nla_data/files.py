@@ -1,0 +1,136 @@
+"""Which files are meant, on which filesystem. It knows paths and URIs, nothing of what is in the files."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import fs
+
+from nla_data.errors import UsageError
+
+SUFFIXES: Final = (
+    ".parquet", ".arrow", ".feather", ".ipc", ".jsonl", ".ndjson", ".npy", ".npz", ".safetensors", ".pt", ".pth",
+)  # fmt: skip
+_URI: Final = re.compile(r"^[a-z][a-z0-9+.-]+://")
+_WILD: Final = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class File:
+    """One input file, as it was when it was found."""
+
+    filesystem: Any
+    path: str
+    size: int
+    modified_ns: int
+
+    @property
+    def suffix(self) -> str:
+        """Ending of the name, in lower case."""
+        return PurePosixPath(self.path).suffix.lower()
+
+    def open(self) -> Any:
+        """Open it for reading at any place (a pyarrow.NativeFile)."""
+        try:
+            return self.filesystem.open_input_file(self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """First line of what an operating system's or a library's error says."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
+
+
+def locate(path: str) -> tuple[Any, str]:
+    """The filesystem of a path or URI (s3://, gs://, hdfs://, file://), and the path on it.
+
+    Raises:
+        UsageError: no such filesystem, or one that cannot be used here.
+    """
+    if not _URI.match(path):
+        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        filesystem, inner = fs.FileSystem.from_uri(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{path}: {reason(error)}") from error
+    return filesystem, inner
+
+
+def find(inputs: Iterable[str]) -> list[File]:
+    """All files that paths, folders and globs mean: in the given order, within a folder or glob by name.
+
+    Raises:
+        UsageError: one of them means no file, or a file whose kind is not known.
+    """
+    found = [file for given in inputs for file in _find_one(given)]
+    if len({file.path for file in found}) < len(found):
+        raise UsageError("an input file is named twice: its rows would come twice")
+    return found
+
+
+def _find_one(given: str) -> list[File]:
+    filesystem, path = locate(given)
+    wild = bool(_WILD.search(path)) and _info(filesystem, path, given).type == fs.FileType.NotFound
+    if wild:
+        return _known(
+            given, [info for info in _below(filesystem, _fixed_part(path)) if _matches(info.path, path)], filesystem
+        )
+    info = _info(filesystem, path, given)
+    if info.type == fs.FileType.NotFound:
+        raise UsageError(f"{given}: there is no such file or folder")
+    if info.type == fs.FileType.Directory:
+        return _known(given, _below(filesystem, path), filesystem)
+    file = _file(filesystem, info)
+    if file.suffix not in SUFFIXES:
+        raise UsageError(f"{given}: not a kind of file that can be read; these can: {', '.join(SUFFIXES)}")
+    return [file]
+
+
+def _known(given: str, infos: Sequence[Any], filesystem: Any) -> list[File]:
+    """Those of a folder or glob that can be read, but for hidden ones (`_` and `.`, as Spark and pyarrow have it)."""
+    files = [_file(filesystem, info) for info in sorted(infos, key=lambda info: info.path) if info.is_file]
+    files = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name[0] not in "._"]
+    if not files:
+        raise UsageError(f"{given}: no file there ends in one of {', '.join(SUFFIXES)}")
+    return files
+
+
+def _file(filesystem: Any, info: Any) -> File:
+    return File(filesystem, info.path, info.size or 0, info.mtime_ns or 0)
+
+
+def _info(filesystem: Any, path: str, given: str) -> Any:
+    try:
+        return filesystem.get_file_info(path)
+    except OSError as error:
+        raise UsageError(f"{given}: {reason(error)}") from error
+
+
+def _below(filesystem: Any, folder: str) -> list[Any]:
+    infos: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
+    return infos
+
+
+def _fixed_part(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    fixed = next((k for k, part in enumerate(parts) if _WILD.search(part)), len(parts))
+    return str(PurePosixPath(*parts[:fixed]))
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Part by part, so that `*` stays within one; `**` stands for any number of parts."""
+    return _match_parts(PurePosixPath(path).parts, PurePosixPath(pattern).parts)
+
+
+def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_match_parts(parts[k:], patterns[1:]) for k in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _match_parts(parts[1:], patterns[1:])

@@ -1,0 +1,155 @@
+"""All flags of `nla`."""
+
+import argparse
+from importlib.metadata import version
+from typing import Final, get_args
+
+from nla_client.wire import VectorDType
+from nla_data.progress import Mode
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+PATIENCE_S: Final = 600.0
+DESCRIPTION: Final = """\
+Explain, rebuild and score activation vectors by a running nla-serve.
+
+Input: .parquet, .arrow, .jsonl, .npy, .npz, .safetensors, .pt; folders, globs, and URIs such as s3://bucket/folder.
+Output: a folder of parquet parts, or one file that ends in .parquet. The same command goes on where it was stopped.
+Exit codes: 0 done, 1 stopped before the end (run it again), 2 wrong usage, input or server, 3 done, but rows failed.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Form all commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="nla", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"nla {version('nla-serve')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _verbalize(commands.add_parser("verbalize", help="vectors to explanations, with scores if asked for"))
+    _reconstruct(commands.add_parser("reconstruct", help="texts to vectors"))
+    _score(commands.add_parser("score", help="texts scored against vectors"))
+    _server(commands.add_parser("info", help="what the server serves"))
+    _try(commands.add_parser("try", help="one vector, explained and scored"))
+    return parser
+
+
+def _verbalize(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    _vectors(parser)
+    add = parser.add_argument_group("sampling").add_argument
+    add("--n", type=_positive, default=1, metavar="N", help="samples of each vector (default 1)")
+    add("--best", action="store_true", help="score all samples of a vector and choose the one whose mse is lowest")
+    add("--score", action="store_true", help="score every text against its vector")
+    _sampling(parser)
+    add("--seed", type=int, metavar="N", help="same seed, same explanations (default: drawn once for the output)")
+    _server(parser)
+    _running(parser)
+
+
+def _reconstruct(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    parser.add_argument("--column", default="explanation", metavar="NAME", help="of the texts (default explanation)")
+    _dtype(parser)
+    _server(parser)
+    _running(parser)
+
+
+def _score(parser: argparse.ArgumentParser) -> None:
+    _files(parser, out_optional=True)
+    _vectors(parser)
+    parser.add_argument(
+        "--text-column", default="explanation", metavar="NAME", help="of the texts (default explanation)"
+    )
+    _server(parser)
+    _running(parser)
+
+
+def _try(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a file of vectors (default: one of the demo pair's)")
+    parser.add_argument("--row", type=_not_negative, default=0, metavar="N", help="which of them, from 0 (default 0)")
+    parser.add_argument("--n", type=_positive, default=1, metavar="N", help="samples (default 1)")
+    parser.add_argument("--column", default="activation_vector", metavar="NAME", help="of the vectors")
+    _sampling(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same explanation")
+    _server(parser)
+
+
+def _files(parser: argparse.ArgumentParser, *, out_optional: bool = False) -> None:
+    if out_optional:
+        parser.add_argument("inputs", nargs=1, metavar="IN", help="a file, folder, glob or URI")
+        parser.add_argument(
+            "out", nargs="?", metavar="OUT", help="a folder or a .parquet file; without it, only totals are told"
+        )
+    else:
+        parser.add_argument(
+            "inputs", nargs="+", metavar="IN", help="files, folders, globs, URIs; rows come in this order"
+        )
+        parser.add_argument("out", metavar="OUT", help="a folder, or a file that ends in .parquet")
+    add = parser.add_argument_group("rows and columns").add_argument
+    add("--where", metavar="SQL", help="only these rows, such as \"layer = 20 AND token <> 'the'\" (DuckDB's dialect)")
+    add("--limit", type=_not_negative, metavar="N", help="at most so many rows")
+    add(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this column out of the output; repeat for more",
+    )
+
+
+def _vectors(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--column", default="activation_vector", metavar="NAME", help="of the vectors (default activation_vector)"
+    )
+    parser.add_argument("--keep-vectors", action="store_true", help="carry the vectors into the output, too")
+    _dtype(parser)
+
+
+def _dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", choices=get_args(VectorDType), default="bfloat16", help="of vectors on the wire (default bfloat16)"
+    )
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 means greedy (default 1)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="likeliest tokens of this total (default 1)"
+    )
+    parser.add_argument("--top-k", type=_positive, metavar="K", help="so many likeliest tokens (default all)")
+    parser.add_argument("--max-tokens", type=_positive, default=200, metavar="N", help="of a sample (default 200)")
+
+
+def _server(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("server").add_argument
+    add("--url", action="append", metavar="URL",
+        help=f"of nla-serve (default {DEFAULT_URL}); repeat for several that serve the same")  # fmt: skip
+    add("--api-key", metavar="KEY", help="its key (or NLA_API_KEY)")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("running").add_argument
+    add("--progress", choices=get_args(Mode), default="auto", help="auto: a bar on a terminal, elsewhere lines")
+    add("--patience", type=_seconds, default=PATIENCE_S, metavar="SECONDS",
+        help="how long to wait for a server that does not answer (default 600)")  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return value

@@ -1,0 +1,91 @@
+"""Gathers rows that are done, in order, into parts, and writes each whole, with where it ends."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from nla_data.manifest import PartState, Totals
+from nla_data.store import Store
+from nla_data.work import Done, Work
+
+STATE_KEY: Final = b"nla"
+"""Where in a part's metadata its PartState is."""
+PART_ROWS: Final = 10_000
+PART_BYTES: Final = 64 * 2**20
+PART_S: Final = 30.0
+"""A part is written once it has so many rows or bytes, or is so old: no more than that is done twice."""
+
+
+class PartWriter:
+    """Writes the parts of a run, in order.
+
+    Args:
+        store: Where to; None for a run whose totals alone count.
+        schema: Columns of the output.
+        carried: Those of them that come from the input.
+        state: Where the run goes on.
+        index: Number of the next part.
+    """
+
+    def __init__(
+        self, store: Store | None, schema: pa.Schema, carried: Sequence[str], state: PartState, index: int
+    ) -> None:
+        self.state = state
+        """Where the rows that were taken end; those since the last part are not yet written."""
+        self._store, self._schema, self._carried, self._index = store, schema, list(carried), index
+        self._tables: list[Any] = []
+        self._began = self._since = time.monotonic()
+        self._before = state.totals
+        self._broken = False
+
+    @property
+    def rate(self) -> float:
+        """Rows a second in this run."""
+        return (self.state.totals.rows - self._before.rows) / max(time.monotonic() - self._began, 1e-9)
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until what is there should be written; None where nothing is there."""
+        if not self._tables:
+            return None
+        size, rows = sum(table.nbytes for table in self._tables), sum(table.num_rows for table in self._tables)
+        full = rows >= PART_ROWS or size >= PART_BYTES
+        return 0.0 if full else max(0.0, self._since + PART_S - time.monotonic())
+
+    def take(self, work: Work, done: Done) -> None:
+        """Add the next rows."""
+        carried = work.piece.table.select(self._carried).columns
+        if not self._tables:
+            self._since = time.monotonic()
+        self._tables.append(pa.Table.from_arrays([*carried, *done.columns], schema=self._schema))
+        seconds = self._before.seconds + time.monotonic() - self._began
+        totals = self.state.totals.plus(done.totals).plus(Totals(sent=work.good))
+        totals = totals.model_copy(update={"seconds": seconds})
+        self.state = PartState(run=self.state.run, end=work.piece.end, totals=totals)
+
+    def flush(self) -> None:
+        """Write what is there as one part.
+
+        Raises:
+            StoppedError: it cannot be written now; later calls do nothing.
+        """
+        if self._store and self._tables and not self._broken:
+            self._write(pa.concat_tables(self._tables))
+        self._tables = []
+
+    def finish(self) -> None:
+        """Write the last part; an output of no rows gets an empty one, for its columns."""
+        self.flush()
+        if self._store and not self._index:
+            self._write(self._schema.empty_table())
+
+    def _write(self, table: Any) -> None:
+        if self._store is None:
+            return
+        metadata = {**(table.schema.metadata or {}), STATE_KEY: self.state.model_dump_json().encode()}
+        self._broken = True  # until it is written
+        self._store.write_part(self._index, table.replace_schema_metadata(metadata))
+        self._broken = False
+        self._index += 1

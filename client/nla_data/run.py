@@ -1,0 +1,160 @@
+"""One run: from the files, the settings and the gateways to a finished output, begun anew or gone on with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
+
+from nla_client import Info
+from nla_data import checks, files, vectors
+from nla_data.errors import UsageError
+from nla_data.gateways import Gateways
+from nla_data.manifest import InputFile, Manifest, PartState, Served, Totals
+from nla_data.output import Output
+from nla_data.parts import PartWriter
+from nla_data.pipeline import Pipeline
+from nla_data.progress import Mode, Reporter, reporter
+from nla_data.source import Source
+from nla_data.store import Store
+from nla_data.tasks import Task, Verbalize
+
+PATIENCE_S: Final = 600.0
+NAMELESS: Final = "activation_vector"
+"""What the one array of a .npy file is called."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        task: With the rows.
+        inputs: Paths, folders, globs or URIs.
+        out: A folder, or a file that ends in .parquet; None for a run of which only the totals count.
+        urls: Gateways that serve the same models.
+        api_key: As for the clients.
+        where: An SQL condition on the rows.
+        limit: At most so many rows.
+        drop: Columns that do not go along.
+        keep_vectors: Whether the vectors go along.
+        patience: Seconds without any answer after which the run gives up.
+        progress: How progress is told.
+    """
+
+    task: Task
+    inputs: Sequence[str]
+    out: str | None
+    urls: Sequence[str]
+    api_key: str | None = None
+    where: str | None = None
+    limit: int | None = None
+    drop: Sequence[str] = ()
+    keep_vectors: bool = False
+    patience: float = PATIENCE_S
+    progress: Mode = "quiet"
+
+    def settings(self) -> dict[str, object]:
+        """What the output depends on, beside the rows and the models."""
+        own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
+        return self.task.settings() | own
+
+    def carried(self, schema: pa.Schema) -> list[str]:
+        """The input's columns that go along.
+
+        Raises:
+            UsageError: a column that is asked for is not there, or holds something else.
+        """
+        used = [name for name in (self.task.vector_column, self.task.text_column) if name]
+        for name in (*self.drop, *used):
+            if name not in schema.names:
+                raise UsageError(f"the input has no column {name!r}; it has {', '.join(schema.names)}")
+        if self.task.vector_column:
+            vectors.check_type(schema.field(self.task.vector_column).type, self.task.vector_column)
+        if self.task.text_column:
+            _check_texts(schema.field(self.task.text_column))
+        left_out = {*self.drop, None if self.keep_vectors else self.task.vector_column}
+        return [name for name in schema.names if name not in left_out]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: totals over all rows, those of earlier runs of the same job too, and where they are."""
+
+    totals: Totals
+    out: str | None
+    was_finished: bool = False
+
+
+async def run(job: Job, shown: Reporter | None = None) -> Outcome:
+    """Do a job, or what is left of it.
+
+    Raises:
+        UsageError: the input, the output, the settings or the server are not what they should be.
+        StoppedError: it cannot go on now; the same job goes on from there.
+    """
+    shown = shown or reporter(job.progress)
+    source = Source(files.find(job.inputs), job.task.vector_column or NAMELESS, job.where, job.limit)
+    carried = job.carried(source.schema)
+    async with Gateways(job.urls, job.api_key, job.patience) as gateways:
+        info = await gateways.connect()
+        job.task.check(info)
+        schema = _schema(source, carried, job.task.output(info.d_model))
+        warning = checks.first_rows(source, job.task.vector_column, info)
+        if warning:
+            shown.warn(warning)
+        work = _Pass(source, gateways, info, schema, carried, shown)
+        if job.out is None:
+            return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
+        store = Store(job.out)
+        with store.locked():
+            return await _into(store, job, work)
+
+
+async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
+    inputs = [InputFile.of(file) for file in work.source.files]
+    wanted = Manifest(task=job.task.name, settings=job.settings(), inputs=inputs, served=Served.of(work.info))
+    output = Output.open(store, wanted)
+    if output.manifest.finished:
+        return Outcome(output.manifest.totals, job.out, was_finished=True)
+    task = job.task
+    if isinstance(task, Verbalize):
+        task = replace(task, seed=output.manifest.settings["seed"])
+    totals = await work.run(task, store, output.state, output.index)
+    output.finish(totals, work.schema)
+    return Outcome(totals, job.out)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """All that one pass over the rows needs, whatever the output."""
+
+    source: Source
+    gateways: Gateways
+    info: Info
+    schema: pa.Schema
+    carried: list[str]
+    shown: Reporter
+
+    async def run(self, task: Task, store: Store | None, state: PartState, index: int) -> Totals:
+        writer = PartWriter(store, self.schema, self.carried, state, index)
+        self.shown.start(self.source.total(), state.totals)
+        pieces = self.source.pieces(state.end, task.rows_per_request(self.info))
+        pipeline = Pipeline(task, self.gateways, writer, lambda: self.shown.update(writer.state.totals, writer.rate))
+        try:
+            await pipeline.run(pieces, self.info.d_model)
+        finally:
+            self.shown.close()
+        return writer.state.totals
+
+
+def _schema(source: Source, carried: Sequence[str], added: pa.Schema) -> pa.Schema:
+    both = [name for name in added.names if name in carried]
+    if both:
+        raise UsageError(f"the input has columns {', '.join(both)} already; leave them out with --drop, or rename them")
+    return pa.schema([*(source.schema.field(name) for name in carried), *added])
+
+
+def _check_texts(field: pa.Field) -> None:
+    if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+        raise UsageError(f"column {field.name!r} holds {field.type}, not texts")
