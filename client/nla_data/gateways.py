@@ -4,6 +4,7 @@ It decides what is tried again, and when a run gives up; it knows nothing of row
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -34,6 +35,8 @@ MAX_TRIES: Final = 4
 """How often a request may end in a failure of the server's own before its rows are looked at one by one."""
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 8.0
+RECENT_S: Final = 60.0
+"""A server that answered others so lately works: what fails again and again is at fault itself."""
 SPARE_S: Final = 30.0
 """By how much a request's timeout exceeds the server's own, which then tells the reason."""
 _GONE: Final = (APIConnectionError, EngineUnavailableError)
@@ -64,7 +67,7 @@ class Gateways:
         self._stack = AsyncExitStack()
         self._probes: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
-        self._last_answer = time.monotonic()
+        self._last_answer = -math.inf
         self._gateways: list[Gateway] = []
         self._failure: UsageError | None = None
         self._served: Served
@@ -115,9 +118,10 @@ class Gateways:
                 await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, MAX_PAUSE_S))
             except _FAILED as error:
                 failures += 1
-                if failures == MAX_TRIES:
+                gateway.why = str(error)
+                if failures >= MAX_TRIES and time.monotonic() - self._last_answer < RECENT_S:
                     raise RepeatedFailureError(f"the server failed {failures} times: {error}") from error
-                await asyncio.sleep(FIRST_PAUSE_S * 2**failures)
+                await asyncio.sleep(min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S))
             except _GONE as error:
                 self._set_down(gateway, str(error))
 
@@ -197,6 +201,8 @@ class Gateways:
     def _explain(error: NLAError) -> str:
         if isinstance(error, APIStatusError) and error.status_code == 401:
             return f"{error}; give its key in NLA_API_KEY"
+        if isinstance(error, APIConnectionError):
+            return f"{error}; does nla-serve run there?"
         return str(error)
 
     def _check_same(self, gateway: Gateway, info: Info) -> None:
