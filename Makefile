@@ -12,7 +12,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test bench bench-gpu soak lint format openapi clean
+.PHONY: help demo test bench bench-gpu soak lint format openapi notebook clean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,3 +61,7 @@ clean:
 
 openapi: $(READY)
 	$(BIN)/python -c "import json, sys; from nla_gateway.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(verbalizer=None, reconstructor=None)).openapi(), sys.stdout, indent=2)" > server/openapi.json
+
+notebook: $(READY)
+	@echo "==> running the example notebook against http://127.0.0.1:$(PORT), and storing what comes"
+	$(BIN)/python -m tests.notebook http://127.0.0.1:$(PORT)

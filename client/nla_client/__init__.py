@@ -29,6 +29,7 @@ from nla_client.errors import (
     PayloadTooLargeError,
     ServerTimeoutError,
 )
+from nla_client.layers import check_layer
 from nla_client.results import Scores, Spread, Verbalization, Verbalizations
 from nla_client.stream import AsyncEventStream, EventStream
 from nla_client.wire import Info, Sample, SampleDelta, SampleDone, SampleError, Score, StreamDone, StreamEvent
@@ -68,4 +69,5 @@ __all__ = [
     "StreamEvent",
     "Verbalization",
     "Verbalizations",
+    "check_layer",
 ]

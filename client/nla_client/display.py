@@ -10,12 +10,16 @@ _TEXT: Final = "text-align:left;white-space:pre-wrap;max-width:60em"
 
 
 def table(rows: Sequence[Mapping[str, Any]], strong: int | None = None) -> str:
-    """Form a table of rows with the same columns, those without any value and lists left out; one row may be strong."""
-    shown = rows[:SHOWN_ROWS]
+    """Form a table of rows with the same columns, those without any value and lists left out; one row may be strong.
+
+    The strong row is shown however long the table.
+    """
+    places = [k for k in range(len(rows)) if k < SHOWN_ROWS or k == strong]
+    shown = [rows[k] for k in places]
     columns = [name for name in (shown[0] if shown else ()) if any(_is_plain(row[name]) for row in shown)]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    lines = [_line([row[name] for name in columns], bold=len(rows) > 1 and k == strong) for k, row in enumerate(shown)]
-    more = f"<p>and {len(rows) - SHOWN_ROWS} more</p>" if len(rows) > SHOWN_ROWS else ""
+    lines = [_line([rows[k][name] for name in columns], bold=len(rows) > 1 and k == strong) for k in places]
+    more = f"<p>and {len(rows) - len(shown)} more</p>" if len(rows) > len(shown) else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
 
 

@@ -5,11 +5,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from nla_client import display
+from nla_client import display, tables
 from nla_client.wire import FinishReason, Sample, Score, Usage
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class Results(list[T]):
         usage: Token counts over the whole batch.
     """
 
+    _columns: ClassVar[dict[str, type]]
+
     def __init__(self, items: Iterable[T] = (), model: str = "", usage: Usage = NO_USAGE) -> None:
         super().__init__(items)
         self.model = model
@@ -121,17 +123,21 @@ class Results(list[T]):
         """Each result as a row of a table."""
         raise NotImplementedError
 
+    def schema(self) -> "pa.Schema":
+        """Types of the rows' columns, which values that are missing do not change; needs pyarrow."""
+        raise NotImplementedError
+
     def to_pandas(self) -> "pd.DataFrame":
         """As a pandas DataFrame, a row for each result; needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows())
+        return pd.DataFrame(self.rows(), columns=list(self._columns)).astype(self._columns)
 
     def to_arrow(self) -> "pa.Table":
         """As a pyarrow Table, a row for each result; needs pyarrow."""
         import pyarrow as pa
 
-        return pa.Table.from_pylist(self.rows())
+        return pa.Table.from_pylist(self.rows(), self.schema())
 
     def _repr_html_(self) -> str:
         return display.table(self.rows())
@@ -140,9 +146,15 @@ class Results(list[T]):
 class Verbalizations(Results[Verbalization]):
     """What was sampled for a batch of vectors; a list of Verbalization."""
 
+    _columns = tables.VERBALIZATIONS
+
     def rows(self) -> list[dict[str, Any]]:
         """Columns explanation, complete, finish_reason, mse, cosine, fve and samples, as in the files of `nla`."""
         return [told.row() for told in self]
+
+    def schema(self) -> "pa.Schema":
+        """Types of these columns; needs pyarrow."""
+        return tables.verbalizations()
 
     def with_best(self) -> Self:
         """Choose of each vector's samples the one whose mse is lowest."""
@@ -152,6 +164,12 @@ class Verbalizations(Results[Verbalization]):
 class Scores(Results[Score]):
     """Scores of a batch of texts; a list of Score."""
 
+    _columns = tables.SCORES
+
     def rows(self) -> list[dict[str, Any]]:
         """Columns mse, cosine and fve."""
         return [score.model_dump() for score in self]
+
+    def schema(self) -> "pa.Schema":
+        """Types of these columns; needs pyarrow."""
+        return tables.scores()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 import pyarrow as pa
 
-from nla_client import Info, Score, Verbalization
+from nla_client import Info, Verbalization, tables
 from nla_client.calls import MAX_SAMPLES, SEEDS
 from nla_client.wire import PairInfo, VectorDType
 from nla_data import vectors
@@ -22,9 +22,6 @@ from nla_data.work import Answers, Call, Done, Work, ask
 
 MAX_ROWS: Final = 64
 """Rows in one request, as in the clients."""
-_SCORE: Final = [("mse", pa.float64()), ("cosine", pa.float64()), ("fve", pa.float64())]
-_SAMPLE: Final = [("text", pa.string()), ("complete", pa.bool_()), ("finish_reason", pa.string()), *_SCORE]
-_NO_SCORE: Final = dict.fromkeys(Score.model_fields)
 
 
 class Task(Protocol):
@@ -90,10 +87,9 @@ class Verbalize:
     def output(self, d_model: int) -> pa.Schema:
         """The chosen sample, all of them, the spread of their mse, and what made them."""
         del d_model
-        chosen = [("explanation", pa.string()), *_SAMPLE[1:], ("samples", pa.list_(pa.struct(_SAMPLE)))]
         spread = [("mse_mean", pa.float64()), ("mse_std", pa.float64())]
         about = [("norm", pa.float64()), ("input_row", pa.int64()), ("error", pa.string())]
-        return pa.schema([*chosen, *spread, *about, ("model", pa.string()), ("settings", pa.string())])
+        return pa.schema([*tables.verbalizations(), *spread, *about, ("model", pa.string()), ("settings", pa.string())])
 
     def check(self, info: Info) -> None:
         """It takes a verbalizer, to score a reconstructor, and the server's limits."""
@@ -194,7 +190,7 @@ class ScorePairs:
     def output(self, d_model: int) -> pa.Schema:
         """The score, or why there is none."""
         del d_model
-        return pa.schema([*_SCORE, ("score_error", pa.string())])
+        return pa.schema([*tables.scores(), ("score_error", pa.string())])
 
     def check(self, info: Info) -> None:
         """It takes a reconstructor whose scores make sense."""

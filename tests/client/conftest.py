@@ -49,8 +49,18 @@ def sample(text: str, score: Any = None) -> dict[str, Any]:
     return {"text": text, "complete": True, "finish_reason": "stop", "score": score}
 
 
+def scored(text: str, first: float, n: int) -> list[dict[str, Any]]:
+    mses = [abs(first - k) / 10 for k in range(n)]
+    return [
+        sample(f"{text} sample {k}", {"mse": mse, "cosine": 1 - mse / 2, "fve": 1 - mse}) for k, mse in enumerate(mses)
+    ]
+
+
 class FakeServer:
-    """Answers every request; a vector's text is its first element. `script` holds what to do first instead."""
+    """Answers every request; a vector's text is its first element. `script` holds what to do first instead.
+
+    Scored samples are told apart: of a vector that begins with k, sample k scores best.
+    """
 
     def __init__(self) -> None:
         self.requests: list[httpx.Request] = []
@@ -72,10 +82,11 @@ class FakeServer:
 
     def verbalize(self, body: Any) -> httpx.Response:
         call = VerbalizeRequest.model_validate(body)
-        texts = [f"{decode_vector(vector, call.dtype)[0]:g}" for vector in call.vectors]
+        firsts = [float(decode_vector(vector, call.dtype)[0]) for vector in call.vectors]
+        texts = [f"{first:g} seed {call.seed}" if call.seed else f"{first:g}" for first in firsts]
         results = [
-            {"index": index, "samples": [sample(f"{text} seed {call.seed}" if call.seed else text)] * call.n}
-            for index, text in enumerate(texts)
+            {"index": index, "samples": scored(text, first, call.n) if call.score else [sample(text)] * call.n}
+            for index, (text, first) in enumerate(zip(texts, firsts, strict=True))
         ]
         return httpx.Response(200, json={"model": "m", "results": results, "usage": USAGE})
 
