@@ -2,7 +2,8 @@
 # make test    the same environment, lint, and all tests
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
-# make bench-gpu   the same on CUDA GPUs, on pairs shaped like the released ones
+# make endurance   20,000 vectors through nla, killed 20 times, and its engine twice
+# make bench-gpu   benchmarks on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 MINUTES ?= 10
@@ -12,7 +13,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test bench bench-gpu soak lint format openapi notebook clean
+.PHONY: help demo test bench bench-gpu soak endurance lint format openapi notebook clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +52,10 @@ bench-gpu: $(READY)
 soak: $(READY)
 	@echo "==> $(MINUTES) minutes of mixed load on the demo pair"
 	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) --out build/soak
+
+endurance: $(READY)
+	@echo "==> 20,000 vectors through nla, undisturbed, and killed again and again"
+	@exec $(BIN)/python -m tests.endurance --out build/endurance
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

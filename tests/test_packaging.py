@@ -40,6 +40,17 @@ def test_the_client_needs_no_torch_and_the_wheel_is_whole(environment: Path) -> 
     assert not installed & {"torch", "sglang", "transformers", "fastapi"}
 
 
+def test_nla_says_what_is_missing(environment: Path) -> None:
+    nla = str(environment / "nla")
+    for command, message in (
+        ([nla, "verbalize", "in.parquet", "out"], "pip install 'nla-serve[data]'"),
+        ([nla, "info", "--url", "http://127.0.0.1:9"], "GET /v1/info at 127.0.0.1:9"),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+
+
 def test_the_command_says_what_is_missing(environment: Path) -> None:
     done = subprocess.run([environment / "nla-serve", "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

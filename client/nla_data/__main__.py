@@ -7,10 +7,11 @@ def main() -> int:
     """Run the command and return its exit code."""
     try:
         from nla_data import cli
+
+        return cli.main()
     except ModuleNotFoundError as error:
         sys.stderr.write(f"nla: {error.name} is not installed: pip install 'nla-serve[data]' brings what nla needs\n")
         return 2
-    return cli.main()
 
 
 if __name__ == "__main__":

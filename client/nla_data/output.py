@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from nla_client.calls import SEEDS
 from nla_data.errors import UsageError
-from nla_data.manifest import Manifest, PartState, Totals
+from nla_data.manifest import Manifest, PartState
 from nla_data.parts import STATE_KEY
 from nla_data.store import MANIFEST, Store
+from nla_data.totals import Totals
 
 MANIFEST_KEY: Final = b"nla_manifest"
 """Where the one output file keeps the manifest."""

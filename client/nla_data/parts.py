@@ -6,16 +6,19 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from nla_data.manifest import PartState, Totals
+from nla_data.manifest import PartState
 from nla_data.store import Store
+from nla_data.totals import Totals
 from nla_data.work import Done, Work
 
 STATE_KEY: Final = b"nla"
 """Where in a part's metadata its PartState is."""
 PART_ROWS: Final = 10_000
 PART_BYTES: Final = 64 * 2**20
-PART_S: Final = 30.0
-"""A part is written once it has so many rows or bytes, or is so old: no more than that is done twice."""
+PART_S: Final = (2.0, 60.0)
+PART_SHARE: Final = 0.1
+"""A part is written once it has so many rows or bytes, or is as old as this share of the run, within these bounds: no
+more than a tenth is done twice, and a long run has few parts."""
 
 
 class PartWriter:
@@ -52,7 +55,8 @@ class PartWriter:
             return None
         size, rows = sum(table.nbytes for table in self._tables), sum(table.num_rows for table in self._tables)
         full = rows >= PART_ROWS or size >= PART_BYTES
-        return 0.0 if full else max(0.0, self._since + PART_S - time.monotonic())
+        oldest = min(max(PART_SHARE * (self._since - self._began), PART_S[0]), PART_S[1])
+        return 0.0 if full else max(0.0, self._since + oldest - time.monotonic())
 
     def take(self, work: Work, done: Done) -> None:
         """Add the next rows."""

@@ -9,7 +9,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nla_data.manifest import Totals
+from nla_data.totals import Totals
 
 Mode = Literal["auto", "bar", "log", "json", "quiet"]
 EVERY_S: Final = 10.0

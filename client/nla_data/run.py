@@ -10,7 +10,7 @@ from nla_client import Info
 from nla_data import checks, files, vectors
 from nla_data.errors import UsageError
 from nla_data.gateways import Gateways
-from nla_data.manifest import InputFile, Manifest, PartState, Served, Totals
+from nla_data.manifest import InputFile, Manifest, PartState, Served
 from nla_data.output import Output
 from nla_data.parts import PartWriter
 from nla_data.pipeline import Pipeline
@@ -18,6 +18,7 @@ from nla_data.progress import Mode, Reporter, reporter
 from nla_data.source import Source
 from nla_data.store import Store
 from nla_data.tasks import Task, Verbalize
+from nla_data.totals import Totals
 
 PATIENCE_S: Final = 600.0
 NAMELESS: Final = "activation_vector"

@@ -16,8 +16,8 @@ from nla_client.calls import MAX_SAMPLES, SEEDS
 from nla_client.wire import PairInfo, VectorDType
 from nla_data import vectors
 from nla_data.errors import UsageError
-from nla_data.manifest import Totals
 from nla_data.source import Piece
+from nla_data.totals import Totals
 from nla_data.work import Answers, Call, Done, Work, ask
 
 MAX_ROWS: Final = 64

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError
 from nla_client.results import NO_USAGE
 from nla_client.wire import Usage
-from nla_data.manifest import Totals
 from nla_data.source import Piece
+from nla_data.totals import Totals
 
 T = TypeVar("T")
 _PARAM: Final = re.compile(r"(?:vectors|texts)\[(\d+)\]")

@@ -305,7 +305,7 @@ def test_parts_are_written_by_rows_bytes_and_age(
     tmp_path: Path, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = save(tmp_path / "in.parquet")
-    for name, value, least in (("PART_ROWS", 100, 3), ("PART_BYTES", 30_000, 3), ("PART_S", 0.0, 5)):
+    for name, value, least in (("PART_ROWS", 100, 3), ("PART_BYTES", 30_000, 3), ("PART_S", (0.0, 0.0), 5)):
         with monkeypatch.context() as changed:
             changed.setattr(parts, name, value)
             assert nla("verbalize", given, tmp_path / name, "--url", gateway.url) == 0

@@ -75,7 +75,7 @@ def assert_alike(shown: Any, got: Any) -> None:
 def test_every_block_is_of_a_kind_that_is_run_or_compared() -> None:
     assert {block.language for block in blocks()} == {"bash", "python", "json", "text", "yaml", "console"}
     kinds = {shlex.split(command)[0] for command in COMMANDS}
-    assert kinds == {"make", "curl", "nla-serve", ".venv/bin/python"}
+    assert kinds == {"make", "curl", "nla", "nla-serve", ".venv/bin/python"}
 
 
 @pytest.mark.parametrize("block", [b for b in of("bash") if "curl" in b.text], ids=lambda b: b.text.split()[2][22:])
@@ -94,13 +94,20 @@ def against_a_server() -> list[Block]:
     return [block for block in of("python") if ADDRESS in block.text]
 
 
-@pytest.mark.parametrize("block", against_a_server(), ids=["first", "second"])
+@pytest.mark.parametrize("block", against_a_server(), ids=["first", "second", "files"])
 def test_python_blocks(demo: Stack, block: Block, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
-    script.write_text(block.text.replace(ADDRESS, demo.url))
+    script.write_text(block.text.replace(ADDRESS, demo.url).replace("build/", f"{tmp_path}/"))
     answer = run(f"{sys.executable} {script}")
     if block.shown is not None:
         assert answer == block.shown
+
+
+def test_nla_commands(demo: Stack, tmp_path: Path) -> None:
+    """In their order: the later ones read what the first wrote."""
+    for command in (c for c in COMMANDS if c.startswith("nla ")):
+        assert run(f"{command} --url {demo.url}".replace("build/", f"{tmp_path}/"))
+    assert {path.name for path in tmp_path.iterdir()} == {"explained.parquet", "rebuilt"}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("nla-serve")])
