@@ -121,7 +121,7 @@ def endure(stack: Stack, folder: Path, count: int, kills: int, engine_kills: int
     started = time.monotonic()
     between = np.linspace(1, max(kills, 1), engine_kills + 2)[1:-1].astype(int)
     for turn in range(1, kills + 1):
-        lifetime = float(np.random.default_rng(turn).uniform(0.5, 2.0)) * seconds / (kills + 1)
+        lifetime = float(np.random.default_rng(turn).uniform(0.3, 1.3)) * seconds / (kills + 1)
         if turn in between:
             engine_of(stack, "av").kill()
         if rough.run(max(lifetime, 2.0)) is not None:

@@ -37,7 +37,8 @@ class PartWriter:
     ) -> None:
         self.state = state
         """Where the rows that were taken end; those since the last part are not yet written."""
-        self._store, self._schema, self._carried, self._index = store, schema, list(carried), index
+        self.carried = carried
+        self._store, self._schema, self._index = store, schema, index
         self._tables: list[Any] = []
         self._began = self._since = time.monotonic()
         self._before = state.totals
@@ -59,11 +60,10 @@ class PartWriter:
         return 0.0 if full else max(0.0, self._since + oldest - time.monotonic())
 
     def take(self, work: Work, done: Done) -> None:
-        """Add the next rows."""
-        carried = work.piece.table.select(self._carried).columns
+        """Add the next rows; the piece has the carried columns alone."""
         if not self._tables:
             self._since = time.monotonic()
-        self._tables.append(pa.Table.from_arrays([*carried, *done.columns], schema=self._schema))
+        self._tables.append(pa.Table.from_arrays([*work.piece.table.columns, *done.columns], schema=self._schema))
         seconds = self._before.seconds + time.monotonic() - self._began
         totals = self.state.totals.plus(done.totals).plus(Totals(sent=work.good))
         totals = totals.model_copy(update={"seconds": seconds})

@@ -5,7 +5,8 @@ What is read and not yet handed on is bounded, whatever the input's size.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nla_data.gateways import Gateways
@@ -66,14 +67,15 @@ class Pipeline:
         for piece in pieces:
             work = self._task.prepare(piece, d_model, offset)
             offset += work.good
-            yield work
+            yield replace(work, piece=piece.only(self._writer.carried))
 
     async def _read(self, works: Iterator[Work]) -> None:
         loop = asyncio.get_running_loop()
-        while (work := await asyncio.to_thread(next, works, None)) is not None:
-            turn = _Turn(work, loop.create_future())
-            await self._in_order.put(turn)
-            self._todo.put_nowait(turn)
+        with ThreadPoolExecutor(1, "nla-read") as thread:  # one, for each would keep freed memory of its own
+            while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
+                turn = _Turn(work, loop.create_future())
+                await self._in_order.put(turn)
+                self._todo.put_nowait(turn)
         await self._in_order.put(None)
 
     async def _work(self) -> None:

@@ -52,6 +52,10 @@ class Piece:
     numbers: NDArray[np.int64]
     end: Position
 
+    def only(self, columns: Sequence[str]) -> "Piece":
+        """The same rows with these columns alone, so that the others need not stay in memory."""
+        return Piece(self.table.select(list(columns)), self.numbers, self.end)
+
 
 class Source:
     """Input files with the same columns.

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import uvicorn
@@ -22,7 +22,7 @@ from nla_client.wire import (
     encode_vector,
 )
 
-D = 8
+D: Final = 8
 LIMITS = {
     "max_body_bytes": 2**26, "max_held_bytes": 2**28, "max_batch": 512, "max_n": 64, "max_samples": 2048,
     "max_tokens": 1024, "max_text_tokens": 1024, "max_queue": 4096, "request_timeout_s": 5.0,
@@ -30,12 +30,12 @@ LIMITS = {
 }  # fmt: skip
 
 
-def info(name: str = "fake") -> dict[str, Any]:
+def info(name: str = "fake", d_model: int = D) -> dict[str, Any]:
     model = {"checkpoint_dtype": "float32", "injection_scale": 3.0, "mse_scale": 3.0}
     return {
         "verbalizer": {"model": f"{name}-av", "role": "av", **model},
         "reconstructor": {"model": f"{name}-ar", "role": "ar", **model},
-        "base_model": "base", "layer": 20, "d_model": D, "predict_mean_mse": 1.0, "limits": LIMITS,
+        "base_model": "base", "layer": 20, "d_model": d_model, "predict_mean_mse": 1.0, "limits": LIMITS,
         "versions": {"nla-serve": "0"},
     }  # fmt: skip
 
@@ -60,6 +60,8 @@ class FakeGateway:
     ready: bool = True
     seen: list[tuple[str, Any]] = field(default_factory=list)
     vectors: int = 0
+    keep: bool = True
+    """Whether what was seen is kept."""
 
     @property
     def url(self) -> str:
@@ -70,7 +72,7 @@ class FakeGateway:
 
     def _verbalize(self, body: Any) -> Any:
         call = VerbalizeRequest.model_validate(body)
-        vectors = [decode_vector(vector, call.dtype, D) for vector in call.vectors]
+        vectors = [decode_vector(vector, call.dtype, self.served["d_model"]) for vector in call.vectors]
         self.vectors += len(vectors)
         results = []
         for index, vector in enumerate(vectors):
@@ -118,7 +120,8 @@ class FakeGateway:
         @app.post("/{path}")
         async def post(path: str, request: Request) -> Response:
             body = await request.json()
-            self.seen.append((path, body))
+            if self.keep:
+                self.seen.append((path, body))
             return self.trouble(path, body) or JSONResponse(self.answer(path, body))
 
         return app

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.checkpoints import make_pair
+from tests.endurance import endure
 from tests.load import Known, Load, until
 from tests.plain import decode, queue_of, running, texts_of, verbalize, verbalizer_of
 from tests.stack import (
@@ -79,6 +80,11 @@ def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack
     got = disturb(stack, known, engine_of(stack, role).kill, label)
     assert set(got) <= {"right", "503"}, got
     assert len(stack.family()) == family
+
+
+def test_a_run_of_nla_that_is_killed_with_its_engine(stack: Stack, tmp_path: Path) -> None:
+    report = endure(stack, tmp_path, count=1500, kills=3, engine_kills=1)
+    assert report.fine, report
 
 
 @pytest.mark.parametrize(("role", "of"), [("av", scheduler_of), ("ar", engine_of)])
