@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nla_client import Info, NLAClient, Verbalization
@@ -29,7 +30,7 @@ def info(url: str, api_key: str | None) -> None:
     rows |= {f"limit: {name}": value for name, value in served.limits}
     rows |= {f"version: {name}": value for name, value in served.versions.items()}
     for name, value in rows.items():
-        table.add_row(name, "none" if value is None else str(value))
+        table.add_row(name, "none" if value is None else escape(str(value)))
     Console().print(table)
 
 
@@ -60,13 +61,13 @@ def one(url: str, api_key: str | None, place: Place, sampling: dict[str, Any]) -
 
 
 def _explanations(told: Verbalization, title: str) -> Table:
-    table = Table(title=title, show_lines=len(told.samples) > 1)
+    table = Table(title=escape(title), show_lines=len(told.samples) > 1)
     for name in ("explanation", "mse", "cosine", "fve"):
         table.add_column(name, overflow="fold")
     for sample in sorted(told.samples, key=lambda it: it.score.mse if it.score else 0.0):
         text = sample.text if sample.complete else f"{sample.text} [incomplete]"
         numbers = (sample.score.mse, sample.score.cosine, sample.score.fve) if sample.score else (None,) * 3
-        table.add_row(text.replace("[", "\\["), *("" if number is None else f"{number:.4f}" for number in numbers))
+        table.add_row(escape(text), *("" if number is None else f"{number:.4f}" for number in numbers))
     return table
 
 
