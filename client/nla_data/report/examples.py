@@ -59,9 +59,10 @@ def read(results: Results, rows: Rows) -> dict[str, list[Example]]:
     carried = _carried(results.schema)
     wanted = np.unique(np.concatenate(list(chosen.values())))
     texts = dict(zip(wanted.tolist(), _texts(results, rows.place[wanted], carried), strict=True))
-    baseline = results.manifest.served.predict_mean_mse
+    manifest = results.manifest
+    baseline, several = manifest.served.predict_mean_mse, manifest.settings.get("n", 1) > 1
     return {
-        title: [_example(rows, index, texts[index], baseline) for index in numbers.tolist()]
+        title: [_example(rows, index, dict(texts[index]), baseline, several=several) for index in numbers.tolist()]
         for title, numbers in chosen.items()
     }
 
@@ -76,7 +77,7 @@ def _texts(results: Results, places: NDArray[np.int64], carried: list[str]) -> I
         begin += batch.num_rows
 
 
-def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | None) -> Example:
+def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | None, *, several: bool) -> Example:
     mse = float(rows.mse[index])
     mean, std = float(rows.mse_mean[index]), float(rows.mse_std[index])
     explanation = told.pop("explanation")
@@ -86,7 +87,7 @@ def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | Non
         mse=mse,
         fve=1 - mse / baseline if baseline else None,
         norm=float(rows.norm[index]),
-        spread=None if np.isnan(mean) else (mean, std),
+        spread=(mean, std) if several and np.isfinite(mean) else None,
         carried={name: _short(value) for name, value in told.items() if value is not None},
     )
 

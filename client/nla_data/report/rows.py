@@ -31,7 +31,7 @@ class Rows:
         incomplete: Rows whose chosen text lacks its closing tag.
         place: Which rows of the output these are.
         input_row: Which rows of the input they are.
-        mse_mean: Over a vector's samples, NaN where there is but one.
+        mse_mean: Over a vector's samples, NaN where not all have a score.
         mse_std: As `mse_mean`.
         groupings: By layer, if there is such a column, and by what was asked for.
     """
@@ -55,6 +55,11 @@ class Rows:
     def good(self) -> int:
         """Rows that did not fail."""
         return self.count - self.failed.total()
+
+    def spread(self) -> tuple[float, float] | None:
+        """Mean over the rows of `mse_mean` and of `mse_std`."""
+        told = np.isfinite(self.mse_mean)
+        return (float(self.mse_mean[told].mean()), float(self.mse_std[told].mean())) if told.any() else None
 
 
 def read(results: Results, groups: Sequence[str]) -> Rows:
