@@ -69,26 +69,26 @@ def write(
     served = Served(
         verbalizer=model, reconstructor=model, base_model="base", layer=20, d_model=D, predict_mean_mse=baseline
     )
+    manifest = Manifest(task="verbalize", settings=task.settings(), inputs=inputs, served=served)
     store = Store(str(out))
-    output = Output.open(store, Manifest(task="verbalize", settings=task.settings(), inputs=inputs, served=served))
-    store_folder = Path(store.folder)
-    store_folder.mkdir(parents=True, exist_ok=True)
-    writer = PartWriter(store, schema, carried, PartState(run=output.manifest.run), 0)
     cosine = np.clip(0.8 + 0.1 * np.random.default_rng(5).standard_normal(count), -1, 1)
-    numbers = []
-    for piece in source.pieces(Position(), part_rows):
-        work = task.task.prepare(piece, D, 0)
-        writer.take(work, _done(work, cosine[piece.numbers], text, schema, task.task.output(D), baseline))
-        writer.flush()
-        numbers += [number for number, reason in zip(piece.numbers, work.reasons, strict=True) if not reason]
-    if finish:
-        output.finish(writer.state.totals, schema)
-    kept = np.array(numbers)
+    numbers: list[int] = []
+    with store.locked():
+        output = Output.open(store, manifest)
+        writer = PartWriter(store, schema, carried, PartState(run=output.manifest.run), 0)
+        for piece in source.pieces(Position(), part_rows):
+            work = task.task.prepare(piece, D, 0)
+            writer.take(work, _done(work, cosine[piece.numbers], text, task.task.output(D), baseline))
+            writer.flush()
+            numbers += [int(number) for number, bad in zip(piece.numbers, work.reasons, strict=True) if not bad]
+        if finish:
+            output.finish(writer.state.totals, schema)
+    kept = np.array(numbers, int)
     chosen = {name: [values[k] for k in numbers] for name, values in columns.items()}
     return Written(out, given, kept, vectors[kept].astype(np.float64), cosine[kept], chosen)
 
 
-def _done(work: Work, cosine: Any, text: str, _schema: pa.Schema, added: pa.Schema, baseline: float | None) -> Done:
+def _done(work: Work, cosine: Any, text: str, added: pa.Schema, baseline: float | None) -> Done:
     good = [reason is None for reason in work.reasons]
     norms = iter(np.linalg.norm(work.vectors.astype(np.float64), axis=1).tolist())
 

@@ -88,4 +88,4 @@ def _taken(column: Any, numbers: NDArray[np.int64], rows: Rows, taken: slice, d_
     norms = rows.norm[taken]
     if len(found) != len(norms) or not np.allclose(np.linalg.norm(found, axis=1), norms, rtol=_NORM_TOLERANCE, atol=0):
         raise UnavailableError("The vectors that are there now are not those that were explained: their norms differ.")
-    return found
+    return np.asarray(found)

@@ -49,7 +49,7 @@ def histogram(name: str, label: str, values: Floats, *, norms: bool = False) -> 
 
     def draw(axes: Axes) -> None:
         low, high = float(values.min()), float(values.max())
-        bins = np.geomspace(low, high, _BINS + 1) if log else _BINS
+        bins = np.geomspace(low, high, _BINS + 1).tolist() if log else _BINS
         axes.hist(values, bins=bins, color=INK)
         axes.axvline(float(np.median(values)), color=ACCENT, linestyle="--", label=f"median {np.median(values):.4g}")
         axes.set_xscale("log" if log else "linear")
