@@ -12,11 +12,11 @@ import pytest
 from nla_data import cli
 from nla_data.api import Verbalize
 from nla_data.errors import UsageError
-from nla_data.report import build, originals, rows
+from nla_data.report import build, originals, plots, rows
 from nla_data.report.deviations import deviations
 from nla_data.report.grouping import Codes, Grouping
 from nla_data.report.results import Results
-from nla_data.report.statistics import Figures, Resampler, figures
+from nla_data.report.statistics import Figure, Figures, Resampler, figures
 from tests.data.outputs import BASELINE, D, Written, write
 
 EVIL = "</blockquote><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
@@ -153,7 +153,7 @@ def test_an_output_so_far(tmp_path: Path) -> None:
 def test_without_a_baseline(tmp_path: Path) -> None:
     html = page(write(tmp_path / "out", baseline=None).out)
     assert "the server has no baseline" in html
-    assert "How mse is spread" in html
+    assert "Histogram: mse" in html
     assert "mean mse by layer" in html
 
 
@@ -246,6 +246,30 @@ def test_groups_come_in_order_with_missing_values_last() -> None:
     assert grouping.codes.tolist() == [2, 1, 3, 1, 3, 0]
     with pytest.raises(UsageError, match="more than 100 values"):
         codes.add(pa.array(np.arange(200.0)))
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([True, False, None]), pa.nulls(3), pa.array(["b", "a", "b"]).dictionary_encode()]
+)
+def test_any_column_of_single_values_makes_groups(column: pa.Array) -> None:
+    codes = Codes("c")
+    codes.add(column)
+    grouping = codes.grouping()
+    values = ["(no value)" if value is None else value for value in column.to_pylist()]
+    assert [grouping.labels[code] for code in grouping.codes] == values
+
+
+def test_plots_of_values_that_hardly_differ_and_of_odd_names() -> None:
+    values = np.full(5000, 0.1)
+    values[0] = np.nextafter(0.1, 1)
+    one = Figure(0.5, 0.4, 0.6)
+    drawn = [
+        plots.histogram("mse", "mse", values),
+        plots.histogram("norm", "norm", np.geomspace(1, 1e5, 5000), norms=True),
+        plots.norm_against("mse", np.geomspace(1, 1e5, 5000), values),
+        plots.by_layer("mse", ["$\\bad$", "20"], [one, Figure(0.5)]),
+    ]
+    assert all(plot.png.startswith(PNG) for plot in drawn)
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def command(manifest: Manifest) -> str:
 
 def settings(manifest: Manifest) -> Facts:
     """All of them."""
-    return [(name, "none" if value in (None, []) else str(value)) for name, value in manifest.settings.items()]
+    return [(name, _setting(value)) for name, value in manifest.settings.items()]
 
 
 def inputs(manifest: Manifest) -> Facts:
@@ -94,6 +94,14 @@ def _flags(given: dict[str, Any]) -> Iterator[str]:
         else:
             for one in value if isinstance(value, list) else [value]:
                 yield from (flag, str(one))
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _model(model: dict[str, Any] | None) -> str:

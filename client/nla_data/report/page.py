@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -68,7 +69,12 @@ def render(content: Content) -> str:
         "cost": facts.cost(content.results),
     }
     return environment.from_string(template).render(
-        content=content, manifest=manifest, facts=told, resamples=RESAMPLES, out=content.results.store.out
+        content=content,
+        manifest=manifest,
+        facts=told,
+        resamples=RESAMPLES,
+        out=content.results.store.out,
+        name=PurePosixPath(content.results.store.out).name,
     )
 
 

@@ -15,8 +15,8 @@ from nla_data.report.statistics import Figure
 
 INK: Final = "#1f5a8c"
 ACCENT: Final = "#b3432b"
-_DPI: Final = 160
-_SIZE: Final = (6.4, 3.6)
+_DPI: Final = 190
+_SIZE: Final = (5.4, 3.1)
 _BINS: Final = 60
 _POINTS: Final = 3000
 """More than so many are drawn as density."""
@@ -49,7 +49,7 @@ def histogram(name: str, label: str, values: Floats, *, norms: bool = False) -> 
 
     def draw(axes: Axes) -> None:
         low, high = float(values.min()), float(values.max())
-        bins = np.geomspace(low, high, _BINS + 1).tolist() if log else _BINS
+        bins = np.geomspace(low, high, _BINS + 1).tolist() if log else _BINS if _differ(low, high) else 1
         axes.hist(values, bins=bins, color=INK)
         axes.axvline(float(np.median(values)), color=ACCENT, linestyle="--", label=f"median {np.median(values):.4g}")
         axes.set_xscale("log" if log else "linear")
@@ -59,7 +59,7 @@ def histogram(name: str, label: str, values: Floats, *, norms: bool = False) -> 
 
     low, median, high = np.percentile(values, (5, 50, 95))
     alt = f"Histogram of {label}: median {median:.4g}, 90 % of the rows between {low:.4g} and {high:.4g}."
-    return Plot(name, f"How {label} is spread", alt, _png(draw))
+    return Plot(name, f"Histogram: {label}", alt, _png(draw))
 
 
 def norm_against(label: str, norms: Floats, values: Floats) -> Plot:
@@ -95,7 +95,7 @@ def by_layer(label: str, layers: Sequence[Any], figures: Sequence[Figure]) -> Pl
         errors = np.maximum(0.0, [values - lows, highs - values])
         axes.errorbar(places, values, yerr=errors, fmt="o-", color=INK, ecolor=ACCENT, capsize=3, markersize=4)
         if not numbers or len(layers) <= 12:
-            axes.set_xticks(places, [str(layer) for layer in layers])
+            axes.set_xticks(places, [str(layer).replace("$", r"\$") for layer in layers])  # no formulas
         axes.set_xlabel("layer")
         axes.set_ylabel(label)
 
@@ -113,6 +113,11 @@ def _png(draw: Callable[[Axes], None]) -> bytes:
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def _differ(low: float, high: float) -> bool:
+    """Whether two numbers lie far enough apart for bins between them."""
+    return high - low > 1e-9 * max(abs(low), abs(high))
 
 
 def _is_wide(norms: Floats) -> bool:
