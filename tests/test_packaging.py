@@ -14,6 +14,7 @@ from pathlib import Path
 heavy = [name for name in ("torch", "sglang", "transformers", "fastapi") if name in sys.modules]
 folder = Path(nla_launch.demo.__file__).parent
 files = [folder / "verbalizer" / "model.safetensors", folder.parent / "configs" / "demo.yaml"]
+files.append(folder.parents[1] / "nla_data" / "report" / "template.html")
 print(heavy, all(path.is_file() for path in files))
 """
 

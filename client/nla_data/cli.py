@@ -110,4 +110,18 @@ def _try(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_commands: Final = {"verbalize": _dataset, "reconstruct": _dataset, "score": _dataset, "info": _info, "try": _try}
+def _report(arguments: argparse.Namespace) -> int:
+    from nla_data.report.build import write_report
+
+    sys.stdout.write(f"{write_report(arguments.out, arguments.to, arguments.group)}\n")
+    return 0
+
+
+_commands: Final = {
+    "verbalize": _dataset,
+    "reconstruct": _dataset,
+    "score": _dataset,
+    "report": _report,
+    "info": _info,
+    "try": _try,
+}

@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _verbalize(commands.add_parser("verbalize", help="vectors to explanations, with scores if asked for"))
     _reconstruct(commands.add_parser("reconstruct", help="texts to vectors"))
     _score(commands.add_parser("score", help="texts scored against vectors"))
+    _report(commands.add_parser("report", help="one page about what verbalize --score wrote; needs no server"))
     _server(commands.add_parser("info", help="what the server serves"))
     _try(commands.add_parser("try", help="one vector, explained and scored"))
     return parser
@@ -62,6 +63,18 @@ def _score(parser: argparse.ArgumentParser) -> None:
     )
     _server(parser)
     _running(parser)
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="what nla verbalize --score wrote, finished or not")
+    parser.add_argument("--to", metavar="FILE.html", help="where the page goes (default: OUT's name with .html)")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="tell the figures by the values of this column, too (beside layer); repeat for more",
+    )
 
 
 def _try(parser: argparse.ArgumentParser) -> None:

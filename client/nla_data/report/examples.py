@@ -1,0 +1,105 @@
+"""Rows to look at: the worst, the best, and some at random."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nla_data.report.results import Results
+from nla_data.report.rows import Rows
+from nla_data.tasks import Verbalize
+
+COUNT: Final = 10
+SEED: Final = 0
+MAX_COLUMNS: Final = 8
+MAX_TEXT: Final = 80
+_BATCH_ROWS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row.
+
+    Attributes:
+        row: Its number in the input.
+        explanation: The chosen text.
+        mse: Its score.
+        fve: By the served baseline, if there is one.
+        norm: Of the vector.
+        spread: Mean and standard deviation of the samples' mse, where there are several.
+        carried: Short columns of the input.
+    """
+
+    row: int
+    explanation: str
+    mse: float
+    fve: float | None
+    norm: float
+    spread: tuple[float, float] | None
+    carried: dict[str, str]
+
+
+def choose(rows: Rows) -> dict[str, NDArray[np.int64]]:
+    """Which of the scored rows, by the title of their list."""
+    order = np.argsort(rows.mse, kind="stable")
+    some = np.sort(np.random.default_rng(SEED).permutation(len(rows))[:COUNT])
+    return {"Worst": order[::-1][:COUNT], "Best": order[:COUNT], "At random": some}
+
+
+def read(results: Results, rows: Rows) -> dict[str, list[Example]]:
+    """The lists, by title.
+
+    Raises:
+        UsageError: the output cannot be read.
+    """
+    chosen = choose(rows)
+    carried = _carried(results.schema)
+    wanted = np.unique(np.concatenate(list(chosen.values())))
+    texts = dict(zip(wanted.tolist(), _texts(results, rows.place[wanted], carried), strict=True))
+    manifest = results.manifest
+    baseline, several = manifest.served.predict_mean_mse, manifest.settings.get("n", 1) > 1
+    return {
+        title: [_example(rows, index, dict(texts[index]), baseline, several=several) for index in numbers.tolist()]
+        for title, numbers in chosen.items()
+    }
+
+
+def _texts(results: Results, places: NDArray[np.int64], carried: list[str]) -> Iterable[dict[str, Any]]:
+    """Some rows of the output, by place; their explanations and the carried columns."""
+    begin, columns = 0, list(dict.fromkeys(["explanation", *carried]))
+    for batch in results.batches(columns, _BATCH_ROWS):
+        inside = places[(places >= begin) & (places < begin + batch.num_rows)] - begin
+        if len(inside):
+            yield from batch.take(pa.array(inside)).to_pylist()
+        begin += batch.num_rows
+
+
+def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | None, *, several: bool) -> Example:
+    mse = float(rows.mse[index])
+    mean, std = float(rows.mse_mean[index]), float(rows.mse_std[index])
+    explanation = told.pop("explanation")
+    return Example(
+        row=int(rows.input_row[index]),
+        explanation=explanation or "",
+        mse=mse,
+        fve=1 - mse / baseline if baseline else None,
+        norm=float(rows.norm[index]),
+        spread=(mean, std) if several and np.isfinite(mean) else None,
+        carried={name: _short(value) for name, value in told.items() if value is not None},
+    )
+
+
+def _carried(schema: pa.Schema) -> list[str]:
+    """The input's columns whose values may be short."""
+    own = set(Verbalize().output(0).names)
+    kinds = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    names = [it.name for it in schema if it.name not in own and not any(kind(it.type) for kind in kinds)]
+    return names[:MAX_COLUMNS]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

@@ -1,0 +1,91 @@
+"""The vectors that were explained, read again: from the output where it kept them, or from the run's inputs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_data import files, vectors
+from nla_data.errors import UsageError
+from nla_data.manifest import InputFile
+from nla_data.report.results import Results
+from nla_data.report.rows import Rows
+from nla_data.source import Position, Source
+
+_BYTES: Final = 16 * 2**20
+"""About what one piece takes in float64."""
+_NORM_TOLERANCE: Final = 1e-5
+
+Vectors = NDArray[np.float64]
+Pieces = Callable[[], Iterator[tuple[slice, Vectors]]]
+"""Goes over all vectors once for each call: which scored rows, and their vectors [n, d]."""
+
+_Numbered = tuple[NDArray[np.int64], Any]
+"""Numbers of input rows, in order, and their column of vectors."""
+
+
+class UnavailableError(Exception):
+    """The vectors are no longer there; its text is the sentence that says why."""
+
+
+def pieces(results: Results, rows: Rows) -> Pieces:
+    """How to go over the vectors of the scored rows.
+
+    Raises:
+        UnavailableError: neither the output nor the inputs have them, as far as can be seen beforehand.
+    """
+    size = max(1, _BYTES // (8 * results.manifest.served.d_model))
+    if results.manifest.settings.get("keep_vectors"):
+        return lambda: _checked(_from_output(results, size), results, rows)
+    source, name = _source(results), results.manifest.settings["vector_column"]
+    return lambda: _checked(_from_inputs(source, name, size), results, rows)
+
+
+def _source(results: Results) -> Source:
+    settings = results.manifest.settings
+    try:
+        found = files.find(file.path for file in results.manifest.inputs)
+        if [InputFile.of(file) for file in found] != results.manifest.inputs:
+            raise UnavailableError("The input files have changed since the run (another size or time).")
+        return Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
+    except UsageError as error:
+        raise UnavailableError(f"The input files cannot be read here: {error}.") from error
+
+
+def _from_output(results: Results, size: int) -> Iterator[_Numbered]:
+    name = results.manifest.settings["vector_column"]
+    for batch in results.batches([name, "input_row"], size):
+        yield batch.column("input_row").to_numpy(zero_copy_only=False), batch.column(name)
+
+
+def _from_inputs(source: Source, name: str, size: int) -> Iterator[_Numbered]:
+    return ((piece.numbers, piece.table.column(name)) for piece in source.pieces(Position(), size))
+
+
+def _checked(found: Iterator[_Numbered], results: Results, rows: Rows) -> Iterator[tuple[slice, Vectors]]:
+    """Those of the scored rows, in order; each must have the norm that the run noted."""
+    done = 0
+    try:
+        for numbers, column in found:
+            stop = done + int(np.isin(rows.input_row[done : done + len(numbers)], numbers).sum())
+            if stop > done:
+                taken = slice(done, stop)
+                yield taken, _taken(column, numbers, rows, taken, results.manifest.served.d_model)
+            done = stop
+            if done == len(rows):
+                return
+    except UsageError as error:
+        raise UnavailableError(f"The vectors cannot be read again: {error}.") from error
+    raise UnavailableError("The vectors cannot be read again: the inputs have fewer rows than the run has explained.")
+
+
+def _taken(column: Any, numbers: NDArray[np.int64], rows: Rows, taken: slice, d_model: int) -> Vectors:
+    checked = vectors.read(column, d_model)
+    good = np.array([reason is None for reason in checked.reasons], bool)
+    wanted = np.isin(numbers, rows.input_row[taken])
+    found = checked.vectors[wanted[good]].astype(np.float64)
+    norms = rows.norm[taken]
+    if len(found) != len(norms) or not np.allclose(np.linalg.norm(found, axis=1), norms, rtol=_NORM_TOLERANCE, atol=0):
+        raise UnavailableError("The vectors that are there now are not those that were explained: their norms differ.")
+    return np.asarray(found)

@@ -1,0 +1,85 @@
+"""What a run has written, finished or not, as a stream of its columns. It knows nothing of what they mean."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nla_data.errors import UsageError
+from nla_data.files import reason
+from nla_data.manifest import Manifest, PartState, Totals
+from nla_data.output import read_manifest
+from nla_data.parts import STATE_KEY
+from nla_data.store import Store
+
+_BUFFER: Final = 2**20
+
+
+@dataclass(frozen=True)
+class Results:
+    """An output of `nla verbalize` with scores.
+
+    Attributes:
+        store: Where it is.
+        manifest: What it says of itself.
+        totals: Counts and costs, of what is there so far.
+        paths: Its parquet files, in order.
+        schema: Their columns.
+    """
+
+    store: Store
+    manifest: Manifest
+    totals: Totals
+    paths: list[str]
+    schema: pa.Schema
+
+    @classmethod
+    def open(cls, out: str) -> "Results":
+        """Open an output.
+
+        Raises:
+            UsageError: there is none, it has no rows yet, or no scores.
+        """
+        store = Store(out)
+        manifest = read_manifest(store)
+        settings = manifest.settings
+        if manifest.task != "verbalize":
+            raise UsageError(f"{out}: an output of nla {manifest.task}; a report needs one of nla verbalize --score")
+        if not (settings.get("score") or settings.get("best")):
+            raise UsageError(f"{out}: has no scores; run with --score, into another output")
+        paths = [store.file] if store.file and store.has_file() else store.parts()
+        if not paths:
+            raise UsageError(f"{out}: no part is written yet; wait for the first")
+        return cls(store, manifest, _totals(store, manifest, paths[-1]), paths, _schema(store, paths[0]))
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Any]:
+        """Some columns of all rows in order, as record batches of at most so many rows.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
+        for path in self.paths:
+            try:
+                with self.store.open(path) as opened:
+                    # Through a buffer, or a file that is one row group would be in memory whole.
+                    file = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
+                    yield from file.iter_batches(rows, columns=list(columns), use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise UsageError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _totals(store: Store, manifest: Manifest, last: str) -> Totals:
+    if manifest.finished:
+        return manifest.totals
+    state = PartState.model_validate_json(store.metadata(last).get(STATE_KEY, b'{"run": ""}'))
+    if state.run != manifest.run:
+        raise UsageError(f"{last} is of another run than {store.out} says")
+    return state.totals
+
+
+def _schema(store: Store, path: str) -> pa.Schema:
+    store.metadata(path)  # tells what is wrong with a file that is not whole
+    with store.open(path) as opened:
+        return pq.read_schema(opened)
