@@ -60,10 +60,11 @@ class PartWriter:
         return 0.0 if full else max(0.0, self._since + oldest - time.monotonic())
 
     def take(self, work: Work, done: Done) -> None:
-        """Add the next rows; the piece has the carried columns alone."""
+        """Add the next rows."""
+        carried = work.piece.only(self.carried).table.columns
         if not self._tables:
             self._since = time.monotonic()
-        self._tables.append(pa.Table.from_arrays([*work.piece.table.columns, *done.columns], schema=self._schema))
+        self._tables.append(pa.Table.from_arrays([*carried, *done.columns], schema=self._schema))
         seconds = self._before.seconds + time.monotonic() - self._began
         totals = self.state.totals.plus(done.totals).plus(Totals(sent=work.good))
         totals = totals.model_copy(update={"seconds": seconds})

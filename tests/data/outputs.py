@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nla_data import files
-from nla_data.manifest import InputFile, Manifest, PartState, Served, Totals
+from nla_data.manifest import InputFile, Manifest, PartState, Served
 from nla_data.output import Output
 from nla_data.parts import PartWriter
 from nla_data.run import Job
 from nla_data.source import Position, Source
 from nla_data.store import Store
 from nla_data.tasks import Verbalize
+from nla_data.totals import Totals
 from nla_data.work import Done, Work
 
 D = 16

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 
 from nla_data.errors import UsageError
 from nla_data.files import reason
-from nla_data.manifest import Manifest, PartState, Totals
+from nla_data.manifest import Manifest, PartState
 from nla_data.output import read_manifest
 from nla_data.parts import STATE_KEY
 from nla_data.store import Store
+from nla_data.totals import Totals
 
 _BUFFER: Final = 2**20
 
