@@ -76,7 +76,7 @@ class Store:
         Raises:
             UsageError: one in the middle is missing.
         """
-        infos = self._filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
+        infos = self._info(fs.FileSelector(self.folder, allow_not_found=True))
         found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
         missing = set(range(len(found))) - set(found)
         if missing:
@@ -142,8 +142,11 @@ class Store:
         return self._filesystem.open_input_file(path)
 
     def _exists(self, path: str) -> bool:
+        return bool(self._info(path).type == fs.FileType.File)
+
+    def _info(self, which: Any) -> Any:
         try:
-            return bool(self._filesystem.get_file_info(path).type == fs.FileType.File)
+            return self._filesystem.get_file_info(which)
         except OSError as error:
             raise StoppedError(f"{self.out}: {reason(error)}") from error
 
