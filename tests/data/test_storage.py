@@ -202,13 +202,9 @@ def test_no_such_bucket(
 
 
 def test_wrong_keys(
-    bucket: fs.FileSystem,
-    endpoint: str,
-    query: str,
-    gateway: FakeGateway,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    bucket: fs.FileSystem, endpoint: str, gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    query = f"?endpoint_override={endpoint}&scheme=http"
     put(bucket, "in.npy", npy(VECTORS))
     np.save(tmp_path / "in.npy", VECTORS)
     httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"0").raise_for_status()  # from now on keys count
