@@ -76,12 +76,17 @@ class Store:
         Raises:
             UsageError: one in the middle is missing.
         """
-        infos = self._info(fs.FileSelector(self.folder, allow_not_found=True))
-        found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
+        found = self.found_parts()
         missing = set(range(len(found))) - set(found)
         if missing:
             raise UsageError(f"{self.out}: part {min(missing)} is missing; begin anew in another place")
-        return [found[index] for index in sorted(found)]
+        return list(found.values())
+
+    def found_parts(self) -> dict[int, str]:
+        """Paths of the parts that are there, by number, in order."""
+        infos = self._info(fs.FileSelector(self.folder, allow_not_found=True))
+        found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
+        return dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes | None:
         """A small file of the folder, or None where there is none."""
