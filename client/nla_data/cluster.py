@@ -22,8 +22,6 @@ CHUNK_ROWS: Final = 2048
 """Rows of a part: as many as are done again where a worker dies."""
 WORKERS_PER_GATEWAY: Final = 2
 """So that one sends while the other reads, writes or waits for its last rows."""
-MAX_RETRIES: Final = 3
-"""How often a chunk is done again because its worker died; one that kills every worker ends the run."""
 
 
 async def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, shown: Reporter) -> Totals:
@@ -135,8 +133,6 @@ class Cluster:
             ChunkWorker,
             fn_constructor_args=(replace(order, workers=size), self._servers),
             compute=self._ray.data.ActorPoolStrategy(size=size),
-            max_restarts=-1,
-            max_task_retries=MAX_RETRIES,
         ).iter_rows()
         return rows
 
