@@ -1,7 +1,9 @@
 """A run on a Ray cluster: which chunks are left, workers that do them, and a word of each that is done."""
 
-import asyncio
 import logging
+import re
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +13,7 @@ from typing import Any, Final
 
 from nla_data import chunks
 from nla_data.chunks import Chunk, Order
-from nla_data.errors import StoppedError, UsageError
+from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.files import reason
 from nla_data.manifest import Totals
 from nla_data.output import Output
@@ -20,11 +22,13 @@ from nla_data.ray import ChunkWorker, Servers
 
 CHUNK_ROWS: Final = 2048
 """Rows of a part: as many as are done again where a worker dies."""
+CONNECT_S: Final = 10.0
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 WORKERS_PER_GATEWAY: Final = 2
 """So that one sends while the other reads, writes or waits for its last rows."""
 
 
-async def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, shown: Reporter) -> Totals:
+def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, shown: Reporter) -> Totals:
     """Do the chunks whose parts are not there yet.
 
     Raises:
@@ -47,7 +51,7 @@ async def run(cluster: "Cluster", order: Order, output: Output, limit: int | Non
     try:
         todo = [chunk for chunk in planned if chunk.index not in done]
         if todo:
-            await cluster.run(order, todo, tell)
+            cluster.run(order, todo, tell)
     finally:
         shown.close()
     return totals
@@ -70,52 +74,33 @@ class Cluster:
         except ImportError:
             raise UsageError("--ray needs Ray: pip install 'nla-serve[ray]'") from None
         self._ray, self._address, self._servers = ray, address, servers
-        self._stopped = threading.Event()
 
-    async def run(self, order: Order, todo: Sequence[Chunk], tell: Callable[[Totals], None]) -> None:
-        """Do all chunks, in any order, and tell the totals of each.
+    def run(self, order: Order, todo: Sequence[Chunk], tell: Callable[[Totals], None]) -> None:
+        """Do all chunks, in any order, and tell the totals of each. It blocks; SIGINT and SIGTERM interrupt it.
 
         Raises:
             UsageError: a chunk cannot be done, or there is no such cluster.
             StoppedError: it cannot go on now.
         """
-        # In a thread of its own, which ends with the process: waiting for Ray cannot be interrupted.
-        loop, done = asyncio.get_running_loop(), asyncio.Queue[Totals | Exception | None]()
-
-        def put(what: Totals | Exception | None) -> None:
-            if not self._stopped.is_set():
-                loop.call_soon_threadsafe(done.put_nowait, what)
-
-        threading.Thread(target=self._work, args=(order, todo, put), daemon=True).start()
-        try:
-            while (what := await done.get()) is not None:
-                if isinstance(what, Exception):
-                    raise what
-                tell(what)
-        finally:
-            self._stopped.set()
-
-    def _work(self, order: Order, todo: Sequence[Chunk], put: Callable[[Totals | Exception | None], None]) -> None:
-        failure: Exception | None = None
-        try:
-            with self._connected():
+        with _signals_restored(), self._connected():
+            _interrupt_on_signals()
+            try:
                 for row in self._rows(order, todo):
-                    if self._stopped.is_set():
-                        break
-                    put(_read(row))
-        except (UsageError, StoppedError) as error:
-            failure = error
-        except Exception as error:
-            failure = StoppedError(f"Ray stopped: {reason(error)}; run the same command again to go on")
-            failure.__cause__ = error
-        put(failure)
+                    tell(_read(row))
+            except DataError:
+                raise
+            except Exception as error:
+                again = "run the same command again to go on"
+                raise StoppedError(f"Ray stopped: {reason(error)}; {again}") from error
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
         if self._ray.is_initialized():
             yield
             return
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         try:
+            _check_address(self._address)
             self._ray.init(self._address, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(f"Ray at {self._address or 'this machine'}: {reason(error)}") from error
@@ -129,6 +114,9 @@ class Cluster:
         size = max(1, min(len(todo), cpus, WORKERS_PER_GATEWAY * len(self._servers.urls)))
         data = self._ray.data.from_items([asdict(chunk) for chunk in todo], override_num_blocks=len(todo))
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
+        data.context.execution_no_progress_timeout_s = (
+            -1
+        )  # a chunk may take long; the gateways' patience is what counts
         rows: Iterator[dict[str, Any]] = data.map(
             ChunkWorker,
             fn_constructor_args=(replace(order, workers=size), self._servers),
@@ -141,3 +129,31 @@ def _read(row: dict[str, Any]) -> Totals:
     if row["error"]:
         raise (StoppedError if row["stopped"] else UsageError)(row["error"])
     return Totals.model_validate_json(row["totals"])
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself would try for minutes."""
+    match = re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address or "")
+    if match:
+        socket.create_connection((match[1], int(match[2])), CONNECT_S).close()
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Ray has its own handlers; those of before come back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt_on_signals() -> None:
+    """An event loop's handlers would wait for the loop, which waits for Ray."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, signal.default_int_handler)

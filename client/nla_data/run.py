@@ -141,7 +141,7 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
         ray = cluster.Cluster(job.ray_address, Servers(job.urls, job.api_key, job.patience))
-        totals = await cluster.run(ray, order, output, job.limit, work.shown)
+        totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)
     output.finish(totals, work.schema)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -159,6 +160,30 @@ def test_what_a_worker_finds_wrong_is_told(ray: Any, given: str, tmp_path: Path,
     job = Job(Verbalize(), [given], str(tmp_path / "out"), [gateway.url], patience=1, ray=True)
     with pytest.raises(StoppedError, match="no answer for 1 s"):
         run_job(job)
+
+
+def test_an_interruption_leaves_no_process(given: str, tmp_path: Path, gateway: FakeGateway) -> None:
+    """A cluster of the command's own."""
+    command = [sys.executable, "-m", "nla_data", "verbalize", given, str(tmp_path / "out"), "--url", gateway.url]
+    wrong = subprocess.run([*command, "--ray", "--ray-address", "127.0.0.1:1"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "nla: Ray at 127.0.0.1:1: Connection refused" in wrong.stderr
+    gateway.trouble = lambda _path, _body: time.sleep(0.2)
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)  # set while this process has a cluster
+    with subprocess.Popen(
+        [*command, "--ray", "--ray-address", "local"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while not gateway.seen and running.poll() is None:
+            time.sleep(0.05)
+        started = psutil.Process(running.pid).children(recursive=True)
+        running.send_signal(signal.SIGTERM)
+        _, error = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert error.endswith("nla: stopped; the same command goes on where it was\n")
+    assert "Traceback" not in error
+    _, left = psutil.wait_procs(started, 20)
+    assert left == []
 
 
 def test_batches_of_ones_own(ray: Any, given: str, tmp_path: Path, gateway: FakeGateway) -> None:
