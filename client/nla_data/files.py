@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -16,6 +17,10 @@ SUFFIXES: Final = (
     ".parquet", ".arrow", ".feather", ".ipc", ".jsonl", ".ndjson", ".npy", ".npz", ".safetensors", ".pt", ".pth",
 )  # fmt: skip
 _URI: Final = re.compile(r"^[a-z][a-z0-9+.-]+://")
+_PARTS: Final = re.compile(r"(?P<root>[a-z][a-z0-9+.-]+://[^/]*)(?P<path>.*?)(?P<query>\?[A-Za-z_]\w*=.*)?", re.DOTALL)
+"""A `?` begins the query only where `name=` comes after it; any other is a glob's."""
+_KEPT: Final = "/%:@!$&'()*+,;=~"
+"""What stays as it is in the path of a URI; `%` since it may be quoted already."""
 _WILD: Final = re.compile(r"[*?\[]")
 
 
@@ -56,10 +61,16 @@ def locate(path: str) -> tuple[Any, str]:
     if not _URI.match(path):
         return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
-        filesystem, inner = fs.FileSystem.from_uri(path)
+        filesystem, inner = fs.FileSystem.from_uri(_quoted(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path}: {reason(error)}") from error
     return filesystem, inner
+
+
+def _quoted(uri: str) -> str:
+    """A URI whose path may have blanks, and a glob's `?` and `[`, as pyarrow takes it."""
+    match = _PARTS.fullmatch(uri)
+    return match["root"] + quote(match["path"], safe=_KEPT) + (match["query"] or "") if match else uri
 
 
 def find(inputs: Iterable[str]) -> list[File]:
@@ -78,14 +89,13 @@ def _find_one(given: str) -> list[File]:
     filesystem, path = locate(given)
     wild = bool(_WILD.search(path)) and _info(filesystem, path, given).type == fs.FileType.NotFound
     if wild:
-        return _known(
-            given, [info for info in _below(filesystem, _fixed_part(path)) if _matches(info.path, path)], filesystem
-        )
+        below = _below(filesystem, _fixed_part(path), given)
+        return _known(given, [info for info in below if _matches(info.path, path)], filesystem)
     info = _info(filesystem, path, given)
     if info.type == fs.FileType.NotFound:
         raise UsageError(f"{given}: there is no such file or folder")
     if info.type == fs.FileType.Directory:
-        return _known(given, _below(filesystem, path), filesystem)
+        return _known(given, _below(filesystem, path, given), filesystem)
     file = _file(filesystem, info)
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{given}: not a kind of file that can be read; these can: {', '.join(SUFFIXES)}")
@@ -112,8 +122,12 @@ def _info(filesystem: Any, path: str, given: str) -> Any:
         raise UsageError(f"{given}: {reason(error)}") from error
 
 
-def _below(filesystem: Any, folder: str) -> list[Any]:
-    infos: list[Any] = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=True))
+def _below(filesystem: Any, folder: str, given: str) -> list[Any]:
+    selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+    try:
+        infos: list[Any] = filesystem.get_file_info(selector)
+    except OSError as error:
+        raise UsageError(f"{given}: {reason(error)}") from error
     return infos
 
 

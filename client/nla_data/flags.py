@@ -45,6 +45,10 @@ def _verbalize(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="same seed, same explanations (default: drawn once for the output)")
     _server(parser)
     _running(parser)
+    add = parser.add_argument_group("many machines").add_argument
+    add("--ray", action="store_true",
+        help="done by workers of a Ray cluster, which see the same paths, or IN and OUT are URIs")  # fmt: skip
+    add("--ray-address", metavar="ADDRESS", help="of the cluster (default: RAY_ADDRESS, or one on this machine)")
 
 
 def _reconstruct(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from nla_data.manifest import Served
 from nla_data.work import Clients, RepeatedFailureError
 
 T = TypeVar("T")
+PATIENCE_S: Final = 600.0
 IN_FLIGHT: Final = 8
 """Requests at once at each gateway, as in the clients."""
 MAX_TRIES: Final = 4

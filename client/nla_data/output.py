@@ -1,6 +1,7 @@
 """An output over its life: begun, gone on with, finished. What it says of itself decides; runs never mix."""
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ from nla_data.totals import Totals
 
 MANIFEST_KEY: Final = b"nla_manifest"
 """Where the one output file keeps the manifest."""
+_READERS: Final = 16
+"""Parts that are looked at at once: on object storage each takes a while."""
 
 
 class Output:
@@ -27,13 +30,29 @@ class Output:
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store, self.manifest = store, manifest
-        paths = [] if manifest.finished else store.parts()
-        self.index = len(paths)
-        self.state = PartState(run=manifest.run)
-        if paths:
-            self.state = PartState.model_validate_json(store.metadata(paths[-1]).get(STATE_KEY, b"{}"))
-            if self.state.run != manifest.run:
-                raise UsageError(f"{paths[-1]} is of another run; begin anew in another place")
+        self.index, self.state = 0, PartState(run=manifest.run)
+        if not manifest.finished and not manifest.settings.get("ray"):
+            paths = store.parts()
+            self.index = len(paths)
+            self.state = self._state(paths[-1]) if paths else self.state
+
+    def done(self) -> dict[int, Totals]:
+        """What the parts count, by number, where each counts its own rows and they come in any order.
+
+        Raises:
+            UsageError: one is not whole, or of another run.
+        """
+        found = self.store.found_parts()
+        with ThreadPoolExecutor(_READERS) as pool:
+            states = pool.map(self._state, found.values())
+            return {index: state.totals for index, state in zip(found, states, strict=True)}
+
+    def _state(self, path: str) -> PartState:
+        content = self.store.metadata(path).get(STATE_KEY)
+        state = PartState.model_validate_json(content) if content else None
+        if state is None or state.run != self.manifest.run:
+            raise UsageError(f"{path} is of another run; begin anew in another place")
+        return state
 
     @classmethod
     def open(cls, store: Store, wanted: Manifest) -> Self:
@@ -49,7 +68,7 @@ class Output:
             if begun.finished and store.file:
                 store.remove_parts()
             return cls(store, begun)
-        if store.parts():
+        if store.found_parts():
             raise UsageError(f"{store.out} has parts but no {MANIFEST}; begin anew in another place")
         if wanted.settings.get("seed", 0) is None:
             wanted.settings["seed"] = secrets.randbelow(SEEDS)

@@ -7,20 +7,21 @@ from typing import Final
 import pyarrow as pa
 
 from nla_client import Info
-from nla_data import checks, files, vectors
+from nla_data import checks, cluster, files, vectors
+from nla_data.chunks import Order
 from nla_data.errors import UsageError
-from nla_data.gateways import Gateways
+from nla_data.gateways import PATIENCE_S, Gateways
 from nla_data.manifest import InputFile, Manifest, PartState, Served
 from nla_data.output import Output
 from nla_data.parts import PartWriter
 from nla_data.pipeline import Pipeline
 from nla_data.progress import Mode, Reporter, reporter
+from nla_data.ray import Servers
 from nla_data.source import Source
 from nla_data.store import Store
 from nla_data.tasks import Task, Verbalize
 from nla_data.totals import Totals
 
-PATIENCE_S: Final = 600.0
 NAMELESS: Final = "activation_vector"
 """What the one array of a .npy file is called."""
 
@@ -41,6 +42,8 @@ class Job:
         keep_vectors: Whether the vectors go along.
         patience: Seconds without any answer after which the run gives up.
         progress: How progress is told.
+        ray: Whether Ray does it, on many machines.
+        ray_address: Of the Ray cluster; None for the one that Ray finds, or one of this machine's own.
     """
 
     task: Task
@@ -54,11 +57,25 @@ class Job:
     keep_vectors: bool = False
     patience: float = PATIENCE_S
     progress: Mode = "quiet"
+    ray: bool = False
+    ray_address: str | None = None
 
     def settings(self) -> dict[str, object]:
         """What the output depends on, beside the rows and the models."""
         own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
-        return self.task.settings() | own
+        # Ray's parts are cut in another way, so that neither can go on with the other's.
+        return self.task.settings() | own | {"ray": self.ray}
+
+    def check_ray(self) -> None:
+        """Refuse what Ray's workers, who do rows in any order, cannot do.
+
+        Raises:
+            UsageError: it has to count rows as they come, or has no output.
+        """
+        if self.ray and self.where and self.limit is not None:
+            raise UsageError("--ray cannot count the rows that --where keeps: leave out --limit, or --ray")
+        if self.ray and self.out is None:
+            raise UsageError("--ray needs an output")
 
     def carried(self, schema: pa.Schema) -> list[str]:
         """The input's columns that go along.
@@ -94,6 +111,7 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
         UsageError: the input, the output, the settings or the server are not what they should be.
         StoppedError: it cannot go on now; the same job goes on from there.
     """
+    job.check_ray()
     shown = shown or reporter(job.progress)
     source = Source(files.find(job.inputs), job.task.vector_column or NAMELESS, job.where, job.limit)
     carried = job.carried(source.schema)
@@ -121,7 +139,12 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
     task = job.task
     if isinstance(task, Verbalize):
         task = replace(task, seed=output.manifest.settings["seed"])
-    totals = await work.run(task, store, output.state, output.index)
+    if job.ray:
+        order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
+        ray = cluster.Cluster(job.ray_address, Servers(job.urls, job.api_key, job.patience))
+        totals = cluster.run(ray, order, output, job.limit, work.shown)
+    else:
+        totals = await work.run(task, store, output.state, output.index)
     output.finish(totals, work.schema)
     return Outcome(totals, job.out)
 

@@ -65,15 +65,24 @@ class Source:
         column: The name for a nameless array.
         where: An SQL condition on other columns than lists (DuckDB's dialect), or None for all rows.
         limit: At most so many rows, or None.
+        schema: The columns, where they are known; else those of the first file that has rows.
 
     Raises:
         UsageError: a file that cannot be read, files that do not go together, a condition that makes no sense.
     """
 
-    def __init__(self, files: Sequence[File], column: str, where: str | None = None, limit: int | None = None) -> None:
-        self.files, self._column, self._limit = files, column, limit
+    def __init__(
+        self,
+        files: Sequence[File],
+        column: str,
+        where: str | None = None,
+        limit: int | None = None,
+        *,
+        schema: pa.Schema | None = None,
+    ) -> None:
+        self.files, self.column, self.where, self._limit = files, column, where, limit
         opened = [readers.open_file(file, column) for file in files]
-        self.schema: pa.Schema = next((it.schema for it in opened if it.rows != 0), opened[0].schema)
+        self.schema: pa.Schema = schema or next((it.schema for it in opened if it.rows != 0), opened[0].schema)
         for file, it in zip(files, opened, strict=True):
             if it.rows != 0:
                 _check_same(self.schema, it.schema, files[0].path, file.path)
@@ -88,11 +97,11 @@ class Source:
             return None
         return self.rows if self._limit is None else min(self.rows, self._limit)
 
-    def pieces(self, start: Position, size: int) -> Iterator[Piece]:
-        """The kept rows from `start` on, `size` at a time; the last may be smaller."""
+    def pieces(self, start: Position, size: int, stop: int | None = None) -> Iterator[Piece]:
+        """The kept rows from `start` on, up to row number `stop`, `size` at a time; the last may be smaller."""
         waiting: list[_Rows] = []
         kept = start.kept
-        for rows in self._kept_rows(start):
+        for rows in self._kept_rows(start, stop):
             left = rows
             while len(left) and (self._limit is None or kept < self._limit):
                 most = size - sum(len(part) for part in waiting)
@@ -108,12 +117,15 @@ class Source:
         if waiting:
             yield _piece(waiting, kept)
 
-    def _kept_rows(self, start: Position) -> "Iterator[_Rows]":
+    def _kept_rows(self, start: Position, stop: int | None) -> "Iterator[_Rows]":
         before = start.number - start.row
         for index in range(start.file, len(self.files)):
             row = begin = start.row if index == start.file else 0
-            for batch in readers.open_file(self.files[index], self._column).batches(begin):
-                rows = _Rows(_aligned(batch, self.schema), index, np.arange(row, row + batch.num_rows), before)
+            for batch in readers.open_file(self.files[index], self.column).batches(begin):
+                if stop is not None and before + row >= stop:
+                    return
+                cut = batch if stop is None else batch.slice(0, stop - before - row)
+                rows = _Rows(_aligned(cut, self.schema), index, np.arange(row, row + cut.num_rows), before)
                 row += batch.num_rows
                 yield self._condition.keep(rows) if self._condition else rows
             before += row

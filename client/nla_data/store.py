@@ -76,12 +76,17 @@ class Store:
         Raises:
             UsageError: one in the middle is missing.
         """
-        infos = self._filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
-        found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
+        found = self.found_parts()
         missing = set(range(len(found))) - set(found)
         if missing:
             raise UsageError(f"{self.out}: part {min(missing)} is missing; begin anew in another place")
-        return [found[index] for index in sorted(found)]
+        return list(found.values())
+
+    def found_parts(self) -> dict[int, str]:
+        """Paths of the parts that are there, by number, in order."""
+        infos = self._info(fs.FileSelector(self.folder, allow_not_found=True))
+        found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
+        return dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes | None:
         """A small file of the folder, or None where there is none."""
@@ -142,8 +147,11 @@ class Store:
         return self._filesystem.open_input_file(path)
 
     def _exists(self, path: str) -> bool:
+        return bool(self._info(path).type == fs.FileType.File)
+
+    def _info(self, which: Any) -> Any:
         try:
-            return bool(self._filesystem.get_file_info(path).type == fs.FileType.File)
+            return self._filesystem.get_file_info(which)
         except OSError as error:
             raise StoppedError(f"{self.out}: {reason(error)}") from error
 

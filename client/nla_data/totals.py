@@ -34,6 +34,8 @@ class Totals(BaseModel):
         mine, theirs = self.model_dump(), other.model_dump()
         return Totals(**{name: mine[name] + theirs[name] for name in mine})
 
+    __add__ = plus
+
     @property
     def mean_mse(self) -> float | None:
         """Mean over the rows that have one."""
