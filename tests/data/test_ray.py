@@ -165,7 +165,9 @@ def test_what_a_worker_finds_wrong_is_told(ray: Any, given: str, tmp_path: Path,
 def test_an_interruption_leaves_no_process(given: str, tmp_path: Path, gateway: FakeGateway) -> None:
     """A cluster of the command's own."""
     command = [sys.executable, "-m", "nla_data", "verbalize", given, str(tmp_path / "out"), "--url", gateway.url]
-    wrong = subprocess.run([*command, "--ray", "--ray-address", "127.0.0.1:1"], capture_output=True, text=True)
+    wrong = subprocess.run(
+        [*command, "--ray", "--ray-address", "127.0.0.1:1"], capture_output=True, text=True, check=False
+    )
     assert wrong.returncode == 2
     assert "nla: Ray at 127.0.0.1:1: Connection refused" in wrong.stderr
     gateway.trouble = lambda _path, _body: time.sleep(0.2)
