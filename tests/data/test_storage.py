@@ -147,15 +147,17 @@ def test_going_on_after_an_interruption(
     monkeypatch.setattr(parts, "PART_ROWS", 64)
     put(bucket, "in.npy", npy(VECTORS))
     arguments = (f"s3://bucket/in.npy{query}", f"s3://bucket/{out}{query}", "--patience", "0.5")
-    gateway.trouble = lambda _path, _body: failure("engine_unavailable") if len(gateway.seen) > 3 else None
+    gateway.trouble = lambda _path, _body: failure("engine_unavailable") if gateway.vectors >= 3 * 64 else None
     gateway.ready = False
     assert nla(gateway, *arguments) == 1
-    assert sum("part-" in path for path in objects(bucket, "bucket")) == 3
+    written = [path for path in objects(bucket, "bucket") if "part-" in path]
+    kept = sum(pq.read_metadata(path, filesystem=bucket).num_rows for path in written)
+    assert 0 < kept <= 3 * 64  # answers come in any order, and what comes after a gap is not written
     assert "bucket/out/all.parquet" not in objects(bucket)
     gateway.trouble, gateway.ready = lambda _path, _body: None, True
     asked = gateway.vectors
     assert nla(gateway, *arguments) == 0
-    assert gateway.vectors - asked == COUNT - 3 * 64
+    assert gateway.vectors - asked == COUNT - kept
     assert explanations(bucket, f"bucket/{out}") == WANTED
 
 
