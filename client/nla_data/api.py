@@ -1,11 +1,14 @@
 """What programs use: a job and the call that does it. `nla_data` itself imports nothing that may be missing."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.run import Job, Outcome, run
 from nla_data.tasks import Reconstruct, ScorePairs, Verbalize
+
+STOP_CHECK_S = 0.2
 
 __all__ = [
     "DataError",
@@ -32,5 +35,19 @@ def run_job(job: Job) -> Outcome:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(run(job))
+    stop = threading.Event()
+
+    async def until_stopped() -> Outcome:
+        task = asyncio.create_task(run(job))
+        while not stop.is_set():
+            done, _ = await asyncio.wait({task}, timeout=STOP_CHECK_S)
+            if done:
+                return task.result()
+        task.cancel()
+        return await task
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, run(job)).result()
+        try:
+            return thread.submit(asyncio.run, until_stopped()).result()
+        finally:  # where the kernel was interrupted, the thread still waits
+            stop.set()

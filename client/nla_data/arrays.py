@@ -8,7 +8,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -88,7 +87,7 @@ def npy(file: File, column: str) -> Arrays:
 def npz(file: File, column: str) -> Arrays:
     """A .npz file: those of its arrays that have as many rows as the vectors."""
     with zipfile.ZipFile(file.open()) as archive:
-        members = {PurePosixPath(name).stem: name for name in archive.namelist() if name.endswith(".npy")}
+        members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
         found = {name: _member(file, member) for name, member in members.items()}
     return _alike(found, column, file.path)
 
@@ -104,9 +103,9 @@ def safetensors(file: File, column: str) -> Arrays:
     for name, tensor in header.items():
         if name != "__metadata__" and tensor["dtype"] in SAFETENSORS_DTYPES:
             begin, end = tensor["data_offsets"]
-            if end + 8 + length > file.size:
-                raise UsageError(f"{file.path}: breaks off in the middle of {name}")
             dtype = np.dtype(SAFETENSORS_DTYPES[tensor["dtype"]])
+            if end + 8 + length > file.size or end - begin != dtype.itemsize * math.prod(tensor["shape"]):
+                raise UsageError(f"{file.path}: breaks off, or is damaged, in {name}")
             found[name] = _at(stream, 8 + length + begin, dtype, tuple(tensor["shape"]))
     return _alike(found, column, file.path)
 

@@ -9,6 +9,8 @@ from nla_data.errors import UsageError
 from nla_data.source import Position, Source
 
 FIRST_ROWS: Final = 256
+MOST_ROWS: Final = 100_000
+"""How far to look for them where a condition keeps few."""
 
 
 def first_rows(source: Source, column: str | None, info: Info) -> str | None:
@@ -17,7 +19,7 @@ def first_rows(source: Source, column: str | None, info: Info) -> str | None:
     Raises:
         UsageError: float16 that has overflowed, or no vector that can be used.
     """
-    piece = next(source.pieces(Position(), FIRST_ROWS), None)
+    piece = next(source.pieces(Position(), FIRST_ROWS, MOST_ROWS), None)
     if column is None or piece is None:
         return None
     checked = vectors.read(piece.table.column(column), info.d_model)

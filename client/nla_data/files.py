@@ -58,11 +58,11 @@ def locate(path: str) -> tuple[Any, str]:
     Raises:
         UsageError: no such filesystem, or one that cannot be used here.
     """
-    if not _URI.match(path):
-        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
+        if not _URI.match(path):
+            return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
         filesystem, inner = fs.FileSystem.from_uri(_quoted(path))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"{path}: {reason(error)}") from error
     return filesystem, inner
 
@@ -73,29 +73,35 @@ def _quoted(uri: str) -> str:
     return match["root"] + quote(match["path"], safe=_KEPT) + (match["query"] or "") if match else uri
 
 
-def find(inputs: Iterable[str]) -> list[File]:
+def find(inputs: Iterable[str], leave_out: Sequence[str] = ()) -> list[File]:
     """All files that paths, folders and globs mean: in the given order, within a folder or glob by name.
+
+    Args:
+        inputs: Paths and URIs.
+        leave_out: Paths of an output, which may lie in a folder of the input.
 
     Raises:
         UsageError: one of them means no file, or a file whose kind is not known.
     """
-    found = [file for given in inputs for file in _find_one(given)]
+    found = [file for given in inputs for file in _find_one(given, tuple(leave_out))]
     if len({file.path for file in found}) < len(found):
         raise UsageError("an input file is named twice: its rows would come twice")
     return found
 
 
-def _find_one(given: str) -> list[File]:
+def _find_one(given: str, leave_out: tuple[str, ...]) -> list[File]:
     filesystem, path = locate(given)
     wild = bool(_WILD.search(path)) and _info(filesystem, path, given).type == fs.FileType.NotFound
     if wild:
         below = _below(filesystem, _fixed_part(path), given)
-        return _known(given, [info for info in below if _matches(info.path, path)], filesystem)
+        matching = [info for info in below if _matches(info.path, path)]
+        return _known(given, _not_below(matching, _fixed_part(path), leave_out), filesystem)
     info = _info(filesystem, path, given)
     if info.type == fs.FileType.NotFound:
         raise UsageError(f"{given}: there is no such file or folder")
     if info.type == fs.FileType.Directory:
-        return _known(given, _below(filesystem, path, given), filesystem)
+        below = _not_below(_below(filesystem, path, given), path, leave_out)
+        return _known(given, below, filesystem)
     file = _file(filesystem, info)
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{given}: not a kind of file that can be read; these can: {', '.join(SUFFIXES)}")
@@ -103,12 +109,22 @@ def _find_one(given: str) -> list[File]:
 
 
 def _known(given: str, infos: Sequence[Any], filesystem: Any) -> list[File]:
-    """Those of a folder or glob that can be read, but for hidden ones (`_` and `.`, as Spark and pyarrow have it)."""
+    """Those of a folder or glob that can be read."""
     files = [_file(filesystem, info) for info in sorted(infos, key=lambda info: info.path) if info.is_file]
-    files = [file for file in files if file.suffix in SUFFIXES and PurePosixPath(file.path).name[0] not in "._"]
+    files = [file for file in files if file.suffix in SUFFIXES]
     if not files:
         raise UsageError(f"{given}: no file there ends in one of {', '.join(SUFFIXES)}")
     return files
+
+
+def _not_below(infos: Sequence[Any], folder: str, leave_out: tuple[str, ...]) -> list[Any]:
+    """Without hidden ones (`_` and `.`, as Spark and pyarrow have it), and without the output."""
+    return [
+        info
+        for info in infos
+        if not any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(folder).parts)
+        and not any(info.path == out or info.path.startswith(f"{out}/") for out in leave_out)
+    ]
 
 
 def _file(filesystem: Any, info: Any) -> File:

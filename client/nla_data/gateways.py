@@ -6,6 +6,7 @@ It decides what is tried again, and when a run gives up; it knows nothing of row
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -14,12 +15,12 @@ from typing import Final, Self, TypeVar
 from nla_client import (
     APIConnectionError,
     APIStatusError,
-    APITimeoutError,
     AsyncNLAClient,
     AsyncNLACritic,
     EngineUnavailableError,
     Info,
     InternalServerError,
+    InvalidResponseError,
     NLAError,
     OverloadedError,
     ServerTimeoutError,
@@ -33,15 +34,21 @@ PATIENCE_S: Final = 600.0
 IN_FLIGHT: Final = 8
 """Requests at once at each gateway, as in the clients."""
 MAX_TRIES: Final = 4
-"""How often a request may end in a failure of the server's own before its rows are looked at one by one."""
+"""How often a request may fail at gateways that answer others before its rows are looked at one by one."""
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 8.0
 RECENT_S: Final = 60.0
-"""A server that answered others so lately works: what fails again and again is at fault itself."""
+"""A gateway that answered others so lately works: what fails there again and again is at fault itself."""
 SPARE_S: Final = 30.0
 """By how much a request's timeout exceeds the server's own, which then tells the reason."""
-_GONE: Final = (APIConnectionError, EngineUnavailableError)
-_FAILED: Final = (APITimeoutError, InternalServerError, ServerTimeoutError)
+READY_S: Final = 10.0
+_FAILURES: Final = (
+    APIConnectionError,
+    EngineUnavailableError,
+    InternalServerError,
+    InvalidResponseError,
+    ServerTimeoutError,
+)
 
 
 class Gateway:
@@ -51,6 +58,9 @@ class Gateway:
         self.url, self.clients = url, clients
         self.up = True
         self.busy = 0
+        self.troubles = 0
+        """Failures since the last answer."""
+        self.answered = -math.inf
         self.why = ""
 
 
@@ -110,21 +120,19 @@ class Gateways:
             StoppedError: nothing was answered for longer than the run's patience.
             UsageError: the server refuses the run as such, or one came back with other models.
         """
-        failures, since = 0, time.monotonic()
+        tried, faults, since = Counter[Gateway](), 0, time.monotonic()
         while True:
-            gateway = await self._free(since)
+            gateway = await self._free(since, tried)
             try:
                 return await self._try(gateway, request)
             except OverloadedError as error:
                 await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, MAX_PAUSE_S))
-            except _FAILED as error:
-                failures += 1
-                gateway.why = str(error)
-                if failures >= MAX_TRIES and time.monotonic() - self._last_answer < RECENT_S:
-                    raise RepeatedFailureError(f"the server failed {failures} times: {error}") from error
-                await asyncio.sleep(min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S))
-            except _GONE as error:
-                self._set_down(gateway, str(error))
+            except _FAILURES as error:
+                tried[gateway] += 1
+                faults += await self._is_requests_fault(gateway, str(error))
+                if faults == MAX_TRIES:
+                    raise RepeatedFailureError(f"the server failed {faults} times: {error}") from error
+                await asyncio.sleep(min(FIRST_PAUSE_S * tried[gateway], MAX_PAUSE_S))
 
     async def _try(self, gateway: Gateway, request: Callable[[Clients], Awaitable[T]]) -> T:
         gateway.busy += 1
@@ -132,11 +140,21 @@ class Gateways:
             answer = await request(gateway.clients)
         finally:
             gateway.busy -= 1
-        self._last_answer = time.monotonic()
+        self._last_answer = gateway.answered = time.monotonic()
+        gateway.troubles = 0
         return answer
 
-    async def _free(self, since: float) -> Gateway:
-        """The least busy gateway that is up, once there is one; for a request that waits since then."""
+    async def _is_requests_fault(self, gateway: Gateway, why: str) -> bool:
+        """Whether a gateway that failed at a request is well: it says that it is ready, and answers others."""
+        gateway.why = why
+        gateway.troubles += 1
+        if not await self._is_well(gateway):
+            self._set_down(gateway)
+            return False
+        return time.monotonic() - gateway.answered < RECENT_S
+
+    async def _free(self, since: float, tried: Counter[Gateway]) -> Gateway:
+        """A gateway that is up, once there is one, best one that did not fail at this request, and that is not busy."""
         while True:
             if self._failure:
                 raise self._failure
@@ -145,10 +163,11 @@ class Gateways:
             if left <= 0:
                 raise self._out_of_patience()
             if up:
-                return min(up, key=lambda gateway: gateway.busy)
+                return min(up, key=lambda it: (tried[it], it.busy + min(it.troubles, IN_FLIGHT)))
             async with self._changed:
                 try:
-                    await asyncio.wait_for(self._changed.wait(), left)
+                    async with asyncio.timeout(left):  # wait_for may lose the lock where a cancellation meets it
+                        await self._changed.wait()
                 except TimeoutError:
                     raise self._out_of_patience() from None
 
@@ -156,8 +175,20 @@ class Gateways:
         why = "; ".join(gateway.why for gateway in self._gateways if gateway.why) or "all requests failed"
         return StoppedError(f"no answer for {self._patience:g} s ({why}); run the same command again to go on")
 
-    def _set_down(self, gateway: Gateway, why: str) -> None:
-        gateway.why = why
+    async def _is_well(self, gateway: Gateway) -> bool:
+        """Whether a gateway is ready; it must still serve the same."""
+        try:
+            async with asyncio.timeout(READY_S):
+                if not await gateway.clients.nla.ready():
+                    return False
+                info = await gateway.clients.nla.info()
+        except (NLAError, TimeoutError) as error:
+            gateway.why = gateway.why or str(error)
+            return False
+        self._check_same(gateway, info)
+        return True
+
+    def _set_down(self, gateway: Gateway) -> None:
         if gateway.up:
             gateway.up = False
             probe = asyncio.create_task(self._probe(gateway))
@@ -171,14 +202,10 @@ class Gateways:
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_PAUSE_S)
             try:
-                if await gateway.clients.nla.ready():
-                    self._check_same(gateway, await gateway.clients.nla.info())
-                    gateway.up = True
+                gateway.up = await self._is_well(gateway)
             except UsageError as error:
                 self._failure = error
                 break
-            except NLAError as error:
-                gateway.why = str(error)
         async with self._changed:
             self._changed.notify_all()
 

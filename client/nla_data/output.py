@@ -63,12 +63,12 @@ class Output:
             StoppedError: it cannot be written.
         """
         begun = _read(store)
-        if begun:
+        if begun and (begun.finished or store.found_parts()):  # else nothing is bound to it yet
             begun.check_goes_on(wanted, store.out)
             if begun.finished and store.file:
                 store.remove_parts()
             return cls(store, begun)
-        if store.found_parts():
+        if not begun and store.found_parts():
             raise UsageError(f"{store.out} has parts but no {MANIFEST}; begin anew in another place")
         if wanted.settings.get("seed", 0) is None:
             wanted.settings["seed"] = secrets.randbelow(SEEDS)

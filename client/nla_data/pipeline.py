@@ -42,8 +42,13 @@ class Pipeline:
         self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(AHEAD * gateways.in_flight)
         self._todo: asyncio.Queue[_Turn] = asyncio.Queue()
 
-    async def run(self, pieces: Iterator[Piece], d_model: int) -> None:
+    async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
         """Do all pieces. Whatever ends it, results up to the first that is missing are written.
+
+        Args:
+            pieces: The rows that are left.
+            d_model: Elements of a vector.
+            stop: Ends a `next` of `pieces` that is under way in the reading thread.
 
         Raises:
             DataError: it cannot go on.
@@ -52,7 +57,7 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as group:
                 workers = [group.create_task(self._work()) for _ in range(self._gateways.in_flight)]
-                group.create_task(self._read(works))
+                group.create_task(self._read(works, stop))
                 await self._write()
                 for worker in workers:
                     worker.cancel()
@@ -69,13 +74,16 @@ class Pipeline:
             offset += work.good
             yield replace(work, piece=piece.only(self._writer.carried))
 
-    async def _read(self, works: Iterator[Work]) -> None:
+    async def _read(self, works: Iterator[Work], stop: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "nla-read") as thread:  # one, for each would keep freed memory of its own
-            while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
-                turn = _Turn(work, loop.create_future())
-                await self._in_order.put(turn)
-                self._todo.put_nowait(turn)
+            try:
+                while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
+                    turn = _Turn(work, loop.create_future())
+                    await self._in_order.put(turn)
+                    self._todo.put_nowait(turn)
+            finally:
+                stop()
         await self._in_order.put(None)
 
     async def _work(self) -> None:

@@ -3,6 +3,7 @@
 Files of arrays (numpy, safetensors, torch) are read in `arrays`; the rest is pyarrow's.
 """
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.json
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from nla_data import arrays
 from nla_data.errors import UsageError
@@ -23,7 +25,10 @@ BATCH_BYTES: Final = 8 * 2**20
 """About what a batch of rows holds."""
 MAX_BATCH_ROWS: Final = 1024
 _STREAM_BUFFER: Final = 2**20
-_BROKEN: Final = (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_BROKEN: Final = (
+    pa.ArrowException, OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 """What libraries raise for files that are damaged or are not what their names say."""
 _JSON_BLOCK: Final = 16 * 2**20
 """A line of JSON must fit in; d_model 8192 takes some 180 KB."""
@@ -91,12 +96,18 @@ def _parquet(file: File, _column: str) -> Opened:
 
 def _arrow(file: File, _column: str) -> Opened:
     with suppress(pa.ArrowInvalid):
-        return _arrow_file(pa.ipc.open_file(file.open()))
+        return _arrow_file(pa.ipc.open_file(_mapped(file)))
 
     def batches(start: int) -> Iterator[pa.RecordBatch]:
-        yield from _from_row(iter(pa.ipc.open_stream(file.open())), start)
+        yield from _from_row(iter(pa.ipc.open_stream(_mapped(file))), start)
 
-    return Opened(pa.ipc.open_stream(file.open()).schema, None, batches)
+    return Opened(pa.ipc.open_stream(_mapped(file)).schema, None, batches)
+
+
+def _mapped(file: File) -> Any:
+    """A local file as memory that the system may drop: a batch of Arrow is read whole, and may be a whole file."""
+    is_local = isinstance(file.filesystem, fs.LocalFileSystem) and file.size
+    return pa.memory_map(file.path) if is_local else file.open()
 
 
 def _arrow_file(reader: Any) -> Opened:

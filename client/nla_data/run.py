@@ -1,15 +1,20 @@
 """One run: from the files, the settings and the gateways to a finished output, begun anew or gone on with."""
 
+import asyncio
+import io
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nla_client import Info
 from nla_data import checks, cluster, files, vectors
 from nla_data.chunks import Order
 from nla_data.errors import UsageError
+from nla_data.files import reason
 from nla_data.gateways import PATIENCE_S, Gateways
 from nla_data.manifest import InputFile, Manifest, PartState, Served
 from nla_data.output import Output
@@ -64,7 +69,7 @@ class Job:
         """What the output depends on, beside the rows and the models."""
         own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
         # Ray's parts are cut in another way, so that neither can go on with the other's.
-        return self.task.settings() | own | {"ray": self.ray}
+        return self.task.settings() | own | {"ray": cluster.CHUNK_ROWS if self.ray else None}
 
     def check_ray(self) -> None:
         """Refuse what Ray's workers, who do rows in any order, cannot do.
@@ -74,6 +79,8 @@ class Job:
         """
         if self.ray and self.where and self.limit is not None:
             raise UsageError("--ray cannot count the rows that --where keeps: leave out --limit, or --ray")
+        if self.ray_address and not self.ray:
+            raise UsageError("--ray-address needs --ray")
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 
@@ -113,21 +120,30 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     """
     job.check_ray()
     shown = shown or reporter(job.progress)
-    source = Source(files.find(job.inputs), job.task.vector_column or NAMELESS, job.where, job.limit)
+    store = Store(job.out) if job.out else None
+    inputs = files.find(job.inputs, store.paths() if store else ())
+    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit)
     carried = job.carried(source.schema)
-    async with Gateways(job.urls, job.api_key, job.patience) as gateways:
-        info = await gateways.connect()
-        job.task.check(info)
-        schema = _schema(source, carried, job.task.output(info.d_model))
-        warning = checks.first_rows(source, job.task.vector_column, info)
-        if warning:
-            shown.warn(warning)
-        work = _Pass(source, gateways, info, schema, carried, shown)
-        if job.out is None:
+    with store.locked() if store else nullcontext():
+        async with Gateways(job.urls, job.api_key, job.patience) as gateways:
+            info = await gateways.connect()
+            job.task.check(info)
+            schema = _schema(source, carried, job.task.output(info.d_model))
+            await _warn(source, job.task, info, shown)
+            work = _Pass(source, gateways, info, schema, carried, shown)
+            if store:
+                return await _into(store, job, work)
             return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
-        store = Store(job.out)
-        with store.locked():
-            return await _into(store, job, work)
+
+
+async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None:
+    try:
+        warning = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
+    except asyncio.CancelledError:
+        source.stop()
+        raise
+    if warning:
+        shown.warn(warning)
 
 
 async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
@@ -166,7 +182,7 @@ class _Pass:
         pieces = self.source.pieces(state.end, task.rows_per_request(self.info))
         pipeline = Pipeline(task, self.gateways, writer, lambda: self.shown.update(writer.state.totals, writer.rate))
         try:
-            await pipeline.run(pieces, self.info.d_model)
+            await pipeline.run(pieces, self.info.d_model, self.source.stop)
         finally:
             self.shown.close()
         return writer.state.totals
@@ -176,7 +192,17 @@ def _schema(source: Source, carried: Sequence[str], added: pa.Schema) -> pa.Sche
     both = [name for name in added.names if name in carried]
     if both:
         raise UsageError(f"the input has columns {', '.join(both)} already; leave them out with --drop, or rename them")
-    return pa.schema([*(source.schema.field(name) for name in carried), *added])
+    schema = pa.schema([*(source.schema.field(name) for name in carried), *added])
+    for field in schema:
+        _check_writable(field)
+    return schema
+
+
+def _check_writable(field: pa.Field) -> None:
+    try:
+        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+    except pa.ArrowException as error:
+        raise UsageError(f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop") from error
 
 
 def _check_texts(field: pa.Field) -> None:

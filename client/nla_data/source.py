@@ -3,9 +3,12 @@
 A place in this stream is a `Position`; reading can go on from any. It knows nothing of what is done with the rows.
 """
 
+import threading
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +18,6 @@ from pydantic import BaseModel, ConfigDict
 from nla_data import readers
 from nla_data.errors import UsageError
 from nla_data.files import File, reason
-
-_ROWS: Final = "rows"
-"""The name of the table in a `--where` condition, should one want it."""
 
 
 class Position(BaseModel):
@@ -81,15 +81,21 @@ class Source:
         schema: pa.Schema | None = None,
     ) -> None:
         self.files, self.column, self.where, self._limit = files, column, where, limit
-        opened = [readers.open_file(file, column) for file in files]
-        self.schema: pa.Schema = schema or next((it.schema for it in opened if it.rows != 0), opened[0].schema)
-        for file, it in zip(files, opened, strict=True):
-            if it.rows != 0:
-                _check_same(self.schema, it.schema, files[0].path, file.path)
+        self._stopped = threading.Event()
+        looks = [_look(file, column) for file in files]
+        known = schema or next((look.schema for look in looks if look.rows != 0), looks[0].schema)
+        self.schema: pa.Schema = pa.schema([field.with_nullable(True) for field in known], known.metadata)
+        for file, look in zip(files, looks, strict=True):
+            if look.rows != 0:
+                _check_same(self.schema, look.schema, files[0].path, file.path)
         self._condition = Condition(where, self.schema) if where else None
-        counts = [it.rows for it in opened]
+        counts = [look.rows for look in looks]
         self.rows: int | None = None if None in counts else sum(count or 0 for count in counts)
         """Rows of all files, before `where` and `limit`; None where only reading them would tell."""
+
+    def stop(self) -> None:
+        """End all reading, from another thread; what comes is not wanted any more."""
+        self._stopped.set()
 
     def total(self) -> int | None:
         """How many rows will be kept; None where only reading them would tell."""
@@ -122,7 +128,7 @@ class Source:
         for index in range(start.file, len(self.files)):
             row = begin = start.row if index == start.file else 0
             for batch in readers.open_file(self.files[index], self.column).batches(begin):
-                if stop is not None and before + row >= stop:
+                if self._stopped.is_set() or (stop is not None and before + row >= stop):
                     return
                 cut = batch if stop is None else batch.slice(0, stop - before - row)
                 rows = _Rows(_aligned(cut, self.schema), index, np.arange(row, row + cut.num_rows), before)
@@ -132,7 +138,11 @@ class Source:
 
 
 class Condition:
-    """An SQL condition on rows."""
+    """An SQL condition on rows, each by itself.
+
+    Raises:
+        UsageError: it makes no sense for these columns.
+    """
 
     def __init__(self, where: str, schema: pa.Schema) -> None:
         try:
@@ -142,23 +152,37 @@ class Condition:
         self._error = duckdb.Error
         self._db = duckdb.connect(":memory:", config={"threads": 1})
         self._where = where
-        self._columns = [field.name for field in schema if not pa.types.is_nested(field.type)]
-        empty = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+        # Names that a condition cannot know: it sees the rows of one batch, and must not count or compare them.
+        self._rows, self._place = f"rows_{uuid.uuid4().hex}", f"place_{uuid.uuid4().hex}"
+        self._columns = [field.name for field in schema if _is_plain(field.type)]
+        folded = Counter(name.casefold() for name in self._columns)
+        twice = [name for name in self._columns if folded[name.casefold()] > 1]
+        if twice:
+            raise UsageError(f"--where cannot tell the columns {', '.join(twice)} apart: SQL knows no case")
+        empty = pa.RecordBatch.from_arrays([column.combine_chunks() for column in schema.empty_table()], schema=schema)
         self.keep(_Rows(empty, 0, np.arange(0), 0))
 
     def keep(self, rows: "_Rows") -> "_Rows":
         """Those rows for which the condition is true."""
-        # DuckDB finds the table by the name of the variable; a column more keeps it one where there are no others.
         table = pa.Table.from_batches([rows.batch]).select(self._columns)
-        self._db.register(_ROWS, table.append_column("\x00", pa.array(rows.rows)))
+        places = pa.array(np.arange(len(rows)))
         try:
-            answer = self._db.sql(f"SELECT coalesce(({self._where})::BOOLEAN, false) AS k FROM {_ROWS}").fetchnumpy()  # noqa: S608
+            self._db.register(self._rows, table.append_column(self._place, places))
+            query = f"SELECT {self._place} FROM {self._rows} WHERE ({self._where}\n)"  # noqa: S608 - the user's own
+            if len(self._db.extract_statements(query)) != 1:
+                raise UsageError(f"--where {self._where!r}: must be one condition")
+            kept = self._db.sql(query).fetchnumpy()[self._place]
         except self._error as error:
             columns = ", ".join(self._columns) or "none"
             raise UsageError(f"--where {self._where!r}: {reason(error)} (columns: {columns})") from error
         finally:
-            self._db.unregister(_ROWS)
-        return rows[np.flatnonzero(np.asarray(answer["k"], bool))]
+            self._db.unregister(self._rows)
+        return rows[np.sort(np.asarray(kept, np.int64))]
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether SQL conditions may be about a column of this kind."""
+    return not (pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) or pa.types.is_float16(kind))
 
 
 class _Rows:
@@ -177,6 +201,19 @@ class _Rows:
         else:
             batch = self.batch if len(chosen) == len(self) else self.batch.take(pa.array(chosen))
         return _Rows(batch, self.file, self.rows[chosen], self.before)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a file says of itself; it is closed again, for there may be more files than may be open."""
+
+    schema: pa.Schema
+    rows: int | None
+
+
+def _look(file: File, column: str) -> _Look:
+    opened = readers.open_file(file, column)
+    return _Look(opened.schema, opened.rows)
 
 
 def _piece(parts: list[_Rows], kept: int) -> Piece:

@@ -59,16 +59,32 @@ class Store:
         except OSError as error:
             raise UsageError(f"{self.out}: cannot be written: {reason(error)}") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(handle)
+            self._tidy()
             yield
-        except BlockingIOError:
-            raise UsageError(f"{self.out}: another run is writing it; let it end, or stop it") from None
         finally:
             os.close(handle)
+
+    def _lock(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{self.out}: another run is writing it; let it end, or stop it") from None
+        except OSError:
+            return  # a file system without locks: two runs at once are the user's to avoid
+
+    def _tidy(self) -> None:
+        """Remove what a killed run was in the middle of writing."""
+        for left in Path(self.folder).glob(".*.parquet.*"):
+            left.unlink(missing_ok=True)
 
     def has_file(self) -> bool:
         """Whether the one output file is there."""
         return self.file is not None and self._exists(self.file)
+
+    def paths(self) -> list[str]:
+        """Where anything of the output may be."""
+        return [path for path in (self.file, self.folder) if path]
 
     def parts(self) -> list[str]:
         """Paths of the parts, in order.

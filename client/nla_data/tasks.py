@@ -235,9 +235,16 @@ def _need_scores(info: Info) -> None:
 
 def _texts(column: pa.Array) -> tuple[list[str], list[str | None]]:
     """The good texts, and for each row None or what is wrong with it."""
-    values = column.to_pylist()
-    reasons = [None if value and value.strip() else "no text" for value in values]
-    return [value for value, reason in zip(values, reasons, strict=True) if reason is None], reasons
+    read = [_text(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    return [text for text, reason in read if reason is None], [reason for _, reason in read]
+
+
+def _text(value: bytes | None) -> tuple[str, str | None]:
+    try:
+        text = (value or b"").decode()
+    except UnicodeDecodeError:
+        return "", "no text: its bytes are not UTF-8"
+    return text, None if text.strip() else "no text"
 
 
 Columns = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError
+from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, PayloadTooLargeError
 from nla_client.results import NO_USAGE
 from nla_client.wire import Usage
 from nla_data.source import Piece
@@ -125,7 +125,7 @@ async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, st
         if not match or int(match[1]) >= stop - start:
             raise
         bad, why = start + int(match[1]), error.message
-    except RepeatedFailureError as error:
+    except (RepeatedFailureError, PayloadTooLargeError) as error:
         middle = (start + stop) // 2
         if stop - start > 1:
             return (await _send_range(send, start, middle)).then(await _send_range(send, middle, stop))

@@ -1,5 +1,6 @@
 """Every kind of file, read in pieces from any row on, on local disks."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -239,6 +240,10 @@ def test_wrong_inputs_give_one_clear_line(tmp_path: Path, name: str) -> None:
         ("layer =", "syntax"),
         ("token + 1", "No function matches"),
         ("1=1); DROP TABLE rows; --", "syntax"),
+        ("1=1); SELECT (1=1", "must be one condition"),
+        ("row_number() OVER (ORDER BY layer DESC) = 1", "window"),
+        ("max(layer) > 1", "aggregate"),
+        ("unnest([true, true])", "UNNEST"),
     ],
 )
 def test_wrong_conditions(tmp_path: Path, where: str, message: str) -> None:
@@ -246,6 +251,59 @@ def test_wrong_conditions(tmp_path: Path, where: str, message: str) -> None:
         read_all(saved_parquet(tmp_path), where=where)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ['"odd \'name" = 1', "layer IS NULL", "a.layer"])
+def test_odd_columns(tmp_path: Path, where: str) -> None:
+    columns = {"odd 'name": [1, 2, None], "layer": [None, 1, 2], "a.layer": [True, False, None]}
+    halves = pa.array([1.0, 2.0, 3.0], pa.float16())
+    pq.write_table(pa.table({**columns, "half": halves, "activation_vector": list(EXACT[:3])}), tmp_path / "a.parquet")
+    where = '"a.layer"' if where == "a.layer" else where
+    assert [piece.numbers.tolist() for piece in read_all(tmp_path, where=where)[2]] == [[0]]
+
+
+def test_columns_that_differ_in_case_alone(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"A": [1], "a": [2], "activation_vector": list(EXACT[:1])}), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="apart"):
+        read_all(tmp_path, where="a = 1")
+
+
+def test_arrays_in_folders_of_an_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{"l20/v": EXACT, "l21/v": 2 * EXACT})
+    source = Source(files.find([str(tmp_path)]), "l20/v")
+    assert source.schema.names == ["l20/v", "l21/v"]
+    piece = next(source.pieces(BEGIN, 1))
+    np.testing.assert_array_equal(piece.table["l20/v"].to_pylist()[0], EXACT[0])
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    for part in range(60):
+        np.save(tmp_path / f"{part:03d}.npy", EXACT[:2])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, hard))
+    try:
+        assert len(read_all(tmp_path)[0]) == 120
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_hidden_folders_and_the_output_are_no_input(tmp_path: Path) -> None:
+    saved_parquet(tmp_path)
+    for folder in (".ipynb_checkpoints", "_old", "out.parquet.parts"):
+        (tmp_path / folder).mkdir()
+        saved_parquet(tmp_path / folder)
+    found = files.find([str(tmp_path)], [str(tmp_path / "out.parquet.parts")])
+    assert [file.path for file in found] == [str(tmp_path / "a.parquet")]
+
+
+def test_what_may_be_null_in_one_file_alone(tmp_path: Path) -> None:
+    strict = pa.schema(
+        [pa.field("i", pa.int64(), nullable=False), pa.field("activation_vector", pa.list_(pa.float32()))]
+    )
+    for name, values, schema in (("1", [1], strict), ("2", [None], None)):
+        rows = pa.table({"i": pa.array(values, pa.int64()), "activation_vector": list(EXACT[:1])}, schema)
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    assert [value for piece in read_all(tmp_path, size=1)[2] for value in piece.table["i"].to_pylist()] == [1, None]
 
 
 def test_an_input_named_twice(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,43 @@ def test_two_gateways_share_the_work_and_one_may_go(tmp_path: Path, gateway: Fak
     assert len(rows(tmp_path / "out.parquet")) == COUNT
 
 
+def test_a_gateway_that_fails_at_everything_spoils_no_row(
+    tmp_path: Path, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateways, "FIRST_PAUSE_S", 0.01)
+    with fake_gateway() as sick:
+        sick.trouble = lambda _path, _body: failure("internal", "a bad proxy")
+        urls = ("--url", sick.url, "--url", gateway.url)
+        assert nla("verbalize", save(tmp_path / "in.parquet"), tmp_path / "out.parquet", *urls) == 0
+    assert sick.seen
+    assert all(row["error"] is None for row in rows(tmp_path / "out.parquet"))
+
+
+def test_wrong_settings_bind_nothing(tmp_path: Path, gateway: FakeGateway) -> None:
+    gateway.trouble = lambda _path, body: failure("invalid_request", param="top_p") if body["top_p"] > 1 else None
+    arguments = ("verbalize", save(tmp_path / "in.parquet"), tmp_path / "out", "--url", gateway.url)
+    assert nla(*arguments, "--top-p", "1.5") == 2
+    assert nla(*arguments, "--top-p", "0.5") == 0
+
+
+def test_output_beside_the_input(tmp_path: Path, gateway: FakeGateway) -> None:
+    save(tmp_path / "in.parquet")
+    arguments = ("verbalize", tmp_path, tmp_path / "out.parquet", "--url", gateway.url)
+    assert nla(*arguments) == 0
+    assert nla(*arguments) == 0
+    assert len(rows(tmp_path / "out.parquet")) == COUNT
+
+
+def test_a_column_that_parquet_cannot_hold(
+    tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "in.jsonl"
+    given.write_text("".join(json.dumps({"meta": {}, "activation_vector": row.tolist()}) + "\n" for row in VECTORS[:9]))
+    assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 2
+    assert "column 'meta' cannot go along" in capsys.readouterr().err
+    assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url, "--drop", "meta") == 0
+
+
 def test_models_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
     given = save(tmp_path / "in.parquet")
     with fake_gateway() as other:
@@ -199,6 +237,9 @@ def test_models_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.C
     gateway.trouble = swap
     assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 2
     assert "results would mix" in capsys.readouterr().err
+    gateway.trouble, gateway.served = lambda _path, _body: None, info()
+    assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 0
+    gateway.served = info("other")
     assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 2
     assert "was begun with verbalizer fake-av, now other-av" in capsys.readouterr().err
 
@@ -292,7 +333,7 @@ def test_a_full_disk(tmp_path: Path, gateway: FakeGateway) -> None:
     """A real one: a file system of 200 kB would take root, a limit on the size of files does not."""
     given, out = save(tmp_path / "in.parquet", np.tile(VECTORS, (40, 1))), tmp_path / "out"
     arguments = f"verbalize {given} {out} --url {gateway.url} --progress quiet --n 8"
-    limited = f"ulimit -f 200; trap '' XFSZ; exec {sys.executable} -m nla_data {arguments}"
+    limited = f"ulimit -f 16; trap '' XFSZ; exec {sys.executable} -m nla_data {arguments}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "cannot be written: File too large" in done.stderr
@@ -403,3 +444,21 @@ def test_from_a_running_loop(tmp_path: Path, gateway: FakeGateway) -> None:
         return run_job(job).totals.rows
 
     assert asyncio.run(in_a_notebook()) == COUNT
+
+
+def test_a_notebook_that_is_interrupted(tmp_path: Path, gateway: FakeGateway) -> None:
+    gateway.trouble = lambda _path, _body: time.sleep(0.3)
+    given = save(tmp_path / "in.parquet", np.tile(VECTORS, (20, 1)))
+    job = Job(Verbalize(), [given], str(tmp_path / "out"), [gateway.url])
+
+    async def in_a_notebook() -> None:
+        run_job(job)
+
+    timer = threading.Timer(1.0, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    timer.start()
+    began = time.monotonic()
+    loop = asyncio.new_event_loop()  # as a kernel has it; asyncio.run would take the signal for itself
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(in_a_notebook())
+    loop.close()
+    assert time.monotonic() - began < 15  # all of it takes 47 s

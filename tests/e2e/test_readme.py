@@ -106,8 +106,10 @@ def test_python_blocks(demo: Stack, block: Block, tmp_path: Path) -> None:
 def test_nla_commands(demo: Stack, tmp_path: Path) -> None:
     """In their order: the later ones read what the first wrote."""
     for command in (c for c in COMMANDS if c.startswith("nla ")):
-        assert run(f"{command} --url {demo.url}".replace("build/", f"{tmp_path}/"))
-    assert {path.name for path in tmp_path.iterdir()} == {"explained.parquet", "rebuilt"}
+        server = "" if "report" in command else f" --url {demo.url}"
+        assert run(f"{command}{server}".replace("build/", f"{tmp_path}/"))
+    written = {"explained.parquet", "rebuilt", "explained.html", "explained_files"}
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("nla-serve")])
