@@ -53,6 +53,7 @@ class Store:
         if not self.local:
             yield
             return
+        is_new = not Path(self.folder).exists()
         try:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             handle = os.open(Path(self.folder, LOCK), os.O_CREAT | os.O_RDWR)
@@ -60,23 +61,38 @@ class Store:
             raise UsageError(f"{self.out}: cannot be written: {reason(error)}") from error
         try:
             self._lock(handle)
-            self._tidy()
-            yield
+            try:
+                self._tidy()
+                yield
+            finally:
+                self._remove_lock_alone(folder_too=is_new)
         finally:
             os.close(handle)
 
     def _lock(self, handle: int) -> None:
+        busy = UsageError(f"{self.out}: another run is writing it; let it end, or stop it")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{self.out}: another run is writing it; let it end, or stop it") from None
+            raise busy from None
         except OSError:
             return  # a file system without locks: two runs at once are the user's to avoid
+        lock = Path(self.folder, LOCK)
+        if not lock.exists() or lock.stat().st_ino != os.fstat(handle).st_ino:
+            raise busy  # one that has just ended took the lock's file away
 
     def _tidy(self) -> None:
         """Remove what a killed run was in the middle of writing."""
         for left in Path(self.folder).glob(".*.parquet.*"):
             left.unlink(missing_ok=True)
+
+    def _remove_lock_alone(self, *, folder_too: bool) -> None:
+        """A run that was refused leaves nothing behind."""
+        with contextlib.suppress(OSError):
+            if [path.name for path in Path(self.folder).iterdir()] == [LOCK]:
+                Path(self.folder, LOCK).unlink()
+                if folder_too:
+                    Path(self.folder).rmdir()
 
     def has_file(self) -> bool:
         """Whether the one output file is there."""

@@ -415,6 +415,7 @@ def test_wrong_arguments_give_one_line(
     url = () if "--url" in arguments else ("--url", gateway.url)
     assert nla("verbalize", save(tmp_path / "in.parquet"), tmp_path / "out", *url, *arguments) == 2
     error = capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"in.parquet"}
     assert message in error
     assert error.startswith("nla: ")
     assert error.count("\n") == 1
