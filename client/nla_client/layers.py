@@ -23,7 +23,7 @@ def check_layer(vectors: VectorsLike, info: Info) -> str | None:
     given = as_vectors(vectors, "float32")
     if scale is None or not given.count:
         return None
-    middle = float(np.median(np.linalg.norm(given.read(0, given.count).astype(np.float64), axis=1)))
+    middle = float(np.median(np.linalg.norm(given.read(0, given.count), axis=1)))
     if scale / FACTOR <= middle <= scale * FACTOR:
         return None
     model, layer = info.base_model or "the base model", info.layer

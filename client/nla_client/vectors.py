@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from nla_client.errors import InvalidArgumentError, InvalidVectorError
 from nla_client.wire import ITEM_SIZE, VectorDType, encode_vector
 
-_CHECK_ROWS = 256
-"""Rows checked at once: 8 MB of float32 at d_model 8192."""
+_CHECK_ROWS = 64
+"""Rows checked at once: 2 MB of float32 at d_model 8192."""
 
 
 class TensorLike(Protocol):

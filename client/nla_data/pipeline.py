@@ -15,7 +15,7 @@ from nla_data.source import Piece
 from nla_data.tasks import Task
 from nla_data.work import Done, Work
 
-AHEAD: Final = 4
+AHEAD: Final = 3
 """Pieces that may be read and not yet handed on, for each request in flight: so far ahead of a slow one others go."""
 
 

@@ -21,7 +21,7 @@ from nla_data import arrays
 from nla_data.errors import UsageError
 from nla_data.files import File, reason
 
-BATCH_BYTES: Final = 8 * 2**20
+BATCH_BYTES: Final = 2 * 2**20
 """About what a batch of rows holds."""
 MAX_BATCH_ROWS: Final = 1024
 _STREAM_BUFFER: Final = 2**20

@@ -14,7 +14,7 @@ from nla_data.api import Job, Verbalize, run
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, rate, ratios, repeated
 from tests.stack import Stack
 
-TIMES: Final = 4
+TIMES: Final = 8
 """As many vectors as other rows take, so that the beginning and the end of a run weigh little."""
 
 
