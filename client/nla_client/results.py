@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVa
 import numpy as np
 
 from nla_client import display, tables
-from nla_client.wire import FinishReason, Sample, Score, Usage
+from nla_client.wire import FinishReason, Sample, Score, Usage, add_usage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,8 +116,8 @@ class Results(list[T]):
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Put the results of several requests together."""
-        counts = {name: sum(getattr(part.usage, name) for part in parts) for name in Usage.model_fields}
-        return cls((item for part in parts for item in part), parts[0].model if parts else "", Usage(**counts))
+        usage = add_usage([part.usage for part in parts])
+        return cls((item for part in parts for item in part), parts[0].model if parts else "", usage)
 
     def rows(self) -> list[dict[str, Any]]:
         """Each result as a row of a table."""

@@ -5,6 +5,7 @@ nothing else: no HTTP library, no model, no settings. Limits that a server sets 
 """
 
 import binascii
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, TypeVar
 
 import ml_dtypes
@@ -110,6 +111,15 @@ class Usage(_Response):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+
+
+def add_usage(parts: Sequence[Usage]) -> Usage:
+    """Sum token counts."""
+    return Usage(
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        cached_tokens=sum(part.cached_tokens for part in parts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
+    )
 
 
 class Score(_Response):

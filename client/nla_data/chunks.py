@@ -13,13 +13,12 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nla_client import Info
-from nla_data import readers
+from nla_data import parts, readers
 from nla_data.errors import UsageError
 from nla_data.files import File
 from nla_data.gateways import Gateways
 from nla_data.manifest import PartState, Served
 from nla_data.output import Output
-from nla_data.parts import STATE_KEY
 from nla_data.source import Piece, Position, Source
 from nla_data.store import Store
 from nla_data.tasks import Task
@@ -117,8 +116,8 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
     pieces = source.pieces(start, order.task.rows_per_request(info), chunk.number + chunk.rows)
     answered = await answer(order.task, gateways, pieces, info.d_model)
     totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
-    for work, done in answered:
-        totals = totals.plus(done.totals).plus(Totals(sent=work.good))
+    for _, done in answered:
+        totals = totals.plus(done.totals)
     write(order, chunk.index, as_table(answered, order.carried, order.schema), totals)
     return totals
 
@@ -129,8 +128,7 @@ def write(order: Order, index: int, table: Any, totals: Totals) -> None:
     Raises:
         StoppedError: it cannot be written now.
     """
-    state = PartState(run=order.run, totals=totals).model_dump_json().encode()
-    order.store.write_part(index, table.replace_schema_metadata({**(table.schema.metadata or {}), STATE_KEY: state}))
+    parts.write_part(order.store, index, table, PartState(run=order.run, totals=totals))
 
 
 async def answer(task: Task, gateways: Gateways, pieces: Iterable[Piece], d_model: int) -> list[tuple[Work, Done]]:
@@ -152,8 +150,7 @@ async def answer(task: Task, gateways: Gateways, pieces: Iterable[Piece], d_mode
 
 def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], schema: pa.Schema) -> Any:
     """The input's columns that go along, and the new ones, as a pyarrow.Table."""
-    columns = [[*work.piece.table.select(list(carried)).columns, *done.columns] for work, done in answered]
-    tables = [pa.Table.from_arrays(arrays, schema=schema) for arrays in columns]
+    tables = [parts.as_table(work, done, carried, schema) for work, done in answered]
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 

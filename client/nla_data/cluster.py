@@ -49,9 +49,9 @@ def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, sho
 
     shown.start(None if order.where else sum(chunk.rows for chunk in planned), before)
     try:
-        todo = [chunk for chunk in planned if chunk.index not in done]
-        if todo:
-            cluster.run(order, todo, tell)
+        left = [chunk for chunk in planned if chunk.index not in done]
+        if left:
+            cluster.run(order, left, tell)
     finally:
         shown.close()
     return totals
@@ -75,7 +75,7 @@ class Cluster:
             raise UsageError("--ray needs Ray: pip install 'nla-serve[ray]'") from None
         self._ray, self._address, self._servers = ray, address, servers
 
-    def run(self, order: Order, todo: Sequence[Chunk], tell: Callable[[Totals], None]) -> None:
+    def run(self, order: Order, left: Sequence[Chunk], tell: Callable[[Totals], None]) -> None:
         """Do all chunks, in any order, and tell the totals of each. It blocks; SIGINT and SIGTERM interrupt it.
 
         Raises:
@@ -85,7 +85,7 @@ class Cluster:
         with _signals_restored(), self._connected():
             _interrupt_on_signals()
             try:
-                for row in self._rows(order, todo):
+                for row in self._rows(order, left):
                     tell(_read(row))
             except DataError:
                 raise
@@ -109,14 +109,13 @@ class Cluster:
         finally:
             self._ray.shutdown()
 
-    def _rows(self, order: Order, todo: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
+    def _rows(self, order: Order, left: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
         cpus = int(self._ray.cluster_resources().get("CPU", 1))
-        size = max(1, min(len(todo), cpus, WORKERS_PER_GATEWAY * len(self._servers.urls)))
-        data = self._ray.data.from_items([asdict(chunk) for chunk in todo], override_num_blocks=len(todo))
+        size = max(1, min(len(left), cpus, WORKERS_PER_GATEWAY * len(self._servers.urls)))
+        data = self._ray.data.from_items([asdict(chunk) for chunk in left], override_num_blocks=len(left))
         data.context.enable_progress_bars = data.context.print_on_execution_start = False
-        data.context.execution_no_progress_timeout_s = (
-            -1
-        )  # a chunk may take long; the gateways' patience is what counts
+        # Never: a chunk may take long, and the gateways' patience is what counts.
+        data.context.execution_no_progress_timeout_s = -1
         rows: Iterator[dict[str, Any]] = data.map(
             ChunkWorker,
             fn_constructor_args=(replace(order, workers=size), self._servers),

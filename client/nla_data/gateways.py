@@ -154,7 +154,7 @@ class Gateways:
         return time.monotonic() - gateway.answered < RECENT_S
 
     async def _free(self, since: float, tried: Counter[Gateway]) -> Gateway:
-        """A gateway that is up, once there is one, best one that did not fail at this request, and that is not busy."""
+        """A gateway that is up, once there is one; rather one that did not fail at this request, and is not busy."""
         while True:
             if self._failure:
                 raise self._failure

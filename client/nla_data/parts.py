@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from nla_data.manifest import PartState
 from nla_data.store import Store
-from nla_data.totals import Totals
 from nla_data.work import Done, Work
 
 STATE_KEY: Final = b"nla"
@@ -19,6 +18,21 @@ PART_S: Final = (2.0, 60.0)
 PART_SHARE: Final = 0.1
 """A part is written once it has so many rows or bytes, or is as old as this share of the run, within these bounds: no
 more than a tenth is done twice, and a long run has few parts."""
+
+
+def write_part(store: Store, index: int, table: Any, state: PartState) -> None:
+    """Write a part, with where it ends and whose it is.
+
+    Raises:
+        StoppedError: it cannot be written now.
+    """
+    metadata = {**(table.schema.metadata or {}), STATE_KEY: state.model_dump_json().encode()}
+    store.write_part(index, table.replace_schema_metadata(metadata))
+
+
+def as_table(work: Work, done: Done, carried: Sequence[str], schema: pa.Schema) -> Any:
+    """The input's columns that go along, and the new ones, as a pyarrow.Table."""
+    return pa.Table.from_arrays([*work.piece.only(carried).table.columns, *done.columns], schema=schema)
 
 
 class PartWriter:
@@ -61,13 +75,11 @@ class PartWriter:
 
     def take(self, work: Work, done: Done) -> None:
         """Add the next rows."""
-        carried = work.piece.only(self.carried).table.columns
         if not self._tables:
             self._since = time.monotonic()
-        self._tables.append(pa.Table.from_arrays([*carried, *done.columns], schema=self._schema))
+        self._tables.append(as_table(work, done, self.carried, self._schema))
         seconds = self._before.seconds + time.monotonic() - self._began
-        totals = self.state.totals.plus(done.totals).plus(Totals(sent=work.good))
-        totals = totals.model_copy(update={"seconds": seconds})
+        totals = self.state.totals.plus(done.totals).model_copy(update={"seconds": seconds})
         self.state = PartState(run=self.state.run, end=work.piece.end, totals=totals)
 
     def flush(self) -> None:
@@ -89,8 +101,7 @@ class PartWriter:
     def _write(self, table: Any) -> None:
         if self._store is None:
             return
-        metadata = {**(table.schema.metadata or {}), STATE_KEY: self.state.model_dump_json().encode()}
         self._broken = True  # until it is written
-        self._store.write_part(self._index, table.replace_schema_metadata(metadata))
+        write_part(self._store, self._index, table, self.state)
         self._broken = False
         self._index += 1

@@ -40,7 +40,7 @@ class Pipeline:
     def __init__(self, task: Task, gateways: Gateways, writer: PartWriter, tell: Callable[[], None]) -> None:
         self._task, self._gateways, self._writer, self._tell = task, gateways, writer, tell
         self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(AHEAD * gateways.in_flight)
-        self._todo: asyncio.Queue[_Turn] = asyncio.Queue()
+        self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
 
     async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
         """Do all pieces. Whatever ends it, results up to the first that is missing are written.
@@ -81,14 +81,14 @@ class Pipeline:
                 while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
                     turn = _Turn(work, loop.create_future())
                     await self._in_order.put(turn)
-                    self._todo.put_nowait(turn)
+                    self._unanswered.put_nowait(turn)
             finally:
                 stop()
         await self._in_order.put(None)
 
     async def _work(self) -> None:
         while True:
-            turn = await self._todo.get()
+            turn = await self._unanswered.get()
             turn.done.set_result(await self._task.answer(self._gateways.call, turn.work))
 
     async def _write(self) -> None:

@@ -71,9 +71,8 @@ def _guarded(file: File, opened: Opened) -> Opened:
     return Opened(opened.schema, opened.rows, batches)
 
 
-def rows_per_batch(schema: pa.Schema, row_bytes: float) -> int:
-    """How many rows to read at once."""
-    del schema
+def rows_per_batch(row_bytes: float) -> int:
+    """How many rows of a size to read at once."""
     return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES // max(row_bytes, 1))))
 
 
@@ -82,7 +81,7 @@ def _parquet(file: File, _column: str) -> Opened:
     parquet = pq.ParquetFile(file.open(), buffer_size=_STREAM_BUFFER, pre_buffer=False)
     meta = parquet.metadata
     stored = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-    count = rows_per_batch(parquet.schema_arrow, stored / max(meta.num_rows, 1))
+    count = rows_per_batch(stored / max(meta.num_rows, 1))
 
     def batches(start: int) -> Iterator[pa.RecordBatch]:
         for group in range(meta.num_row_groups):
@@ -133,7 +132,7 @@ def _json_lines(file: File, _column: str) -> Opened:
 def _arrays(read: Callable[[File, str], arrays.Arrays]) -> Callable[[File, str], Opened]:
     def opener(file: File, column: str) -> Opened:
         found = read(file, column)
-        count = rows_per_batch(found.schema, found.row_bytes)
+        count = rows_per_batch(found.row_bytes)
         return Opened(found.schema, found.rows, lambda start: found.batches(start, count))
 
     return opener

@@ -61,7 +61,20 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Verbalize:
+class _Fields:
+    """What tasks that differ in their fields have in common."""
+
+    def settings(self) -> dict[str, Any]:
+        """All of its fields."""
+        return asdict(self)
+
+    def rows_per_request(self, info: Info) -> int:
+        """As many as the clients send."""
+        return min(MAX_ROWS, info.limits.max_batch)
+
+
+@dataclass(frozen=True)
+class Verbalize(_Fields):
     """Vectors to explanations; arguments as of `NLAClient.verbalize`."""
 
     name: ClassVar[str] = "verbalize"
@@ -80,10 +93,6 @@ class Verbalize:
     def text_column(self) -> None:
         """None."""
 
-    def settings(self) -> dict[str, Any]:
-        """All of its fields."""
-        return asdict(self)
-
     def output(self, d_model: int) -> pa.Schema:
         """The chosen sample, all of them, the spread of their mse, and what made them."""
         del d_model
@@ -101,9 +110,9 @@ class Verbalize:
                 raise UsageError(f"{name} {getattr(self, name)} is over the server's limit of {limit}")
 
     def rows_per_request(self, info: Info) -> int:
-        """As many as the clients send."""
+        """As many as the clients send, with fewer rows the more samples each has."""
         samples = min(MAX_SAMPLES, info.limits.max_samples)
-        return max(1, min(MAX_ROWS, info.limits.max_batch, samples // self.n))
+        return max(1, min(super().rows_per_request(info), samples // self.n))
 
     def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
         """Read the vectors."""
@@ -129,7 +138,7 @@ class Verbalize:
 
 
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(_Fields):
     """Texts to vectors."""
 
     name: ClassVar[str] = "reconstruct"
@@ -140,10 +149,6 @@ class Reconstruct:
     def vector_column(self) -> None:
         """None."""
 
-    def settings(self) -> dict[str, Any]:
-        """All of its fields."""
-        return asdict(self)
-
     def output(self, d_model: int) -> pa.Schema:
         """The rebuilt vector, unnormalised, or why there is none."""
         vector = pa.list_(pa.float32(), d_model)
@@ -152,10 +157,6 @@ class Reconstruct:
     def check(self, info: Info) -> None:
         """It takes a reconstructor."""
         _need(info.reconstructor, "reconstructor")
-
-    def rows_per_request(self, info: Info) -> int:
-        """As many as the clients send."""
-        return min(MAX_ROWS, info.limits.max_batch)
 
     def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
         """Read the texts."""
@@ -175,17 +176,13 @@ class Reconstruct:
 
 
 @dataclass(frozen=True)
-class ScorePairs:
+class ScorePairs(_Fields):
     """Texts against vectors."""
 
     name: ClassVar[str] = "score"
     vector_column: str = "activation_vector"
     text_column: str = "explanation"
     dtype: VectorDType = "bfloat16"
-
-    def settings(self) -> dict[str, Any]:
-        """All of its fields."""
-        return asdict(self)
 
     def output(self, d_model: int) -> pa.Schema:
         """The score, or why there is none."""
@@ -195,10 +192,6 @@ class ScorePairs:
     def check(self, info: Info) -> None:
         """It takes a reconstructor whose scores make sense."""
         _need_scores(info)
-
-    def rows_per_request(self, info: Info) -> int:
-        """As many as the clients send."""
-        return min(MAX_ROWS, info.limits.max_batch)
 
     def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
         """Read texts and vectors: both must be good."""
@@ -276,6 +269,7 @@ def _done(columns: Columns, schema: pa.Schema, answers: Answers[Any]) -> Done:
         mse=sum(mses),
         explained=len(fves),
         fve=sum(fves),
+        sent=answers.sent,
         **answers.usage.model_dump(),
     )
     return Done([pa.array(columns[field.name], field.type) for field in schema], totals)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, PayloadTooLargeError
 from nla_client.results import NO_USAGE
-from nla_client.wire import Usage
+from nla_client.wire import Usage, add_usage
 from nla_data.source import Piece
 from nla_data.totals import Totals
 
@@ -84,6 +84,8 @@ class Answers(Generic[T]):
 
     rows: list[T | None]
     reasons: list[str | None]
+    sent: int
+    """How many rows were good enough to be sent."""
     model: str = ""
     usage: Usage = NO_USAGE
 
@@ -96,9 +98,8 @@ class _Sent(Generic[T]):
     usage: Usage = NO_USAGE
 
     def then(self, other: "_Sent[T]") -> "_Sent[T]":
-        counts = {name: getattr(self.usage, name) + getattr(other.usage, name) for name in Usage.model_fields}
-        model = self.model or other.model
-        return _Sent(self.rows + other.rows, self.refused | other.refused, model, Usage(**counts))
+        usage = add_usage([self.usage, other.usage])
+        return _Sent(self.rows + other.rows, self.refused | other.refused, self.model or other.model, usage)
 
 
 async def ask(work: Work, send: Callable[[int, int], Awaitable[Any]]) -> Answers[Any]:
@@ -111,7 +112,7 @@ async def ask(work: Work, send: Callable[[int, int], Awaitable[Any]]) -> Answers
     at = [next(places) if reason is None else None for reason in work.reasons]
     rows = [None if place is None else sent.rows[place] for place in at]
     reasons = [work.reasons[k] if place is None else sent.refused.get(place) for k, place in enumerate(at)]
-    return Answers(rows, reasons, sent.model, sent.usage)
+    return Answers(rows, reasons, work.good, sent.model, sent.usage)
 
 
 async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, stop: int) -> _Sent[Any]:

@@ -27,6 +27,7 @@ from nla_client.wire import (
     VerbalizeRequest,
     VerbalizeResponse,
     VerbalizeResult,
+    add_usage,
     encode_vector,
 )
 from nla_gateway.concurrency import Owner, gather, map_in_slices
@@ -36,7 +37,7 @@ from nla_gateway.gateway import Gateway
 from nla_gateway.http import error_detail
 from nla_gateway.injection import Injection
 from nla_gateway.outbox import Outbox
-from nla_gateway.verbalizer import Generated, Ticket, add_usage, ticket
+from nla_gateway.verbalizer import Generated, Ticket, ticket
 
 T = TypeVar("T")
 

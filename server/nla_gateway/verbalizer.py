@@ -187,12 +187,3 @@ def sampling(call: VerbalizeRequest, seed: int) -> dict[str, Any]:
         "no_stop_trim": True,
         "skip_special_tokens": False,
     }
-
-
-def add_usage(parts: list[Usage]) -> Usage:
-    """Sum token counts."""
-    return Usage(
-        prompt_tokens=sum(part.prompt_tokens for part in parts),
-        cached_tokens=sum(part.cached_tokens for part in parts),
-        completion_tokens=sum(part.completion_tokens for part in parts),
-    )
