@@ -15,10 +15,10 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from nla_gateway.metrics import Metrics
-from nla_gateway.pool import EnginePool
+from nla_gateway.engines.pool import EnginePool
+from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
-from nla_gateway.verbalizer import Verbalizer
+from nla_gateway.telemetry.metrics import Metrics
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0

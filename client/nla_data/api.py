@@ -4,9 +4,9 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.run import Job, Outcome, run
-from nla_data.tasks import Reconstruct, ScorePairs, Verbalize
 
 STOP_CHECK_S = 0.2
 

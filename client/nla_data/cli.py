@@ -13,11 +13,11 @@ import orjson
 from nla_client import NLAError
 from nla_data.errors import DataError, UsageError
 from nla_data.flags import DEFAULT_URL, build_parser
-from nla_data.progress import sentence
+from nla_data.running.progress import sentence
 
 if TYPE_CHECKING:
+    from nla_data.asking.tasks import Task
     from nla_data.run import Job, Outcome
-    from nla_data.tasks import Task
 
 T = TypeVar("T")
 STOPPED: Final = 1
@@ -53,7 +53,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
 
 
 def _task(arguments: argparse.Namespace) -> "Task":
-    from nla_data.tasks import Reconstruct, ScorePairs, Verbalize
+    from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 
     if arguments.command == "reconstruct":
         return Reconstruct(text_column=arguments.column, dtype=arguments.dtype)

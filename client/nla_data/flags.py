@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Final, get_args
 
 from nla_client.wire import VectorDType
-from nla_data.progress import Mode
+from nla_data.running.progress import Mode
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 PATIENCE_S: Final = 600.0

@@ -11,21 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nla_client import Info
-from nla_data import checks, cluster, files, vectors
-from nla_data.chunks import Order
+from nla_data.asking import checks
+from nla_data.asking.tasks import Task, Verbalize
+from nla_data.asking.totals import Totals
+from nla_data.cluster import run as cluster
+from nla_data.cluster.chunks import Order
+from nla_data.cluster.workers import Servers
 from nla_data.errors import UsageError
-from nla_data.files import reason
-from nla_data.gateways import PATIENCE_S, Gateways
-from nla_data.manifest import InputFile, Manifest, PartState, Served
-from nla_data.output import Output
-from nla_data.parts import PartWriter
-from nla_data.pipeline import Pipeline
-from nla_data.progress import Mode, Reporter, reporter
-from nla_data.ray import Servers
-from nla_data.source import Source
-from nla_data.store import Store
-from nla_data.tasks import Task, Verbalize
-from nla_data.totals import Totals
+from nla_data.reading import files, vectors
+from nla_data.reading.files import reason
+from nla_data.reading.source import Source
+from nla_data.running.gateways import PATIENCE_S, Gateways
+from nla_data.running.pipeline import Pipeline
+from nla_data.running.progress import Mode, Reporter, reporter
+from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
+from nla_data.writing.output import Output
+from nla_data.writing.parts import PartWriter
+from nla_data.writing.store import Store
 
 NAMELESS: Final = "activation_vector"
 """What the one array of a .npy file is called."""

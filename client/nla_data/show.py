@@ -84,8 +84,8 @@ def _demo_vector(row: int, served: Info) -> tuple[NDArray[np.float32], str]:
 
 
 def _vector(place: Place, served: Info) -> NDArray[np.float32]:
-    from nla_data import files, vectors
-    from nla_data.source import Position, Source
+    from nla_data.reading import files, vectors
+    from nla_data.reading.source import Position, Source
 
     file, row, column = str(place.file), place.row, place.column
     source = Source(files.find([file]), column)

@@ -5,13 +5,13 @@ import logging
 import os
 import sys
 
-from nla_launch.elsewhere import KEY_VARIABLE, read_elsewhere
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import check_limits, limits_of
 from nla_launch.logs import set_up_logs
-from nla_launch.preset import DEFAULT, Preset, load_preset
+from nla_launch.pair.preset import DEFAULT, Preset, load_preset
+from nla_launch.plan.elsewhere import KEY_VARIABLE, read_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
-    from nla_launch import service
+    from nla_launch.run import service
     from nla_launch.tls import load_tls
 
     tls = load_tls(arguments.tls_cert, arguments.tls_key)
@@ -44,8 +44,8 @@ def _run(arguments: argparse.Namespace) -> int:
     listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
     if listener is not None:
         require_keys(listener, keys)
-    from nla_launch.describe import describe
-    from nla_launch.planning import plan_all
+    from nla_launch.plan.describe import describe
+    from nla_launch.plan.planning import plan_all
 
     engines, others = plan_all(preset, arguments, elsewhere)
     check_limits(limits, engines)

@@ -8,7 +8,7 @@ from typing import Final
 
 from nla_launch.limits import add_limits
 from nla_launch.logs import FORMATS
-from nla_launch.preset import DEFAULT
+from nla_launch.pair.preset import DEFAULT
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 

@@ -10,7 +10,7 @@ from nla_gateway.limits import GatewayLimits
 from nla_launch.errors import LaunchError
 
 if TYPE_CHECKING:  # slow, and not needed for flags
-    from nla_launch.plan import EnginePlan
+    from nla_launch.plan.plan import EnginePlan
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

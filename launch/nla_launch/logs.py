@@ -3,7 +3,7 @@
 import logging
 from typing import Final
 
-from nla_gateway.logs import JsonFormatter, StderrHandler, read_json
+from nla_gateway.telemetry.logs import JsonFormatter, StderrHandler, read_json
 
 FORMATS: Final = ("text", "json")
 OURS: Final = "nla-serve"

@@ -11,10 +11,10 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from nla_gateway.app import create_app
-from nla_gateway.logs import JsonFormatter, StderrHandler
-from nla_gateway.protocol import protocol
+from nla_gateway.api.app import create_app
+from nla_gateway.api.protocol import protocol
 from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+from nla_gateway.telemetry.logs import JsonFormatter, StderrHandler
 
 KEEPALIVE_S: Final = 75
 """Longer than clients keep idle connections (ours 30 s, urllib3 until they break): they, not we, should close them."""

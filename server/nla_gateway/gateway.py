@@ -8,16 +8,16 @@ from importlib.metadata import version
 from typing import Final
 
 from nla_client.wire import Info, Limits, PairInfo
-from nla_gateway.concurrency import Admission
 from nla_gateway.deadlines import Deadlines
+from nla_gateway.engines.concurrency import Admission
+from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import CheckpointError, EngineUnavailable
-from nla_gateway.metrics import Metrics
-from nla_gateway.pool import EnginePool
-from nla_gateway.reconstructor import Reconstructor
+from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.sidecar import Sidecar
+from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.settings import EngineSettings, Settings
-from nla_gateway.sidecar import Sidecar
-from nla_gateway.tracing import Tracing
-from nla_gateway.verbalizer import Verbalizer
+from nla_gateway.telemetry.metrics import Metrics
+from nla_gateway.telemetry.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,13 @@ import logging
 import time
 from typing import Any, Final
 
-from nla_gateway.engine import Engine, EngineLostError, EngineState
+from nla_gateway.engines.engine import Engine, EngineLostError
+from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import RequestError
-from nla_gateway.pool import EnginePool
-from nla_gateway.proof import ProofError, prove
-from nla_gateway.reconstructor import Reconstructor
-from nla_gateway.verbalizer import Verbalizer
+from nla_gateway.pair.proof import ProofError, prove
+from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.states import EngineState
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
-from nla_gateway.concurrency import SMALL_COMES_AGAIN_S
-from nla_gateway.engine import KEEP_IDLE_S
+from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S
+from nla_gateway.engines.engine import KEEP_IDLE_S
+from nla_gateway.pair.verbalizer import sampling
 from nla_gateway.settings import EngineSettings
-from nla_gateway.verbalizer import sampling
 from tests.benchmarks.figures import Figure, Job, Scale, Target, at_once, interleave, percentile, rate, ratios, repeated
 from tests.benchmarks.reconstruct import make_texts
 from tests.plain import encode, verbalizer_of

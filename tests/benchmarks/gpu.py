@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from nla_client import AsyncNLAClient, AsyncNLACritic
-from nla_launch.gpus import Gpu, find_gpus
+from nla_launch.plan.gpus import Gpu, find_gpus
 from tests.benchmarks import report
 from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import Qwen2Config
 
-from nla_launch.gpus import Gpu
+from nla_launch.plan.gpus import Gpu
 from tests.benchmarks import gpu, report, servers, whole, wire
 from tests.benchmarks.__main__ import on_demo
 from tests.benchmarks.figures import SMOKE, Figure, Target

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from nla_gateway.parsing import parse
+from nla_gateway.pair.parsing import parse
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, rate, ratios
 from tests.benchmarks.gateway import Direct, open_http, through_gateway
 from tests.plain import texts_of, verbalizer_of

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nla_data import files
-from nla_data.manifest import InputFile, Manifest, PartState, Served
-from nla_data.output import Output
-from nla_data.parts import PartWriter
+from nla_data.asking.tasks import Verbalize
+from nla_data.asking.totals import Totals
+from nla_data.asking.work import Done, Work
+from nla_data.reading import files
+from nla_data.reading.source import Position, Source
 from nla_data.run import Job
-from nla_data.source import Position, Source
-from nla_data.store import Store
-from nla_data.tasks import Verbalize
-from nla_data.totals import Totals
-from nla_data.work import Done, Work
+from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
+from nla_data.writing.output import Output
+from nla_data.writing.parts import PartWriter
+from nla_data.writing.store import Store
 
 D = 16
 BASELINE = 0.9

@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nla_data import cli, gateways, parts
+from nla_data import cli
 from nla_data.api import Job, UsageError, Verbalize, run_job
+from nla_data.running import gateways
+from nla_data.writing import parts
 from tests.data.gateway import D, FakeGateway, failure, fake_gateway, info, text_of
 
 COUNT: Final = 500

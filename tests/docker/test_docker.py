@@ -13,8 +13,8 @@ import yaml
 
 from nla_gateway.limits import GatewayLimits
 from nla_launch.flags import build_parser
-from nla_launch.process import GONE_S
-from nla_launch.supervisor import ENGINE_GRACE_S
+from nla_launch.run.process import GONE_S
+from nla_launch.run.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import DASHBOARD, DOCKER, panels, queries
 
 ROOT = DOCKER.parent

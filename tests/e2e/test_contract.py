@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nla_gateway.app import create_app
+from nla_gateway.api.app import create_app
 from nla_gateway.settings import Access, Settings
 from tests.errors import error_in
 from tests.plain import LONG, decode, encode, events_of, flush_cache, running, texts_of, verbalize, verbalizer_of

@@ -14,7 +14,7 @@ import psutil
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings, Tls
-from nla_launch.service import listen
+from nla_launch.run.service import listen
 from tests.plain import DEMO
 
 NOBODY = EngineSettings(

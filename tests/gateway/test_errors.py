@@ -4,7 +4,7 @@ from typing import get_args
 
 from nla_client.wire import STATUS, ErrorType
 from nla_gateway import errors
-from nla_gateway.http import error_detail, param_of
+from nla_gateway.api.http import error_detail, param_of
 
 
 def test_table_is_total_and_one_to_one() -> None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from nla_launch.checkpoints import Checkpoint
-from nla_launch.gpus import Gpu
-from nla_launch.model_config import ModelConfig
-from nla_launch.placement import Request, Target, plan_pair
-from nla_launch.plan import EnginePlan
-from nla_launch.preflight import Role
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.preflight import Role
+from nla_launch.plan.gpus import Gpu
+from nla_launch.plan.placement import Request, Target, plan_pair
+from nla_launch.plan.plan import EnginePlan
 
 QWEN: Final = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 152064, 32768, False)
 LLAMA: Final = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)

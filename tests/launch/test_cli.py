@@ -10,7 +10,7 @@ import pytest
 
 from nla_launch.cli import main
 from nla_launch.flags import build_parser
-from nla_launch.preset import known_presets, load_preset
+from nla_launch.pair.preset import known_presets, load_preset
 from tests.checkpoints import Pair, make_pair
 from tests.launch.shapes import pair as shape_of
 from tests.stack import free_port

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nla_gateway.logs import JsonFormatter
+from nla_gateway.telemetry.logs import JsonFormatter
 from nla_launch.logs import TextFormatter, pass_on
 
 logger = logging.getLogger("test")

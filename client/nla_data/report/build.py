@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from nla_data.errors import UsageError
-from nla_data.files import reason
+from nla_data.reading.files import reason
 from nla_data.report import examples, originals, page, plots, rows, statistics
 from nla_data.report.deviations import Deviations, deviations
 from nla_data.report.grouping import Grouping

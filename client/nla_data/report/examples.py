@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nla_data.asking.tasks import Verbalize
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
-from nla_data.tasks import Verbalize
 
 COUNT: Final = 10
 SEED: Final = 0

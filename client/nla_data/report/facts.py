@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
-from nla_data.manifest import InputFile, Manifest
+from nla_data.asking.tasks import Verbalize
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
-from nla_data.tasks import Verbalize
+from nla_data.writing.manifest import InputFile, Manifest
 
 Facts = list[tuple[str, str]]
 """Terms with what they are."""

@@ -6,12 +6,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_data import files, vectors
 from nla_data.errors import UsageError
-from nla_data.manifest import InputFile
+from nla_data.reading import files, vectors
+from nla_data.reading.source import Position, Source
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
-from nla_data.source import Position, Source
+from nla_data.writing.manifest import InputFile
 
 _BYTES: Final = 16 * 2**20
 """About what one piece takes in float64."""

@@ -7,13 +7,13 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
-from nla_data.files import reason
-from nla_data.manifest import Manifest, PartState
-from nla_data.output import read_manifest
-from nla_data.parts import STATE_KEY
-from nla_data.store import Store
-from nla_data.totals import Totals
+from nla_data.reading.files import reason
+from nla_data.writing.manifest import Manifest, PartState
+from nla_data.writing.output import read_manifest
+from nla_data.writing.parts import STATE_KEY
+from nla_data.writing.store import Store
 
 _BUFFER: Final = 2**20
 

@@ -1,0 +1,174 @@
+"""A run in chunks that are done anywhere, in any order: how they are cut, and how one is done.
+
+A row's seed is the run's plus the row's own number, whatever came before it. It knows nothing of who does the chunks.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+
+from nla_client import Info
+from nla_data.asking.tasks import Task
+from nla_data.asking.totals import Totals
+from nla_data.asking.work import Done, Work
+from nla_data.errors import UsageError
+from nla_data.reading import readers
+from nla_data.reading.files import File
+from nla_data.reading.source import Piece, Position, Source
+from nla_data.running.gateways import Gateways
+from nla_data.writing import parts
+from nla_data.writing.manifest import PartState, Served
+from nla_data.writing.output import Output
+from nla_data.writing.store import Store
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of one file, one after the other.
+
+    Attributes:
+        index: Number of the part that they become.
+        file: Which input file.
+        row: The first of its rows.
+        rows: How many.
+        number: The first row's number over all files.
+    """
+
+    index: int
+    file: int
+    row: int
+    rows: int
+    number: int
+
+
+def plan(files: Sequence[File], column: str, size: int, limit: int | None) -> list[Chunk]:
+    """Cut the first `limit` rows of all files into chunks of at most `size`: the same ones, whenever it is asked."""
+    chunks: list[Chunk] = []
+    before = 0
+    for index, file in enumerate(files):
+        count = _count(file, column)
+        count = count if limit is None else min(count, limit - before)
+        for row in range(0, count, size):
+            chunks.append(Chunk(len(chunks), index, row, min(size, count - row), before + row))
+        before += count
+    return chunks
+
+
+def _count(file: File, column: str) -> int:
+    opened = readers.open_file(file, column)
+    if opened.rows is not None:
+        return opened.rows
+    return sum(batch.num_rows for batch in opened.batches(0))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all chunks of a run have in common; it can be pickled.
+
+    Attributes:
+        task: With the rows.
+        files: The input.
+        column: The name for a nameless array.
+        where: An SQL condition on the rows.
+        source_schema: Columns of the input.
+        carried: Those of them that go along.
+        schema: Columns of the output.
+        store: Where the parts go.
+        run: Whose parts they are.
+        served: The models with which the run began.
+        workers: How many chunks are done at once.
+    """
+
+    task: Task
+    files: Sequence[File]
+    column: str
+    where: str | None
+    source_schema: pa.Schema
+    carried: Sequence[str]
+    schema: pa.Schema
+    store: Store
+    run: str
+    served: Served
+    workers: int = 1
+
+    @classmethod
+    def of(cls, output: Output, source: Source, task: Task, *, carried: Sequence[str], schema: pa.Schema) -> Self:
+        """What a run that was begun has its workers do."""
+        given = (source.files, source.column, source.where, source.schema)
+        return cls(task, *given, carried, schema, output.store, output.manifest.run, output.manifest.served)
+
+
+async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Totals:
+    """Do a chunk and write its part.
+
+    Raises:
+        DataError: it cannot be done, or not now.
+    """
+    began = time.monotonic()
+    if Served.of(info) != order.served:
+        raise UsageError("the server serves other models than the run began with: results would mix")
+    source = Source([order.files[chunk.file]], order.column, order.where, schema=order.source_schema)
+    start = Position(row=chunk.row, number=chunk.number)
+    pieces = source.pieces(start, order.task.rows_per_request(info), chunk.number + chunk.rows)
+    answered = await answer(order.task, gateways, pieces, info.d_model)
+    totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
+    for _, done in answered:
+        totals = totals.plus(done.totals)
+    write(order, chunk.index, as_table(answered, order.carried, order.schema), totals)
+    return totals
+
+
+def write(order: Order, index: int, table: Any, totals: Totals) -> None:
+    """Write a part, with whose it is.
+
+    Raises:
+        StoppedError: it cannot be written now.
+    """
+    parts.write_part(order.store, index, table, PartState(run=order.run, totals=totals))
+
+
+async def answer(task: Task, gateways: Gateways, pieces: Iterable[Piece], d_model: int) -> list[tuple[Work, Done]]:
+    """Do all pieces, as many at once as keep the gateways busy; the results come in the order of the pieces."""
+    free = asyncio.Semaphore(gateways.in_flight)
+
+    async def one(work: Work) -> tuple[Work, Done]:
+        async with free:
+            return work, await task.answer(gateways.call, work)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            works = (work for piece in pieces for work in _works(task, piece, d_model))
+            tasks = [group.create_task(one(work)) for work in works]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], schema: pa.Schema) -> Any:
+    """The input's columns that go along, and the new ones, as a pyarrow.Table."""
+    tables = [parts.as_table(work, done, carried, schema) for work, done in answered]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _works(task: Task, piece: Piece, d_model: int) -> Iterator[Work]:
+    """Cut a piece so that the good rows of each have numbers without gaps, and so their own seeds."""
+    whole = task.prepare(piece, d_model, int(piece.numbers[0]))
+    cuts = [0, *_cuts(whole.reasons, piece.numbers.tolist()), len(whole.reasons)]
+    if len(cuts) == 2:
+        yield whole
+        return
+    for begin, end in itertools.pairwise(cuts):
+        part = Piece(piece.table.slice(begin, end - begin), piece.numbers[begin:end], piece.end)
+        yield task.prepare(part, d_model, int(part.numbers[0]))
+
+
+def _cuts(reasons: Sequence[str | None], numbers: Sequence[int]) -> Iterator[int]:
+    """Where a good row comes after a bad one, or after another than its predecessor."""
+    for k in range(1, len(numbers)):
+        if reasons[k] is None and (reasons[k - 1] is not None or numbers[k] != numbers[k - 1] + 1):
+            yield k

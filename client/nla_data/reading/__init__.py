@@ -1,0 +1,1 @@
+"""Files of vectors as a stream of rows."""

@@ -1,0 +1,1 @@
+"""Rows read ahead, sent to gateways, put in order."""

@@ -1,0 +1,240 @@
+"""The gateways that do the work: a request goes to the least busy that is up, and to another where one fails.
+
+It decides what is tried again, and when a run gives up; it knows nothing of rows.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from nla_client import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncNLAClient,
+    AsyncNLACritic,
+    EngineUnavailableError,
+    Info,
+    InternalServerError,
+    InvalidResponseError,
+    NLAError,
+    OverloadedError,
+    ServerTimeoutError,
+)
+from nla_data.asking.work import Clients, RepeatedFailureError
+from nla_data.errors import StoppedError, UsageError
+from nla_data.writing.manifest import Served
+
+T = TypeVar("T")
+PATIENCE_S: Final = 600.0
+IN_FLIGHT: Final = 8
+"""Requests at once at each gateway, as in the clients."""
+MAX_TRIES: Final = 4
+"""How often a request may fail at gateways that answer others before its rows are looked at one by one."""
+FIRST_PAUSE_S: Final = 0.5
+MAX_PAUSE_S: Final = 8.0
+RECENT_S: Final = 60.0
+"""A gateway that answered others so lately works: what fails there again and again is at fault itself."""
+SPARE_S: Final = 30.0
+"""By how much a request's timeout exceeds the server's own, which then tells the reason."""
+READY_S: Final = 10.0
+_FAILURES: Final = (
+    APIConnectionError,
+    EngineUnavailableError,
+    InternalServerError,
+    InvalidResponseError,
+    ServerTimeoutError,
+)
+
+
+class Gateway:
+    """One gateway, and whether it is up."""
+
+    def __init__(self, url: str, clients: Clients) -> None:
+        self.url, self.clients = url, clients
+        self.up = True
+        self.busy = 0
+        self.troubles = 0
+        """Failures since the last answer."""
+        self.answered = -math.inf
+        self.why = ""
+
+
+class Gateways:
+    """All gateways of a run, which serve the same models. An async context manager.
+
+    Args:
+        urls: Such as `http://host:8000`.
+        api_key: As for the clients.
+        patience: Seconds without any answer after which the run gives up.
+    """
+
+    def __init__(self, urls: Sequence[str], api_key: str | None, patience: float) -> None:
+        self._urls, self._key, self._patience = urls, api_key, patience
+        self._stack = AsyncExitStack()
+        self._probes: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._last_answer = -math.inf
+        self._gateways: list[Gateway] = []
+        self._failure: UsageError | None = None
+        self._served: Served
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        await self._stack.aclose()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests keep all of them busy."""
+        return IN_FLIGHT * len(self._urls)
+
+    async def connect(self) -> Info:
+        """Ask all what they serve; they must agree.
+
+        Raises:
+            UsageError: one cannot be reached, refuses the key, or serves other models than the first.
+        """
+        infos = [await self._open(url) for url in dict.fromkeys(self._urls)]
+        self._served = Served.of(infos[0])
+        for gateway, info in zip(self._gateways, infos, strict=True):
+            self._check_same(gateway, info)
+        return infos[0]
+
+    async def call(self, request: Callable[[Clients], Awaitable[T]]) -> T:
+        """Make a request at a gateway that is up, and again until it is answered.
+
+        Raises:
+            InvalidRequestError: the request is at fault.
+            RepeatedFailureError: the server fails at it again and again.
+            StoppedError: nothing was answered for longer than the run's patience.
+            UsageError: the server refuses the run as such, or one came back with other models.
+        """
+        tried, faults, since = Counter[Gateway](), 0, time.monotonic()
+        while True:
+            gateway = await self._free(since, tried)
+            try:
+                return await self._try(gateway, request)
+            except OverloadedError as error:
+                await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, MAX_PAUSE_S))
+            except _FAILURES as error:
+                tried[gateway] += 1
+                faults += await self._is_requests_fault(gateway, str(error))
+                if faults == MAX_TRIES:
+                    raise RepeatedFailureError(f"the server failed {faults} times: {error}") from error
+                await asyncio.sleep(min(FIRST_PAUSE_S * tried[gateway], MAX_PAUSE_S))
+
+    async def _try(self, gateway: Gateway, request: Callable[[Clients], Awaitable[T]]) -> T:
+        gateway.busy += 1
+        try:
+            answer = await request(gateway.clients)
+        finally:
+            gateway.busy -= 1
+        self._last_answer = gateway.answered = time.monotonic()
+        gateway.troubles = 0
+        return answer
+
+    async def _is_requests_fault(self, gateway: Gateway, why: str) -> bool:
+        """Whether a gateway that failed at a request is well: it says that it is ready, and answers others."""
+        gateway.why = why
+        gateway.troubles += 1
+        if not await self._is_well(gateway):
+            self._set_down(gateway)
+            return False
+        return time.monotonic() - gateway.answered < RECENT_S
+
+    async def _free(self, since: float, tried: Counter[Gateway]) -> Gateway:
+        """A gateway that is up, once there is one; rather one that did not fail at this request, and is not busy."""
+        while True:
+            if self._failure:
+                raise self._failure
+            up = [gateway for gateway in self._gateways if gateway.up]
+            left = max(self._last_answer, since) + self._patience - time.monotonic()
+            if left <= 0:
+                raise self._out_of_patience()
+            if up:
+                return min(up, key=lambda it: (tried[it], it.busy + min(it.troubles, IN_FLIGHT)))
+            async with self._changed:
+                try:
+                    async with asyncio.timeout(left):  # wait_for may lose the lock where a cancellation meets it
+                        await self._changed.wait()
+                except TimeoutError:
+                    raise self._out_of_patience() from None
+
+    def _out_of_patience(self) -> StoppedError:
+        why = "; ".join(gateway.why for gateway in self._gateways if gateway.why) or "all requests failed"
+        return StoppedError(f"no answer for {self._patience:g} s ({why}); run the same command again to go on")
+
+    async def _is_well(self, gateway: Gateway) -> bool:
+        """Whether a gateway is ready; it must still serve the same."""
+        try:
+            async with asyncio.timeout(READY_S):
+                if not await gateway.clients.nla.ready():
+                    return False
+                info = await gateway.clients.nla.info()
+        except (NLAError, TimeoutError) as error:
+            gateway.why = gateway.why or str(error)
+            return False
+        self._check_same(gateway, info)
+        return True
+
+    def _set_down(self, gateway: Gateway) -> None:
+        if gateway.up:
+            gateway.up = False
+            probe = asyncio.create_task(self._probe(gateway))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+
+    async def _probe(self, gateway: Gateway) -> None:
+        """Wait until a gateway is ready again, and see that it still serves the same."""
+        pause = FIRST_PAUSE_S
+        while not gateway.up:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_S)
+            try:
+                gateway.up = await self._is_well(gateway)
+            except UsageError as error:
+                self._failure = error
+                break
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _open(self, url: str) -> Info:
+        try:
+            async with AsyncNLAClient(url, api_key=self._key) as nla:
+                info = await nla.info()
+        except NLAError as error:
+            raise UsageError(f"{url}: {self._explain(error)}") from error
+        timeout = info.limits.request_timeout_s + SPARE_S
+        clients = Clients(
+            AsyncNLAClient(url, api_key=self._key, timeout=timeout, max_retries=0),
+            AsyncNLACritic(url, api_key=self._key, timeout=timeout, max_retries=0),
+        )
+        for client in (clients.nla, clients.critic):
+            await self._stack.enter_async_context(client)
+        self._gateways.append(Gateway(url, clients))
+        return info
+
+    @staticmethod
+    def _explain(error: NLAError) -> str:
+        if isinstance(error, APIStatusError) and error.status_code == 401:
+            return f"{error}; give its key in NLA_API_KEY"
+        if isinstance(error, APIConnectionError):
+            return f"{error}; does nla-serve run there?"
+        return str(error)
+
+    def _check_same(self, gateway: Gateway, info: Info) -> None:
+        served = Served.of(info)
+        for name, wanted in self._served:
+            if getattr(served, name) != wanted:
+                raise UsageError(f"{gateway.url} serves another {name} than the run began with: results would mix")

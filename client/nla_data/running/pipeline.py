@@ -1,0 +1,106 @@
+"""From rows to results: reads ahead, keeps the gateways busy, and hands results on in input order.
+
+What is read and not yet handed on is bounded, whatever the input's size.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from nla_data.asking.tasks import Task
+from nla_data.asking.work import Done, Work
+from nla_data.reading.source import Piece
+from nla_data.running.gateways import Gateways
+from nla_data.writing.parts import PartWriter
+
+AHEAD: Final = 3
+"""Pieces that may be read and not yet handed on, for each request in flight: so far ahead of a slow one others go."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A piece on its way; `done` is set once it is answered."""
+
+    work: Work
+    done: "asyncio.Future[Done]"
+
+
+class Pipeline:
+    """One pass over pieces of the input.
+
+    Args:
+        task: What is done with them.
+        gateways: Who does it, connected.
+        writer: What takes the results.
+        tell: Called after each result.
+    """
+
+    def __init__(self, task: Task, gateways: Gateways, writer: PartWriter, tell: Callable[[], None]) -> None:
+        self._task, self._gateways, self._writer, self._tell = task, gateways, writer, tell
+        self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(AHEAD * gateways.in_flight)
+        self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
+
+    async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
+        """Do all pieces. Whatever ends it, results up to the first that is missing are written.
+
+        Args:
+            pieces: The rows that are left.
+            d_model: Elements of a vector.
+            stop: Ends a `next` of `pieces` that is under way in the reading thread.
+
+        Raises:
+            DataError: it cannot go on.
+        """
+        works = self._works(pieces, d_model)
+        try:
+            async with asyncio.TaskGroup() as group:
+                workers = [group.create_task(self._work()) for _ in range(self._gateways.in_flight)]
+                group.create_task(self._read(works, stop))
+                await self._write()
+                for worker in workers:
+                    worker.cancel()
+            self._writer.finish()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            self._writer.flush()
+
+    def _works(self, pieces: Iterator[Piece], d_model: int) -> Iterator[Work]:
+        offset = self._writer.state.totals.sent
+        for piece in pieces:
+            work = self._task.prepare(piece, d_model, offset)
+            offset += work.good
+            yield replace(work, piece=piece.only(self._writer.carried))
+
+    async def _read(self, works: Iterator[Work], stop: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "nla-read") as thread:  # one, for each would keep freed memory of its own
+            try:
+                while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
+                    turn = _Turn(work, loop.create_future())
+                    await self._in_order.put(turn)
+                    self._unanswered.put_nowait(turn)
+            finally:
+                stop()
+        await self._in_order.put(None)
+
+    async def _work(self) -> None:
+        while True:
+            turn = await self._unanswered.get()
+            turn.done.set_result(await self._task.answer(self._gateways.call, turn.work))
+
+    async def _write(self) -> None:
+        while (turn := await self._in_order.get()) is not None:
+            while not turn.done.done():
+                await asyncio.wait({turn.done}, timeout=self._writer.due_in)
+                self._flush_if_due()
+            self._writer.take(turn.work, turn.done.result())
+            self._flush_if_due()
+            self._tell()
+
+    def _flush_if_due(self) -> None:
+        # On the event loop: a part takes a fraction of a second, and cancelling cannot cut it in two.
+        if self._writer.due_in == 0:
+            self._writer.flush()

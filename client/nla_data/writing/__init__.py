@@ -1,0 +1,1 @@
+"""Outputs in whole parts, and where a run goes on."""

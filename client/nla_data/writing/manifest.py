@@ -1,0 +1,108 @@
+"""What an output folder says of itself: which rows, which settings, which models made it. Runs never mix."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nla_client import Info
+from nla_data.asking.totals import Totals
+from nla_data.errors import UsageError
+from nla_data.reading.files import File
+from nla_data.reading.source import Position
+
+VERSION: Final = 1
+
+
+class InputFile(BaseModel):
+    """An input file as it was at the start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, file: File) -> Self:
+        """Describe a file."""
+        return cls(path=file.path, size=file.size, modified_ns=file.modified_ns)
+
+
+class Served(BaseModel):
+    """The models at the other end, as far as results depend on them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verbalizer: dict[str, Any] | None
+    reconstructor: dict[str, Any] | None
+    base_model: str | None
+    layer: int
+    d_model: int
+    predict_mean_mse: float | None
+
+    @classmethod
+    def of(cls, info: Info) -> Self:
+        """Take it from `GET /v1/info`."""
+        return cls.model_validate(info.model_dump(include=set(cls.model_fields)))
+
+
+class Manifest(BaseModel):
+    """What is done with which rows by which models."""
+
+    version: int = VERSION
+    run: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    task: str
+    settings: dict[str, Any]
+    inputs: list[InputFile]
+    served: Served
+    started: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    finished: bool = False
+    totals: Totals = Totals()
+
+    def check_goes_on(self, new: "Manifest", out: str) -> None:
+        """Refuse to go on with other rows, settings or models than those that the output was begun with.
+
+        Raises:
+            UsageError: naming the first difference.
+        """
+        difference = self._difference(new)
+        if difference:
+            raise UsageError(f"{out} was begun with {difference}: take that again, or another output")
+
+    def _difference(self, new: "Manifest") -> str | None:
+        if (self.version, self.task) != (new.version, new.task):
+            return f"nla {self.task} (format {self.version}), now nla {new.task} (format {new.version})"
+        for name in self.settings | new.settings:
+            before, now = self.settings.get(name), new.settings.get(name)
+            if before != now and not (name == "seed" and now is None):
+                return f"{name} {before}, now {now}"
+        if self.inputs != new.inputs:
+            return _changed_input(self.inputs, new.inputs)
+        for name, before in self.served:
+            if before != getattr(new.served, name):
+                return f"{name} {_brief(before)}, now {_brief(getattr(new.served, name))}"
+        return None
+
+
+class PartState(BaseModel):
+    """What a part says of where it ends."""
+
+    run: str
+    end: Position = Position()
+    totals: Totals = Totals()
+
+
+def _changed_input(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
+    for old, new in zip(before, now, strict=False):
+        if old.path != new.path:
+            return f"the input {old.path}, now {new.path}"
+        if old != new:
+            return f"another {old.path}: it has changed since"
+    return f"{len(before)} input files, now {len(now)}"
+
+
+def _brief(value: Any) -> Any:
+    return value.get("model") if isinstance(value, dict) else value

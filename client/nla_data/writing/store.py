@@ -1,0 +1,222 @@
+"""The output: a folder of parts, each whole or not there, with one manifest; or one file, made of them at the end.
+
+On a local disk a part is written beside its name and renamed; on object storage a put is whole or nothing.
+"""
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from nla_data.errors import StoppedError, UsageError
+from nla_data.reading.files import locate, reason
+
+MANIFEST: Final = "_nla.json"
+LOCK: Final = "_lock"
+PARTS_SUFFIX: Final = ".parts"
+_COPY_BYTES: Final = 8 * 2**20
+_PART: Final = re.compile(r"part-(\d{6,})\.parquet")
+
+
+class Store:
+    """Where the output goes.
+
+    Args:
+        out: A folder, or a file that ends in .parquet; a path or a URI.
+    """
+
+    def __init__(self, out: str) -> None:
+        self._filesystem, path = locate(out)
+        self.out = out
+        self.file: str | None = path if path.endswith(".parquet") else None
+        self.folder = f"{path}{PARTS_SUFFIX}" if self.file else path.rstrip("/")
+        self.local = isinstance(self._filesystem, fs.LocalFileSystem)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second run on this machine away.
+
+        Raises:
+            UsageError: there is one already, or the output cannot be written.
+        """
+        if not self.local:
+            yield
+            return
+        is_new = not Path(self.folder).exists()
+        try:
+            Path(self.folder).mkdir(parents=True, exist_ok=True)
+            handle = os.open(Path(self.folder, LOCK), os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise UsageError(f"{self.out}: cannot be written: {reason(error)}") from error
+        try:
+            self._lock(handle)
+            try:
+                self._tidy()
+                yield
+            finally:
+                self._remove_lock_alone(folder_too=is_new)
+        finally:
+            os.close(handle)
+
+    def _lock(self, handle: int) -> None:
+        busy = UsageError(f"{self.out}: another run is writing it; let it end, or stop it")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            return  # a file system without locks: two runs at once are the user's to avoid
+        lock = Path(self.folder, LOCK)
+        if not lock.exists() or lock.stat().st_ino != os.fstat(handle).st_ino:
+            raise busy  # one that has just ended took the lock's file away
+
+    def _tidy(self) -> None:
+        """Remove what a killed run was in the middle of writing."""
+        for left in Path(self.folder).glob(".*.parquet.*"):
+            left.unlink(missing_ok=True)
+
+    def _remove_lock_alone(self, *, folder_too: bool) -> None:
+        """A run that was refused leaves nothing behind."""
+        with contextlib.suppress(OSError):
+            if [path.name for path in Path(self.folder).iterdir()] == [LOCK]:
+                Path(self.folder, LOCK).unlink()
+                if folder_too:
+                    Path(self.folder).rmdir()
+
+    def has_file(self) -> bool:
+        """Whether the one output file is there."""
+        return self.file is not None and self._exists(self.file)
+
+    def paths(self) -> list[str]:
+        """Where anything of the output may be."""
+        return [path for path in (self.file, self.folder) if path]
+
+    def parts(self) -> list[str]:
+        """Paths of the parts, in order.
+
+        Raises:
+            UsageError: one in the middle is missing.
+        """
+        found = self.found_parts()
+        missing = set(range(len(found))) - set(found)
+        if missing:
+            raise UsageError(f"{self.out}: part {min(missing)} is missing; begin anew in another place")
+        return list(found.values())
+
+    def found_parts(self) -> dict[int, str]:
+        """Paths of the parts that are there, by number, in order."""
+        infos = self._info(fs.FileSelector(self.folder, allow_not_found=True))
+        found = {int(match[1]): info.path for info in infos if (match := _PART.fullmatch(info.base_name))}
+        return dict(sorted(found.items()))
+
+    def read(self, name: str) -> bytes | None:
+        """A small file of the folder, or None where there is none."""
+        path = f"{self.folder}/{name}"
+        if not self._exists(path):
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    def metadata(self, path: str) -> dict[bytes, bytes]:
+        """What a part or the output file says of itself.
+
+        Raises:
+            UsageError: it is no whole parquet file.
+        """
+        try:
+            with self._filesystem.open_input_file(path) as opened:
+                return dict(pq.read_metadata(opened).metadata or {})
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"{path}: not a whole part: {reason(error)}; begin anew in another place") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder, whole or not at all.
+
+        Raises:
+            StoppedError: it cannot be written now: the disk is full, the storage is gone.
+        """
+        self._put(f"{self.folder}/{name}", lambda stream: stream.write(content))
+
+    def write_part(self, index: int, table: Any) -> None:
+        """Write a part, as `write`."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.write(f"part-{index:06d}.parquet", buffer.getvalue())
+
+    def merge(self, schema: pa.Schema) -> None:
+        """Make the one output file of all parts, whole or not at all, and remove the parts."""
+        if self.file is None:
+            return
+        paths = self.parts()
+
+        def write(stream: Any) -> None:
+            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                for path in paths:
+                    with self._filesystem.open_input_file(path) as opened:
+                        writer.write_table(pq.read_table(opened).cast(schema))
+
+        self._put(self.file, write)
+        self.remove_parts()
+
+    def remove_parts(self) -> None:
+        """Remove the folder of parts beside the one output file."""
+        with contextlib.suppress(OSError):
+            self._filesystem.delete_dir(self.folder)
+
+    def open(self, path: str) -> Any:
+        """Open a part or the output file for reading."""
+        return self._filesystem.open_input_file(path)
+
+    def _exists(self, path: str) -> bool:
+        return bool(self._info(path).type == fs.FileType.File)
+
+    def _info(self, which: Any) -> Any:
+        try:
+            return self._filesystem.get_file_info(which)
+        except OSError as error:
+            raise StoppedError(f"{self.out}: {reason(error)}") from error
+
+    def _put(self, path: str, write: Any) -> None:
+        try:
+            self._put_local(Path(path), write) if self.local else self._put_remote(path, write)
+        except (OSError, pa.ArrowException) as error:
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            mend = "make room" if full else "mend it"
+            again = f"{mend}, and run the same command again"
+            raise StoppedError(f"{path}: cannot be written: {reason(error)}; {again}") from error
+
+    @staticmethod
+    def _put_local(path: Path, write: Any) -> None:
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with beside.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _put_remote(self, path: str, write: Any) -> None:
+        # All of it is made before the upload starts: closing a stream after a failure would put half of it there.
+        with tempfile.TemporaryFile() as made:
+            write(made)
+            made.seek(0)
+            with self._filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(made, stream, _COPY_BYTES)

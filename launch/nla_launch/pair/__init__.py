@@ -1,0 +1,1 @@
+"""What is to be served, and whether it can be."""

@@ -1,0 +1,1 @@
+"""Which engine runs where, with how much memory, by which command."""

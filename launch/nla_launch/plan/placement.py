@@ -1,0 +1,194 @@
+"""Which engine goes on which GPUs: from what the user asked for to a plan for each engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from nla_launch.errors import LaunchError, PlanError
+from nla_launch.pair.architectures import LABELS, attention_backend, check_architecture
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.preflight import Role
+from nla_launch.plan.fitting import CONCURRENCY, fit
+from nla_launch.plan.gpus import Gpu, in_ranges
+from nla_launch.plan.memory import DType, Quantization
+from nla_launch.plan.nodes import Nodes
+from nla_launch.plan.plan import Device, EnginePlan
+
+SMALL: Final = 1_500_000_000
+"""Parameters up to which a CPU is a sensible place."""
+CAPABILITIES: Final[dict[str, tuple[int, int]]] = {"bfloat16": (8, 0), "fp8": (8, 0)}
+"""The least CUDA compute capability that computes in it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an engine is to serve; config None where config.json is not there yet."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig | None
+
+
+@dataclass(frozen=True)
+class GpuChoice:
+    """GPUs by index: for both engines together, or for each its own; None: as many as it takes, from the first."""
+
+    both: tuple[int, ...] | None = None
+    av: tuple[int, ...] | None = None
+    ar: tuple[int, ...] | None = None
+
+    def of(self, role: Role) -> tuple[int, ...] | None:
+        """Those named for one engine."""
+        return self.both if self.both is not None else {"av": self.av, "ar": self.ar}[role]
+
+    def flag(self, role: Role) -> str:
+        """The flag that named them."""
+        return "--gpus" if self.both is not None else f"--{role}-gpus"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    tp: int | None = None
+    """None: all GPUs that are named, or 1."""
+    dp: int = 1
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    quantization: Quantization | None = None
+    concurrency: int | None = None
+    """None: as many as usual, or as fit."""
+    gpus: GpuChoice = GpuChoice()
+    nodes: Nodes | None = None
+    trust_remote_code: bool = False
+    attention_backend: str | None = None
+    engine_args: Mapping[Role, Sequence[str]] = field(default_factory=dict)
+
+    def dtype_on(self, device: Device) -> DType:
+        """Tell what an engine computes in."""
+        if self.dtype == "auto":
+            return "bfloat16" if device == "cuda" else "float32"
+        return self.dtype
+
+
+def plan_pair(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+    """Plan the engines.
+
+    Args:
+        targets: what to serve.
+        request: how.
+        gpus: those of this machine; none for a CPU.
+
+    Raises:
+        PlanError: these GPUs cannot do it so.
+        LaunchError: nothing can.
+    """
+    _check_choice(targets, request.gpus)
+    for role, target in targets.items():
+        if target.config is not None:
+            check_architecture(role, target.checkpoint, target.config)
+    return fit([_place(role, target, request, gpus) for role, target in targets.items()], request.concurrency)
+
+
+def tp_of(role: Role, request: Request) -> int:
+    """Tell how many GPUs each replica of an engine is spread over."""
+    named = request.gpus.of(role)
+    if request.tp is not None or named is None:
+        return request.tp or 1
+    nodes = 1 if request.nodes is None else request.nodes.count
+    return max(1, len(named) * nodes // request.dp)
+
+
+def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) -> EnginePlan:
+    device = _device(request, target.config, gpus)
+    if device == "cpu" and request.gpus.of(role) is not None:
+        raise LaunchError(f"{request.gpus.flag(role)} is given, but the {LABELS[role]} runs on the CPU: see --device")
+    tp, config = tp_of(role, request), target.config
+    if config is not None and not config.takes_tp(tp):
+        raise PlanError(
+            f"--tp {tp} does not divide the {LABELS[role]}'s {config.heads} attention heads"
+            f" ({config.kv_heads} KV heads, MLP of {config.intermediate})"
+        )
+    count = _count_here(tp, request)
+    used = _choose(role, count, request, gpus) if device == "cuda" else ()
+    dtype = request.dtype_on(device)
+    _check_capability(used, dtype, request.quantization, device)
+    capability = min((gpu.capability for gpu in used if gpu.capability is not None), default=None)
+    return EnginePlan(
+        role=role,
+        checkpoint=target.checkpoint,
+        config=config,
+        device=device,
+        dtype=dtype,
+        tp=tp,
+        dp=request.dp,
+        gpus=used,
+        nodes=request.nodes,
+        quantization=request.quantization,
+        attention_backend=request.attention_backend or attention_backend(config, capability),
+        trust_remote_code=request.trust_remote_code,
+        concurrency=request.concurrency or CONCURRENCY[device] * request.dp,
+        pool_tokens=0,
+        memory_share=0.0,
+        extra_arguments=tuple(request.engine_args.get(role, ())),
+    )
+
+
+def _count_here(tp: int, request: Request) -> int:
+    """Count an engine's ranks on this machine."""
+    if request.nodes is None:
+        return tp * request.dp
+    if request.dp > 1:
+        raise LaunchError("SGLang keeps its replicas on one machine: give --dp or --nnodes, not both")
+    if tp % request.nodes.count:
+        raise PlanError(f"--tp {tp} cannot be shared out over --nnodes {request.nodes.count}")
+    return tp // request.nodes.count
+
+
+def _choose(role: Role, count: int, request: Request, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    named, by_index = request.gpus.of(role), {gpu.index: gpu for gpu in gpus}
+    wanted = f"--tp {tp_of(role, request)}" + (f" x --dp {request.dp}" if request.dp > 1 else "")
+    here = "" if request.nodes is None else " here"
+    if named is None:
+        if count > len(gpus):
+            raise PlanError(f"{wanted} needs {count} GPUs{here}; this machine has {len(gpus)}")
+        return tuple(gpus[:count])
+    flag = request.gpus.flag(role)
+    missing = [index for index in named if index not in by_index]
+    if missing:
+        raise LaunchError(f"{flag} {in_ranges(named)}: this machine has GPUs {in_ranges(sorted(by_index))}")
+    if len(named) != count:
+        raise PlanError(f"{flag} {in_ranges(named)} names {len(named)} GPUs; {wanted} takes {count}{here}")
+    return tuple(by_index[index] for index in named)
+
+
+def _check_choice(targets: Mapping[Role, Target], choice: GpuChoice) -> None:
+    if choice.both is not None and (choice.av is not None or choice.ar is not None):
+        raise LaunchError("--gpus is for both engines together, --av-gpus and --ar-gpus for each its own: give either")
+    given = {role for role in ("av", "ar") if {"av": choice.av, "ar": choice.ar}[role] is not None}
+    if given and given != set(targets):
+        raise LaunchError("--av-gpus and --ar-gpus go together: give one for each engine that is served")
+
+
+def _check_capability(gpus: Sequence[Gpu], dtype: DType, quantization: Quantization | None, device: Device) -> None:
+    if quantization is not None and device == "cpu":
+        raise LaunchError(f"--quantization {quantization} needs CUDA GPUs")
+    if quantization is not None and dtype != "bfloat16":
+        raise LaunchError(f"--quantization {quantization} needs --dtype bfloat16")
+    for gpu in gpus:
+        for what in (dtype, quantization):
+            if what in CAPABILITIES and gpu.capability is not None and gpu.capability < CAPABILITIES[what]:
+                major, minor = gpu.capability
+                raise LaunchError(f"GPU {gpu.index} ({gpu.name}, compute capability {major}.{minor}) has no {what}")
+
+
+def _device(request: Request, config: ModelConfig | None, gpus: Sequence[Gpu]) -> Device:
+    if request.device == "cpu":
+        return "cpu"
+    if any(gpu.memory_bytes is not None for gpu in gpus) or (request.device == "cuda" and gpus):
+        return "cuda"
+    if request.device == "auto" and config is not None and config.parameters <= SMALL:
+        return "cpu"
+    if gpus:
+        return "cuda"
+    raise LaunchError("no CUDA GPU found: --preset demo runs on the CPU, and --device cpu serves small checkpoints")

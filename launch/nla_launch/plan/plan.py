@@ -1,0 +1,205 @@
+"""The plan of one engine: its checkpoint, device, memory and exact command. Pure: starts and downloads nothing."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from nla_launch.pair.architectures import LABELS, OVERRIDES
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.preflight import Role
+from nla_launch.plan.gpus import Gpu
+from nla_launch.plan.memory import PREFILL_TOKENS, DType, Load, Quantization
+from nla_launch.plan.nodes import Nodes
+
+Device = Literal["cuda", "cpu"]
+
+CONTEXT_LENGTH: Final = 2048
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """One engine: what it loads, where it runs, and how it is started."""
+
+    role: Role
+    checkpoint: Checkpoint
+    config: ModelConfig | None
+    device: Device
+    dtype: DType
+    tp: int
+    """Ranks of each replica, over all machines."""
+    dp: int
+    """Replicas, SGLang's own."""
+    gpus: tuple[Gpu, ...]
+    """Those of this machine, in the order of the ranks."""
+    nodes: Nodes | None
+    quantization: Quantization | None
+    attention_backend: str | None
+    trust_remote_code: bool
+    concurrency: int
+    """Samples at the same time, over all replicas."""
+    pool_tokens: int
+    """Tokens in the KV pool of each replica."""
+    memory_share: float
+    """SGLang's --mem-fraction-static."""
+    extra_arguments: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """verbalizer or reconstructor."""
+        return LABELS[self.role]
+
+    @property
+    def context_length(self) -> int:
+        """Prompt and answer together, in tokens."""
+        return context_length(self.config)
+
+    @property
+    def running_requests(self) -> int:
+        """Requests that each replica computes at the same time."""
+        return -(-self.concurrency // self.dp)
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that the gateway may have at the engine at the same time."""
+        return max_in_flight(self.role, self.concurrency)
+
+    @property
+    def shared_in_flight(self) -> int:
+        """Those of them that large requests may have while small ones come in."""
+        return shared_in_flight(self.role, self.device, self.concurrency)
+
+    @property
+    def load(self) -> Load | None:
+        """What it takes of each GPU's memory; None where config.json is not known."""
+        if self.config is None:
+            return None
+        return Load(self.role, self.config, self.dtype, self.quantization, self.tp)
+
+    def command(self, port: int, api_key: str, host: str = "127.0.0.1") -> list[str]:
+        """Form the engine's command line."""
+        folder = self.checkpoint.folder or Path(self.checkpoint.source)
+        # -P: a folder named `av` where nla-serve was started must not shadow the module PyAV.
+        command = [sys.executable, "-P", "-m", "sglang.launch_server"]
+        command += ["--model-path", str(folder), "--served-model-name", self.checkpoint.name]
+        command += ["--host", host, "--port", str(port), "--api-key", api_key]
+        command += ["--dtype", self.dtype, "--device", self.device]
+        command += ["--context-length", str(self.context_length), "--max-total-tokens", str(self.pool_tokens)]
+        command += ["--max-running-requests", str(self.running_requests)]
+        command += ["--mem-fraction-static", str(self.memory_share)]
+        # Per-request seeds work with this sampler alone.
+        command += ["--sampling-backend", "pytorch", "--random-seed", "0"]
+        # The gateway's self-test warms the engine up, and asks more of it.
+        command += ["--skip-server-warmup", "--log-level-http", "warning", "--enable-metrics"]
+        if self.trust_remote_code:
+            command += ["--trust-remote-code"]
+        return [
+            *command,
+            *self._parallel_arguments(),
+            *self._device_arguments(),
+            *self._role_arguments(),
+            *self.extra_arguments,
+        ]
+
+    def _parallel_arguments(self) -> list[str]:
+        arguments = ["--tp-size", str(self.tp)]
+        if self.dp > 1:
+            arguments += ["--dp-size", str(self.dp)]
+        if self.nodes is not None:
+            arguments += ["--nnodes", str(self.nodes.count), "--node-rank", str(self.nodes.rank)]
+            arguments += ["--dist-init-addr", self.nodes.address(self.role)]
+        return arguments
+
+    def _device_arguments(self) -> list[str]:
+        # Requests with injected vectors never replay a prefill graph, so none is captured.
+        arguments = ["--cuda-graph-backend-prefill", "disabled"]
+        if self.device == "cpu":
+            arguments += ["--attention-backend", "torch_native", "--sleep-on-idle"]
+            return [*arguments, "--cuda-graph-backend-decode", "disabled"]
+        arguments += ["--max-prefill-tokens", str(PREFILL_TOKENS)]
+        if self.attention_backend is not None:
+            arguments += ["--attention-backend", self.attention_backend]
+        if self.quantization is not None:
+            arguments += ["--quantization", self.quantization]
+        return arguments
+
+    def _role_arguments(self) -> list[str]:
+        arguments = []
+        if self.role == "ar":
+            arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
+        elif self.device == "cuda":
+            arguments += ["--chunked-prefill-size", str(PREFILL_TOKENS)]
+        if self._override:
+            arguments += ["--json-model-override-args", json.dumps(self._override)]
+        return arguments
+
+    @property
+    def _override(self) -> dict[str, Any]:
+        return {} if self.config is None else OVERRIDES[self.role][self.config.architecture]
+
+    def environment(self) -> dict[str, str]:
+        """Form the variables that the engine gets on top of ours."""
+        variables = {"NLA_ENGINE_ROLE": self.role, "PYTHONUNBUFFERED": "1"}
+        if self.nodes is None:
+            # Its processes meet on this machine alone, and would else listen where its name leads.
+            variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        if self.role == "ar" or self._override:
+            variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
+        return variables | (self._gpu_environment() if self.device == "cuda" else self._cpu_environment())
+
+    def _gpu_environment(self) -> dict[str, str]:
+        return {
+            # Any list can be written so; SGLang's --base-gpu-id and --gpu-id-step know evenly spaced GPUs alone.
+            # As numbers, in the driver's order, for SGLang's all-reduce reads them so.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(gpu.visible_device for gpu in self.gpus),
+            # Both engines load at once, so that a GPU's free memory is not the same on all ranks for a while.
+            "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "false",
+        }
+
+    def _cpu_environment(self) -> dict[str, str]:
+        cores = os.cpu_count() or 1
+        processes = self.tp * self.dp // (1 if self.nodes is None else self.nodes.count)
+        variables = {
+            "SGLANG_PLATFORM": "nla_cpu",
+            "NLA_ENGINE_DEVICE": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(max(1, cores // 2 // processes)),
+        }
+        if self.tp * self.dp > 1:
+            variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, processes)
+        return variables
+
+
+def context_length(config: ModelConfig | None) -> int:
+    """Prompt and answer together, in tokens."""
+    return CONTEXT_LENGTH if config is None else min(CONTEXT_LENGTH, config.max_positions)
+
+
+def max_in_flight(role: Role, concurrency: int) -> int:
+    """Requests that a gateway may have at an engine at the same time.
+
+    All that can run and the next few: more would only wait there, first come first served, where the gateway's own
+    line is fair. A reconstructor's request has up to 8 texts.
+    """
+    several = max(1, concurrency // 8)
+    return concurrency + several if role == "av" else several
+
+
+def shared_in_flight(role: Role, device: Device, concurrency: int) -> int:
+    """Those of them that large requests may have while small ones come in.
+
+    On a CPU every sample slows the others down, on a GPU the first hundred cost little.
+    """
+    if device == "cuda":
+        return max(1, concurrency // (2 if role == "av" else 32))
+    return max(1, concurrency // (8 if role == "av" else 64))
+
+
+def _core_ranges(cores: int, processes: int) -> str:
+    share = max(1, cores // processes)
+    starts = [(rank * share) % cores for rank in range(processes)]
+    return "|".join(f"{start}-{start + share - 1}" if share > 1 else str(start) for start in starts)

@@ -1,0 +1,106 @@
+"""From a preset and flags to a plan: finds checkpoints and GPUs, checks them, and plans the engines."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from nla_gateway.settings import EngineSettings
+from nla_launch.errors import LaunchError
+from nla_launch.pair.checkpoints import Checkpoint, Need, locate
+from nla_launch.pair.model_config import read_config
+from nla_launch.pair.preflight import Role, check_checkpoints
+from nla_launch.pair.preset import Preset
+from nla_launch.plan.advice import plan_or_advise
+from nla_launch.plan.elsewhere import Elsewhere
+from nla_launch.plan.gpus import Gpu, find_gpus, supposed_gpus
+from nla_launch.plan.inventory import read_inventory
+from nla_launch.plan.nodes import read_nodes
+from nla_launch.plan.placement import GpuChoice, Request, Target
+from nla_launch.plan.plan import EnginePlan
+
+logger = logging.getLogger(__name__)
+
+NOWHERE: Final = Elsewhere()
+
+
+def plan_all(
+    preset: Preset, arguments: argparse.Namespace, elsewhere: Elsewhere = NOWHERE
+) -> tuple[list[EnginePlan], dict[Role, EngineSettings]]:
+    """Plan the engines of a preset on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
+
+    Planned twice for a hub repository: before its weights are fetched, for a plan that cannot work should say so at
+    once, and after.
+
+    Raises:
+        LaunchError: a checkpoint that cannot be served, or a plan that cannot work.
+    """
+    request = read_request(preset, arguments)
+    if request.quantization is not None:
+        logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
+    gpus, trust = _gpus(request, arguments), request.trust_remote_code
+    ours = {role: source for role, source in _sources(preset).items() if not elsewhere.urls(role)}
+    others = {role: source for role, source in _sources(preset).items() if elsewhere.urls(role)}
+    plans = _plan({role: locate(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
+    need: Need = "plan" if arguments.dry_run else "all but weights"
+    there = {role: locate(source, need, code=trust) for role, source in others.items()}
+    settings = {role: elsewhere.settings(role, checkpoint, request) for role, checkpoint in there.items()}
+    if arguments.dry_run:
+        return plans, settings
+    here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
+    folders = {role: checkpoint.folder for role, checkpoint in (here | there).items()}
+    check_checkpoints(folders, elsewhere=set(there), trust_remote_code=trust)
+    return _plan(here, request, gpus), settings
+
+
+def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
+    """Form what the user asked for.
+
+    Raises:
+        LaunchError: flags that do not fit together.
+    """
+    return Request(
+        tp=arguments.tp,
+        dp=arguments.dp,
+        device=preset.device if arguments.device == "auto" else arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantization,
+        concurrency=arguments.concurrency,
+        gpus=GpuChoice(both=arguments.gpus, av=arguments.av_gpus, ar=arguments.ar_gpus),
+        nodes=read_nodes(arguments.nnodes, arguments.node_rank, arguments.dist_init_addr),
+        trust_remote_code=arguments.trust_remote_code,
+        attention_backend=preset.attention_backend,
+        engine_args=preset.engine_args,
+    )
+
+
+def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
+    if arguments.inventory is not None:
+        if not arguments.dry_run:
+            raise LaunchError("--inventory describes another machine: it goes with --dry-run alone")
+        return read_inventory(arguments.inventory)
+    if request.device == "cpu":
+        return []
+    found = find_gpus()
+    if found or not arguments.dry_run:
+        return found
+    named = [*(request.gpus.both or ()), *(request.gpus.av or ()), *(request.gpus.ar or ())]
+    return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in named)]))
+
+
+def _sources(preset: Preset) -> dict[Role, str]:
+    sources: dict[Role, str | None] = {"av": preset.av, "ar": preset.ar}
+    return {role: source for role, source in sources.items() if source is not None}
+
+
+def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+    if not found:
+        return []
+    targets = {role: _target(checkpoint, trust=request.trust_remote_code) for role, checkpoint in found.items()}
+    return plan_or_advise(targets, request, gpus)
+
+
+def _target(checkpoint: Checkpoint, *, trust: bool) -> Target:
+    if checkpoint.folder is None:
+        return Target(checkpoint, None)
+    return Target(checkpoint, read_config(checkpoint.folder, trust_remote_code=trust))

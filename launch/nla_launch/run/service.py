@@ -1,0 +1,209 @@
+"""From a plan to running processes: ports, keys, the listening socket, the gateway's settings."""
+
+import asyncio
+import itertools
+import logging
+import os
+import random
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from nla_gateway.limits import GatewayLimits
+from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
+from nla_launch.errors import LaunchError
+from nla_launch.pair.preflight import Role, check_checkpoints
+from nla_launch.pair.preset import Preset
+from nla_launch.plan.elsewhere import Elsewhere
+from nla_launch.plan.plan import EnginePlan
+from nla_launch.run.process import ChildProcess
+from nla_launch.run.supervisor import Supervisor
+
+BACKLOG: Final = 2048
+LOWEST_PORT: Final = 10_000
+
+
+def listen(host: str, port: int, flag: str = "--port or --host") -> socket.socket:
+    """Open the socket that the gateway will listen on, before anything slow starts.
+
+    Raises:
+        LaunchError: the port is taken or the host is not ours.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # only now does a second server on this port fail
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LaunchError(f"cannot listen on {host}:{port}: {reason}; choose another {flag}") from None
+    return listener
+
+
+def serve(
+    engines: list[EnginePlan],
+    others: Mapping[Role, EngineSettings],
+    elsewhere: Elsewhere,
+    preset: Preset,
+    listener: socket.socket,
+    *,
+    host: str,
+    access: Access,
+    limits: GatewayLimits,
+    tls: Tls | None,
+    log_level: str,
+    workers: int,
+    hung_after_s: float,
+) -> None:
+    """Run the service until it is told to stop.
+
+    Args:
+        engines: what to start.
+        others: engines that run elsewhere.
+        elsewhere: where our own listens for others, and with which key.
+        preset: what is known of the pair.
+        listener: where users connect; the gateways share it, and it is closed at the stop.
+        host: its address, as the user gave it.
+        access: who may call.
+        limits: what they may ask for.
+        tls: for https.
+        log_level: of the gateways.
+        workers: gateway processes.
+        hung_after_s: how long an engine may make no progress.
+
+    Raises:
+        ServiceError: it failed.
+    """
+    addresses = _addresses(engines, elsewhere)
+    ours = {plan.role: _settings_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)}
+    served = {**others, **ours}
+    settings = Settings(
+        verbalizer=served.get("av"),
+        reconstructor=served.get("ar"),
+        base_model=preset.base_model,
+        predict_mean_mse=preset.predict_mean_mse,
+        access=access,
+        limits=limits,
+        tls=tls,
+        log_level=log_level,
+        hung_after_s=hung_after_s,
+    )
+    url = f"{_scheme(settings)}://{_for_url(host)}:{listener.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
+        private = [listen("127.0.0.1", 0) for _ in range(workers)]
+        supervisor = Supervisor(
+            _children(engines, addresses),
+            _gateways(settings.share_of(workers), listener, private, counters),
+            listeners=[listener, *private],
+            url=url,
+            grace_s=settings.limits.grace_s,
+        )
+        asyncio.run(supervisor.run())
+
+
+def serve_part(engines: list[EnginePlan]) -> None:
+    """Run this machine's part of engines that span several, until it is told to stop; machine 0 has the gateways.
+
+    Raises:
+        ServiceError: it failed.
+    """
+    children = _children(engines, _addresses(engines, Elsewhere()))
+    asyncio.run(Supervisor(children, {}, listeners=[], url="", grace_s=0).run())
+
+
+def _gateways(
+    settings: Settings, listener: socket.socket, private: list[socket.socket], counters: str
+) -> dict[str, ChildProcess]:
+    """Form the gateways, one a private socket, by the URL at which each alone says whether it is ready."""
+    environment = {
+        SETTINGS_VARIABLE: settings.model_dump_json(),
+        COUNTERS_VARIABLE: counters,
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return {
+        f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
+            "gateway" if len(private) == 1 else f"gateway {number}",
+            [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno()), str(own.fileno())],
+            environment,
+            shares=(listener, own),
+            level=logging.INFO,
+        )
+        for number, own in enumerate(private, 1)
+    }
+
+
+Address = tuple[str, int, str]
+"""Host, port and API key of an engine."""
+
+
+def _addresses(engines: list[EnginePlan], elsewhere: Elsewhere) -> list[Address]:
+    if elsewhere.listen is not None:
+        listen(*elsewhere.listen, flag="--engine-listen").close()
+        return [(*elsewhere.listen, str(elsewhere.key)) for _ in engines]
+    # Keys are hexadecimal: a leading dash would look like a flag.
+    return [("127.0.0.1", port, secrets.token_hex(32)) for port in _free_ports(len(engines))]
+
+
+def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSettings:
+    return EngineSettings(
+        urls=(f"http://{_for_url(host)}:{port}",),
+        api_key=key,
+        checkpoint=_folder(plan),
+        model=plan.checkpoint.name,
+        dtype=plan.dtype,
+        trust_remote_code=plan.trust_remote_code,
+        replicas=plan.dp,
+        context_length=plan.context_length,
+        max_in_flight=plan.max_in_flight,
+        shared_in_flight=plan.shared_in_flight,
+    )
+
+
+def _children(engines: list[EnginePlan], addresses: list[Address]) -> list[ChildProcess]:
+    # Each engine makes a folder of its own for its counts, but not where it inherits one.
+    os.environ.pop(COUNTERS_VARIABLE, None)
+    return [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)]
+
+
+def _child_of(plan: EnginePlan, host: str, port: int, key: str) -> ChildProcess:
+    check = partial(check_checkpoints, {plan.role: _folder(plan)}, trust_remote_code=plan.trust_remote_code)
+    return ChildProcess(plan.label, plan.command(port, key, host), plan.environment(), check=check, hides=key)
+
+
+def _folder(plan: EnginePlan) -> Path:
+    if plan.checkpoint.folder is None:
+        raise LaunchError(f"{plan.checkpoint.source} has no local folder")
+    return plan.checkpoint.folder
+
+
+def _free_ports(count: int) -> list[int]:
+    """Find free ports below those that the kernel gives out: an engine takes its own only minutes later."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    shuffled = random.sample(range(LOWEST_PORT, max(ephemeral, LOWEST_PORT + 1000)), 1000)
+    free = list(itertools.islice(filter(_is_free, shuffled), count))
+    if len(free) < count:
+        raise LaunchError("no free ports for the engines on 127.0.0.1: is something else taking them all?")
+    return free
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _scheme(settings: Settings) -> str:
+    return "http" if settings.tls is None else "https"
+
+
+def _for_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,1 @@
+"""From HTTP to a job and back."""

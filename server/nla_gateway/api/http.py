@@ -1,0 +1,214 @@
+"""What every HTTP exchange shares: request ids, the key, the body limit, one log line, and the one place where
+exceptions become the contract's error body.
+"""
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
+from nla_gateway.api.bodies import Bodies
+from nla_gateway.errors import RequestError
+from nla_gateway.limits import GatewayLimits
+from nla_gateway.telemetry.metrics import Metrics
+
+logger = logging.getLogger("nla_gateway.access")
+
+OPEN_PATHS: Final = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+POLLED_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
+SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
+
+
+def error_response(
+    kind: ErrorType, message: str, request_id: str, *, param: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Form the contract's error reply."""
+    body = ErrorResponse(error=ErrorDetail(type=kind, message=message, param=param, request_id=request_id))
+    challenge = {"www-authenticate": "Bearer"} if kind == "authentication" else {}
+    return JSONResponse(body.model_dump(), STATUS[kind], {**challenge, **(headers or {})})
+
+
+def error_detail(error: Exception, request_id: str) -> ErrorDetail:
+    """Describe any failure to a caller; what is not a RequestError is a bug, logged here and not shown."""
+    if isinstance(error, RequestError):
+        return ErrorDetail(type=error.type, message=error.message, param=error.param, request_id=request_id)
+    logger.error("request %s failed", request_id, exc_info=error)
+    message = "something went wrong in the server; its log has more under this request id"
+    return ErrorDetail(type="internal", message=message, param=None, request_id=request_id)
+
+
+def retry_after_header(error: Exception) -> dict[str, str]:
+    """Form `Retry-After` where waiting helps, else nothing."""
+    seconds = error.retry_after_s if isinstance(error, RequestError) else None
+    return {} if seconds is None else {"retry-after": str(seconds)}
+
+
+def _response_to(error: Exception, request_id: str) -> JSONResponse:
+    detail = error_detail(error, request_id)
+    return error_response(
+        detail.type, detail.message, request_id, param=detail.param, headers=retry_after_header(error)
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Route every exception to the contract's error body."""
+
+    @app.exception_handler(RequestError)
+    async def on_error(request: Request, error: RequestError) -> JSONResponse:
+        return _response_to(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problem = error.errors()[0]
+        param = param_of(problem["loc"])
+        message = _message(problem, param)
+        return error_response("invalid_request", message, request.state.request_id, param=param)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        kind = TYPES_BY_STATUS.get(error.status_code, "invalid_request")
+        message = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        return error_response(kind, message, request.state.request_id, headers=dict(error.headers or {}))
+
+
+def param_of(loc: tuple[Any, ...]) -> str | None:
+    """Name a field as the contract does, `vectors[3]`, from pydantic's location."""
+    name = ""
+    for part in loc[1:]:
+        if isinstance(part, int):
+            name += f"[{part}]" if name else ""
+        elif not name:
+            name = str(part)
+    return name or None
+
+
+def _message(problem: dict[str, Any], param: str | None) -> str:
+    if problem["type"] == "json_invalid":
+        return f"the body is not valid JSON: {problem['ctx']['error']} at character {problem['loc'][1]}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {param!r}"
+    if param is None:
+        return "the body must be a JSON object, sent with content-type: application/json"
+    return f"{param}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+class JsonRequest(Request):
+    """Parses its body with orjson: a batch of vectors is megabytes, and other requests wait meanwhile."""
+
+    async def json(self) -> Any:
+        """Parse the body; raises json.JSONDecodeError, also for half a surrogate pair, which is no text."""
+        return orjson.loads(await self.body())
+
+
+class JsonRoute(APIRoute):
+    """A route whose requests are JsonRequests."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Form the handler, as FastAPI documents it for custom requests."""
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return handle_json
+
+
+class EdgeMiddleware:
+    """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
+
+    def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], limits: GatewayLimits, metrics: Metrics) -> None:
+        self._app = app
+        self._keys = {name: f"Bearer {key}".encode() for name, key in api_keys.items()}
+        self._bodies = Bodies(limits)
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        caller = self._caller(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+        counted = scope["path"] not in POLLED_PATHS
+        self._metrics.in_flight.inc(counted)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER.encode(), request_id.encode())]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope["path"], headers, caller, request_id)
+            if refusal is not None:
+                await refusal(scope, receive, send_with_id)
+            else:
+                with self._bodies.receiving(receive) as watched:
+                    await self._app(scope, watched, send_with_id)
+        except Exception as error:
+            # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
+            response = _response_to(error, request_id)
+            if not status:
+                await response(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.in_flight.dec(counted)
+            self._metrics.request(_endpoint(scope), status, seconds)
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": _one_line(scope["path"]),
+                "status": status,
+                "seconds": round(seconds, 3),
+                "caller": caller,
+            }
+            line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")
+            logger.log(logging.INFO if counted else logging.DEBUG, line, fields, extra={"fields": fields})
+
+    def _caller(self, headers: dict[bytes, bytes]) -> str | None:
+        """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""
+        given = headers.get(b"authorization", b"")
+        known = [name for name, key in self._keys.items() if hmac.compare_digest(given, key)]
+        return known[0] if known else None
+
+    def _refusal(
+        self, path: str, headers: dict[bytes, bytes], caller: str | None, request_id: str
+    ) -> JSONResponse | None:
+        if self._keys and caller is None and path not in OPEN_PATHS:
+            return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
+        length = headers.get(b"content-length", b"0")
+        problem = self._bodies.refusal(int(length)) if length.isdigit() else None
+        return None if problem is None else _response_to(problem, request_id)
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
+    return given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _one_line(path: str) -> str:
+    """A decoded path may hold line ends, which would forge lines of the log."""
+    return path if path.isprintable() else repr(path)
+
+
+def _endpoint(scope: Scope) -> str:
+    route = scope.get("route")
+    return getattr(route, "path", "other")

@@ -1,0 +1,195 @@
+"""The contract's endpoints. Each hands its parsed request to a job and its answer to the caller."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Annotated, Any, Final, TypeVar, cast
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+from nla_client.wire import (
+    EVENT_NAMES,
+    CriticRequest,
+    CriticResponse,
+    ErrorResponse,
+    Info,
+    ReconstructRequest,
+    ReconstructResponse,
+    StreamEvent,
+    VerbalizeRequest,
+    VerbalizeResponse,
+)
+from nla_gateway.api import jobs
+from nla_gateway.api.http import JsonRoute, error_detail, retry_after_header
+from nla_gateway.engines.engine_metrics import engine_metrics
+from nla_gateway.errors import EngineUnavailable, RequestTimeout
+from nla_gateway.gateway import Gateway
+from nla_gateway.states import EngineState
+
+T = TypeVar("T")
+
+router = APIRouter(route_class=JsonRoute)
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The request is wrong; `param` names the field.",
+        401: "The API key is missing or wrong.",
+        413: "The body or the batch is over the limit.",
+        429: "The queue is full; wait for `Retry-After` seconds.",
+        500: "A bug.",
+        503: "The engine is starting, gone, or not served.",
+        504: "The request took too long.",
+    }.items()
+}
+EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "JSON, or with stream=true the server-sent events sample.delta, sample.done, error and done.",
+    }
+}
+
+
+class EngineStatus(BaseModel):
+    """State of one engine; the reason says why it failed."""
+
+    state: EngineState
+    reason: str | None
+
+
+class ReadyResponse(BaseModel):
+    """Whether the verbalizer and the reconstructor have passed their self-tests; of several alike, at least one."""
+
+    ready: bool
+    engines: dict[str, EngineStatus]
+
+
+class NotReadyResponse(ReadyResponse, ErrorResponse):
+    """The same beside the contract's error body, which names the engines that have not."""
+
+
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+@router.post("/verbalize", response_model=VerbalizeResponse, responses={**ERRORS, **EVENT_STREAM})
+async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
+    """Describe activation vectors in words."""
+    job = await jobs.VerbalizeJob.prepare(_gateway(request), call, request.state.request_id)
+    if not call.stream:
+        return await _unless_gone(request, job.run())
+    events = job.events()
+    # Before the headers go out: a request that the queue has no room for still gets its 429.
+    first = await _unless_gone(request, anext(events))
+    if isinstance(first, Response):
+        return first
+    limits = _gateway(request).limits
+    return EventsResponse(first, events, limits.request_timeout_s + limits.stall_timeout_s)
+
+
+@router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
+async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Request) -> Any:
+    """Rebuild vectors from texts."""
+    return await _unless_gone(request, jobs.reconstruct(_gateway(request), call, request.state.request_id))
+
+
+@router.post("/critic", response_model=CriticResponse, responses=ERRORS)
+async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
+    """Score texts against vectors, pair by pair."""
+    return await _unless_gone(request, jobs.critic(_gateway(request), call, request.state.request_id))
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Answer while the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", response_model=ReadyResponse, responses={503: {"model": NotReadyResponse}})
+async def ready(request: Request) -> JSONResponse:
+    """Tell whether every engine has passed its self-test, and which has not; of several alike one is enough."""
+    pools = [part.engines for part in _gateway(request).parts]
+    engines = [engine for pool in pools for engine in pool.engines]
+    states = {engine.label: EngineStatus(state=engine.state, reason=engine.reason) for engine in engines}
+    problems = [problem for pool in pools if (problem := pool.unavailable()) is not None]
+    if not problems:
+        return JSONResponse(ReadyResponse(ready=True, engines=states).model_dump())
+    message = "; ".join(problem.message for problem in problems)
+    error = EngineUnavailable(message, retry_after_s=problems[0].retry_after_s)
+    detail = error_detail(error, request.state.request_id)
+    body = NotReadyResponse(error=detail, ready=False, engines=states)
+    return JSONResponse(body.model_dump(), error.status, retry_after_header(error))
+
+
+@router.get("/v1/info", response_model=Info, responses={401: ERRORS[401]})
+async def info(request: Request) -> Info:
+    """Tell model names, base model, layer, d_model, scales, limits and versions."""
+    return _gateway(request).info
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})
+async def metrics(request: Request) -> Response:
+    """Show Prometheus metrics: the gateways' and, under the label `engine`, those of the engines themselves."""
+    gateway = _gateway(request)
+    engines = await engine_metrics(engine for part in gateway.parts for engine in part.engines.engines)
+    return Response(gateway.metrics.text() + engines, media_type=CONTENT_TYPE_LATEST)
+
+
+class EventsResponse(StreamingResponse):
+    """Server-sent events; however the response ends, what makes them ends with it.
+
+    Samples have a time limit of their own; this one is for a reader who takes what is left a few bytes at a time.
+    """
+
+    def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None], limit_s: float) -> None:
+        super().__init__(_encode_events(first, rest), media_type="text/event-stream")
+        self._rest, self._limit_s = rest, limit_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events.
+
+        Raises:
+            RequestTimeout: the reader took too long, and the stream breaks off.
+        """
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            raise RequestTimeout("the answer was not read in time") from None
+        finally:
+            await self._rest.aclose()
+
+
+async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
+    yield _encode_event(first)
+    async for event in rest:
+        yield _encode_event(event)
+
+
+def _encode_event(event: StreamEvent) -> str:
+    return f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T | Response:
+    """Run work, and cancel it when its caller goes away: nobody would read the answer."""
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    watch = asyncio.create_task(_cancel_when_gone(request, task))
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not watch.done():
+            raise
+        task.uncancel()
+        return Response(status_code=499)  # to nobody; nginx's status, for the log line
+    finally:
+        watch.cancel()
+
+
+async def _cancel_when_gone(request: Request, task: asyncio.Task[Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()

@@ -1,0 +1,1 @@
+"""SGLang over HTTP, and who gets its places."""

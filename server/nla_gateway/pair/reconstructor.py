@@ -1,0 +1,95 @@
+"""Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_client.wire import Score, Usage
+from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
+from nla_gateway.engines.engine import Engine
+from nla_gateway.engines.pool import EnginePool
+from nla_gateway.errors import InvalidRequest
+from nla_gateway.pair.prompt import ReconstructorPrompt
+from nla_gateway.pair.scoring import score
+from nla_gateway.pair.sidecar import Sidecar, read_sidecar
+from nla_gateway.settings import EngineSettings
+
+TEXTS_PER_CALL: Final = 8
+"""Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
+
+
+class Reconstructor:
+    """The reconstructor's engines with their prompt and scales."""
+
+    def __init__(
+        self, engines: EnginePool, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None
+    ) -> None:
+        self.engines = engines
+        self.settings = settings
+        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        trust = settings.trust_remote_code
+        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
+        self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
+        self._baseline = baseline
+        # Many texts take long, and a tokenizer is not safe to share.
+        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+
+    async def reconstruct(
+        self, texts: list[str], params: Sequence[str | None], owner: Owner
+    ) -> tuple[list[NDArray[np.float32]], Usage]:
+        """Rebuild one float32 vector [d] for each text, in order.
+
+        Args:
+            texts: any number of explanations.
+            params: for each, the request's field that an error should name.
+            owner: the request; its texts wait in one line.
+
+        Raises:
+            InvalidRequest: a text is too long.
+        """
+        parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
+        # All of them before the engine works on any, and part by part, so that other requests get in between.
+        prompts = [await self._encode(texts[part], params[part]) for part in parts]
+        answers = await gather(self._embed(part, owner) for part in prompts)
+        vectors = [vector for part, _ in answers for vector in part]
+        tokens = sum(count for _, count in answers)
+        return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+
+    async def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
+        def encode() -> list[list[int]]:
+            pairs = zip(texts, params, strict=True)
+            return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+
+    async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
+        def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
+            rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
+            return engine.embed(prompts, self.settings.model, rid)
+
+        async with self.engines.turn(owner):
+            return await self.engines.run(attempt)
+
+    async def score(
+        self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner
+    ) -> tuple[list[Score], Usage]:
+        """Score each text against its vector [d]; otherwise as `reconstruct`.
+
+        Raises:
+            InvalidRequest: a text is too long.
+        """
+        rebuilt, usage = await self.reconstruct(texts, params, owner)
+        pairs = zip(originals, rebuilt, strict=True)
+        return await map_in_slices(lambda pair: score(*pair, self._baseline), pairs), usage
+
+    def require_scorable(self, param: str | None) -> None:
+        """Raise InvalidRequest where the sidecar says that scores make no sense."""
+        if self.sidecar.mse_scale is None:
+            raise InvalidRequest(
+                "this pair cannot be scored: its sidecar gives no mse_scale, so distances mean nothing", param=param
+            )

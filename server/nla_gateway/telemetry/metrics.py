@@ -1,0 +1,98 @@
+"""Prometheus metrics of the gateway; over all gateways, where there are several."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from nla_client.wire import Score, Usage
+from nla_gateway.settings import COUNTERS_VARIABLE
+from nla_gateway.states import EngineState
+
+SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+UNEXPLAINED: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 4.0)
+
+
+class Metrics:
+    """What the gateway counts. Names here lack the `_total` that Prometheus shows counters with."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()
+        self._requests = Counter("nla_requests", "Requests answered.", ["endpoint", "status"], registry=own)
+        self._seconds = Histogram("nla_request_seconds", "Time to the last byte of the answer.", ["endpoint"],
+                                  buckets=SECONDS, registry=own)  # fmt: skip
+        self.in_flight = Gauge("nla_requests_in_flight", "Requests not yet answered, but for those that ask how it is.",
+                               registry=own, multiprocess_mode="livesum")  # fmt: skip
+        self.queue = Gauge("nla_queue", "Samples and texts accepted and not yet answered.",
+                           registry=own, multiprocess_mode="livesum")  # fmt: skip
+        self._vectors = Counter("nla_vectors", "Vectors verbalized, rebuilt or scored.", ["endpoint"], registry=own)
+        self._samples = Counter("nla_samples", "Texts sampled.", ["complete"], registry=own)
+        self._tokens = Counter("nla_tokens", "Tokens of the engines; those cached are among the prompt's.",
+                               ["engine", "kind"], registry=own)  # fmt: skip
+        # Not fve itself: it may be negative, and a sum that falls is no counter. Mean fve is 1 less this one's mean.
+        self._unexplained = Histogram("nla_unexplained", "Share of variance unexplained, 1 - fve, of each score.",
+                                      buckets=UNEXPLAINED, registry=own)  # fmt: skip
+        # Each gateway watches the engines by itself: what they see is not added up.
+        self._ready = Gauge("nla_engine_ready", "1 when all gateways have seen the self-test pass.", ["engine"],
+                            registry=own, multiprocess_mode="livemin")  # fmt: skip
+        self._states = Gauge("nla_engine_state", "1 for the state that a gateway sees the engine in.",
+                             ["engine", "state"], registry=own, multiprocess_mode="livemax")  # fmt: skip
+        self._restarts = Gauge("nla_engine_restarts", "Times that the engine came back after it was gone.", ["engine"],
+                               registry=own, multiprocess_mode="livemax")  # fmt: skip
+        self._shown = _of_all_gateways() if COUNTERS_VARIABLE in os.environ else own
+        for complete in ("true", "false"):
+            self._samples.labels(complete)  # so that shares of nothing are 0 and not absent
+
+    def request(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one finished request."""
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def vectors(self, endpoint: str, count: int) -> None:
+        """Count the vectors of one answered request."""
+        self._vectors.labels(endpoint).inc(count)
+
+    def sample(self, *, complete: bool) -> None:
+        """Count one sampled text."""
+        self._samples.labels(str(complete).lower()).inc()
+
+    def tokens(self, engine: str, usage: Usage) -> None:
+        """Count what `verbalizer` or `reconstructor` has read and written."""
+        self._tokens.labels(engine, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(engine, "cached").inc(usage.cached_tokens)
+        self._tokens.labels(engine, "completion").inc(usage.completion_tokens)
+
+    def scores(self, scores: Iterable[Score]) -> None:
+        """Count scores that have an fve."""
+        for score in scores:
+            if score.fve is not None:
+                self._unexplained.observe(1 - score.fve)
+
+    def engine_state(self, label: str, state: EngineState) -> None:
+        """Note which state an engine is in."""
+        for known in get_args(EngineState):
+            self._states.labels(label, known).set(known == state)
+        self._ready.labels(label).set(state == "ready")
+        self._restarts.labels(label)
+
+    def engine_restarted(self, label: str) -> None:
+        """Count one return of an engine that was gone."""
+        self._restarts.labels(label).inc()
+
+    def text(self) -> bytes:
+        """Render everything in Prometheus's text format."""
+        return generate_latest(self._shown)
+
+
+def _of_all_gateways() -> CollectorRegistry:
+    """Collect what all gateways have written; what dead ones last said of this moment is forgotten."""
+    folder = os.environ[COUNTERS_VARIABLE]
+    for gone in {file.stem.rpartition("_")[2] for file in Path(folder).glob("gauge_live*.db")}:
+        if not Path("/proc", gone).exists():
+            mark_process_dead(gone, folder)  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    return registry

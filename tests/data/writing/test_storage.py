@@ -1,0 +1,222 @@
+"""Runs of `nla` from and to an object storage: a local server that speaks S3."""
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from nla_data import cli
+from nla_data.reading import files
+from nla_data.writing import parts
+from nla_data.writing.store import Store
+from tests.data.gateway import D, FakeGateway, failure, fake_gateway, text_of
+
+COUNT: Final = 300
+VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Host and port of the storage."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # or it logs every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> fs.FileSystem:
+    """A file system with an empty bucket of that name, for which this process has a key."""
+    httpx.post(f"http://{endpoint}/moto-api/reset").raise_for_status()
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ):
+        monkeypatch.setenv(name, value)
+    system = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
+    system.create_dir("bucket")
+    return system
+
+
+@pytest.fixture
+def query(endpoint: str) -> str:
+    """What ends a URI of that storage."""
+    return f"?endpoint_override={endpoint}&scheme=http"
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with fake_gateway() as fake:
+        yield fake
+
+
+def parquet(vectors: Any) -> bytes:
+    made = io.BytesIO()
+    pq.write_table(pa.table({"activation_vector": list(vectors)}), made, row_group_size=50)
+    return made.getvalue()
+
+
+def npy(vectors: Any) -> bytes:
+    made = io.BytesIO()
+    np.save(made, vectors)
+    return made.getvalue()
+
+
+def put(bucket: fs.FileSystem, path: str, content: bytes) -> None:
+    with bucket.open_output_stream(f"bucket/{path}") as stream:
+        stream.write(content)
+
+
+def objects(bucket: fs.FileSystem, folder: str = "bucket/out") -> list[str]:
+    infos = bucket.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+    return sorted(info.path for info in infos if info.is_file)
+
+
+def explanations(bucket: fs.FileSystem, path: str) -> list[str]:
+    told: list[str] = pq.read_table(path, filesystem=bucket)["explanation"].to_pylist()
+    return [text.split()[0] for text in told]
+
+
+WANTED: Final = [text_of(vector) for vector in VECTORS]
+
+
+def nla(gateway: FakeGateway, *arguments: str) -> int:
+    return cli.main(
+        ["verbalize", *arguments, "--url", gateway.url, "--progress", "quiet", "--seed", "0", "--dtype", "float32"]
+    )
+
+
+def test_a_folder_to_a_folder(bucket: fs.FileSystem, query: str, gateway: FakeGateway) -> None:
+    put(bucket, "in/a/b.parquet", parquet(VECTORS[:200]))
+    put(bucket, "in/c.parquet", parquet(VECTORS[200:]))
+    put(bucket, "in/notes.txt", b"not read")
+    given, out = f"s3://bucket/in/{query}", f"s3://bucket/out/{query}"
+    assert nla(gateway, given, out) == 0
+    assert objects(bucket) == ["bucket/out/_nla.json", "bucket/out/part-000000.parquet"]
+    assert explanations(bucket, "bucket/out") == WANTED
+    asked = gateway.vectors
+    assert nla(gateway, given, out) == 0
+    assert gateway.vectors == asked
+
+
+def test_a_glob_to_one_file_by_the_environment(
+    bucket: fs.FileSystem, endpoint: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{endpoint}")
+    put(bucket, "in/part-1.npy", npy(VECTORS[:100]))
+    put(bucket, "in/part-2.npy", npy(VECTORS[100:]))
+    put(bucket, "in/part-10.npy", npy(VECTORS))
+    assert nla(gateway, "s3://bucket/in/part-?.npy", "s3://bucket/out/all.parquet") == 0
+    assert objects(bucket) == ["bucket/out/all.parquet"]
+    assert explanations(bucket, "bucket/out/all.parquet") == WANTED
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("in/part-?.npy", ["part-1.npy", "part-2.npy"]),
+        ("in/part-[2-9].npy", ["part-2.npy"]),
+        ("in/*.npy", ["part-1.npy", "part-10.npy", "part-2.npy", "what? [1].npy"]),
+        ("**/part-??.npy", ["part-10.npy"]),
+        ("in/what? [1].npy", ["what? [1].npy"]),
+        ("in/what%3F%20%5B1%5D.npy", ["what? [1].npy"]),
+        ("in/part-1.npy", ["part-1.npy"]),
+    ],
+)
+def test_globs_and_queries(bucket: fs.FileSystem, query: str, pattern: str, found: list[str]) -> None:
+    for name in ("part-1.npy", "part-2.npy", "part-10.npy", "what? [1].npy"):
+        put(bucket, f"in/{name}", b"x")
+    assert [file.path.rpartition("/")[2] for file in files.find([f"s3://bucket/{pattern}{query}"])] == found
+
+
+@pytest.mark.parametrize("out", ["out", "out/all.parquet"])
+def test_going_on_after_an_interruption(
+    bucket: fs.FileSystem, query: str, gateway: FakeGateway, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 64)
+    put(bucket, "in.npy", npy(VECTORS))
+    arguments = (f"s3://bucket/in.npy{query}", f"s3://bucket/{out}{query}", "--patience", "0.5")
+    gateway.trouble = lambda _path, _body: failure("engine_unavailable") if gateway.vectors >= 3 * 64 else None
+    gateway.ready = False
+    assert nla(gateway, *arguments) == 1
+    written = [path for path in objects(bucket, "bucket") if "part-" in path]
+    kept = sum(pq.read_metadata(path, filesystem=bucket).num_rows for path in written)
+    assert 0 < kept <= 3 * 64  # answers come in any order, and what comes after a gap is not written
+    assert "bucket/out/all.parquet" not in objects(bucket)
+    gateway.trouble, gateway.ready = lambda _path, _body: None, True
+    asked = gateway.vectors
+    assert nla(gateway, *arguments) == 0
+    assert gateway.vectors - asked == COUNT - kept
+    assert explanations(bucket, f"bucket/{out}") == WANTED
+
+
+@pytest.mark.parametrize("out", ["out", "out/all.parquet"])
+def test_what_fails_while_it_is_made_leaves_no_object(bucket: fs.FileSystem, query: str, out: str) -> None:
+    """Not even half of one: the stream of an upload would put what it has when it is closed by an exception."""
+    store = Store(f"s3://bucket/{out}{query}")
+    schema = pa.schema([("a", pa.int64())])
+    before = objects(bucket)
+
+    def fail(stream: Any) -> None:
+        stream.write(b"x" * 1000)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store._put(f"{store.folder}/part-000000.parquet", fail)
+    assert objects(bucket) == before
+    if store.file:
+        store.write_part(0, pa.table({"a": [1, 2]}))
+        store.write("part-000001.parquet", b"no parquet")
+        before = objects(bucket)
+        with pytest.raises(Exception, match="cannot be written"):
+            store.merge(schema)
+        assert objects(bucket) == before
+
+
+def test_no_such_bucket(
+    bucket: fs.FileSystem, query: str, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(bucket, "in.npy", npy(VECTORS))
+    good = f"s3://bucket/in.npy{query}"
+    for arguments, code, message in (
+        ((f"s3://nowhere/in/{query}", f"s3://bucket/out{query}"), 2, "there is no such file or folder"),
+        ((f"s3://nowhere/*.npy{query}", f"s3://bucket/out{query}"), 2, "no file there"),
+        ((good, f"s3://nowhere/out{query}"), 1, "The specified bucket does not exist"),
+        ((good, "s5://bucket/out"), 2, "s5://bucket/out: "),
+    ):
+        assert nla(gateway, *arguments) == code
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("nla: ")
+        assert error.count("\n") == 1
+    assert gateway.seen == []
+
+
+def test_wrong_keys(
+    bucket: fs.FileSystem, endpoint: str, gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = f"?endpoint_override={endpoint}&scheme=http"
+    put(bucket, "in.npy", npy(VECTORS))
+    np.save(tmp_path / "in.npy", VECTORS)
+    httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"0").raise_for_status()  # from now on keys count
+    try:
+        for given, code in ((f"s3://bucket/in.npy{query}", 2), (f"s3://bucket/*{query}", 2), (tmp_path / "in.npy", 1)):
+            assert nla(gateway, str(given), f"s3://bucket/out{query}") == code
+            error = capsys.readouterr().err
+            assert "ACCESS_DENIED" in error or "INVALID_ACCESS_KEY_ID" in error
+            assert error.count("\n") == 1
+    finally:
+        httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"inf").raise_for_status()

@@ -1,0 +1,151 @@
+import asyncio
+import time
+
+import pytest
+
+from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Turns, gather, map_in_slices
+from nla_gateway.errors import InvalidRequest, Overloaded
+
+
+async def number(value: int, log: list[int]) -> int:
+    await asyncio.sleep(0.01 * (5 - value))
+    log.append(value)
+    return value
+
+
+def test_gather_runs_together_and_keeps_the_order() -> None:
+    log: list[int] = []
+    assert asyncio.run(gather(number(i, log) for i in range(5))) == [0, 1, 2, 3, 4]
+    assert log == [4, 3, 2, 1, 0]
+
+
+def test_the_first_failure_cancels_the_rest() -> None:
+    cancelled: list[bool] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise InvalidRequest("no")
+
+    with pytest.raises(InvalidRequest):
+        asyncio.run(gather([slow(), failing()]))
+    assert cancelled == [True]
+
+
+def test_admission_is_bounded_and_gives_places_back() -> None:
+    reported: list[int] = []
+    admission = Admission(3, reported.append)
+    with admission.admit(2):
+        with pytest.raises(Overloaded) as caught, admission.admit(2):
+            pass
+        assert caught.value.retry_after_s
+        with admission.admit(1):
+            assert admission.count == 3
+    assert admission.count == 0
+    with admission.admit(10):
+        pass
+    assert reported == [2, 3, 2, 0, 10, 0]
+
+
+def test_map_in_slices_keeps_the_order_and_lets_others_in_between() -> None:
+    async def work() -> list[str]:
+        log: list[str] = []
+        others = [asyncio.create_task(number(5, [])) for _ in range(2)]
+        for other in others:
+            other.add_done_callback(lambda _: log.append("other"))
+        await map_in_slices(lambda item: log.append(str(item)), range(200))
+        await asyncio.gather(*others)
+        return log
+
+    log = asyncio.run(work())
+    assert [entry for entry in log if entry != "other"] == [str(i) for i in range(200)]
+    assert log.index("other") < 199
+
+
+class Line:
+    """Owners that hold their places until told to give one back."""
+
+    def __init__(self, places: int, shared: int) -> None:
+        self.turns = Turns(places, shared)
+        self.holding: list[tuple[str, asyncio.Event]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def ask(self, name: str, items: int) -> None:
+        self.tasks += [asyncio.create_task(self._hold(Owner(name, items))) for _ in range(items)]
+
+    async def _hold(self, owner: Owner) -> None:
+        async with self.turns.turn(owner):
+            done = asyncio.Event()
+            self.holding.append((owner.name, done))
+            await done.wait()
+
+    async def settle(self) -> list[str]:
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return [name for name, _ in self.holding]
+
+    async def give_back(self, name: str) -> list[str]:
+        """One place of an owner; returns who holds places then."""
+        place = next(place for place in self.holding if place[0] == name)
+        self.holding.remove(place)
+        place[1].set()
+        return await self.settle()
+
+
+def test_a_large_request_alone_takes_all_places_and_owners_take_turns() -> None:
+    async def work() -> None:
+        line = Line(4, 1)
+        line.ask("many", 50)
+        assert await line.settle() == ["many"] * 4
+        line.ask("others", 50)
+        for _ in range(4):
+            await line.give_back("many")
+        assert sorted(await line.settle()) == ["many"] * 2 + ["others"] * 2
+
+    asyncio.run(work())
+
+
+def test_large_requests_make_room_while_small_ones_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        line = Line(4, 1)
+        line.ask("many", 50)
+        await line.settle()
+        line.ask("small", 1)
+        assert await line.give_back("many") == ["many"] * 3 + ["small"]
+        assert await line.give_back("small") == ["many"] * 3  # a place is kept for the next small one
+        assert await line.give_back("many") == ["many"] * 2
+        assert await line.give_back("many") == ["many"]
+        assert await line.give_back("many") == ["many"]  # its share stays its own
+        line.ask("small again", 2)
+        assert await line.settle() == ["many", "small again", "small again"]
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + SMALL_COMES_AGAIN_S + 1)
+        assert sorted(await line.give_back("small again")) == ["many"] * 3 + ["small again"]
+
+    asyncio.run(work())
+
+
+def test_places_are_given_back_however_their_holders_end() -> None:
+    async def work() -> None:
+        line = Line(3, 1)
+        for k in range(200):
+            line.ask(str(k % 7), 1 + k % 9)
+            if k % 3 == 0:
+                line.tasks[(k * 17) % len(line.tasks)].cancel()  # while it waits, holds, or was just given its place
+            if k % 5 == 0:
+                await line.settle()
+            if line.holding and k % 2:
+                line.holding.pop(0)[1].set()
+        for task in line.tasks:
+            task.cancel()
+        await asyncio.gather(*line.tasks, return_exceptions=True)
+        assert line.turns._free == 3
+        assert line.turns._held_by_large == 0
+
+    asyncio.run(work())

@@ -1,0 +1,85 @@
+"""What becomes of requests to an engine that goes away or falls silent, on real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from nla_gateway.engines.engine import Engine, EngineLostError
+from nla_gateway.settings import EngineSettings
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+CHUNK = b'data: {"text": "a", "meta_info": {"finish_reason": null}}\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PAYLOAD = {"rid": "r."}
+
+
+@asynccontextmanager
+async def engine(handler: Handler) -> AsyncIterator[Engine]:
+    ended = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(end := asyncio.Event())
+        await handler(reader, writer)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        end.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    settings = EngineSettings(
+        urls=(url,), api_key="k", checkpoint=Path(), model="m", dtype="bfloat16", context_length=512,
+        max_in_flight=4, shared_in_flight=2,
+    )  # fmt: skip
+    async with server, Engine("verbalizer", url, settings) as client:
+        yield client
+    await asyncio.gather(*(end.wait() for end in ended))
+
+
+async def one_chunk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(HEAD + f"{len(CHUNK):x}\r\n".encode() + CHUNK + b"\r\n")
+
+
+async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(0)
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await one_chunk(reader, writer)
+    await writer.drain()
+    writer.transport.abort()
+
+
+async def read_all(client: Engine) -> list[str]:
+    return [chunk["text"] async for chunk in client.stream(PAYLOAD)]
+
+
+@pytest.mark.parametrize("ask", [lambda client: client.generate(PAYLOAD), read_all])
+@pytest.mark.parametrize("handler", [stay_silent, one_chunk])
+def test_requests_of_a_silent_engine_can_be_given_up(
+    handler: Handler, ask: Callable[[Engine], Awaitable[object]]
+) -> None:
+    async def run() -> None:
+        async with engine(handler) as client:
+            asking = asyncio.ensure_future(ask(client))
+            await asyncio.sleep(0.2)
+            assert not asking.done()
+            client.drop_requests()
+            await asking
+
+    with pytest.raises(EngineLostError, match="the verbalizer is lost"):
+        asyncio.run(run())
+
+
+def test_a_connection_that_breaks_is_doubted() -> None:
+    async def run() -> bool:
+        async with engine(hang_up) as client:
+            with pytest.raises(EngineLostError, match="the connection to the verbalizer broke"):
+                await read_all(client)
+            return client.doubted.is_set()
+
+    assert asyncio.run(run())

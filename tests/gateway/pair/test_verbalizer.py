@@ -1,0 +1,44 @@
+"""What goes to the verbalizer engine, and what its answer means, without an engine."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nla_gateway.errors import EngineUnavailable, InvalidRequest
+from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.settings import EngineSettings
+from tests.checkpoints import D_MODEL, edit_sidecar, make_pair
+from tests.stack import detached_verbalizer
+
+
+def verbalizer(folder: Path, **sidecar: Any) -> Verbalizer:
+    pair = make_pair(folder, "qwen2")
+    edit_sidecar(pair.av, sidecar)
+    settings = EngineSettings(
+        urls=("http://127.0.0.1:9",), api_key="k", checkpoint=pair.av, model="m", dtype="bfloat16", context_length=512,
+        max_in_flight=1, shared_in_flight=1,
+    )  # fmt: skip
+    return detached_verbalizer(settings)
+
+
+def answer(**reason: Any) -> dict[str, Any]:
+    counts = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 3}
+    return {"text": "<explanation>a</explanation>", "meta_info": {"finish_reason": reason, **counts}}
+
+
+def test_a_vector_sent_raw_may_overflow_the_engine(tmp_path: Path) -> None:
+    raw = verbalizer(tmp_path, **{"extraction.injection_scale": None})
+    vector = np.full(D_MODEL, 3.4e38, np.float32)
+    with pytest.raises(InvalidRequest, match="too large for bfloat16") as caught:
+        raw.inject(vector, "vectors[2]")
+    assert caught.value.param == "vectors[2]"
+
+
+def test_answers_that_are_none(tmp_path: Path) -> None:
+    scaled = verbalizer(tmp_path)
+    assert scaled._generated(answer(type="stop", matched="</explanation>")).complete
+    for broken in ({"type": "stop", "matched": "NaN happened"}, {"type": "abort", "message": "gone"}):
+        with pytest.raises(EngineUnavailable):
+            scaled._generated(answer(**broken))

@@ -1,0 +1,94 @@
+"""From what a user writes to a folder; the hub's refusals, which cannot be had here for real, are raised by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from nla_launch.errors import LaunchError
+from nla_launch.pair.checkpoints import locate
+
+RESPONSE = httpx.Response(403, request=httpx.Request("GET", "https://hub.test/owner/name"))
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Path) -> list[dict[str, Any]]:
+    """Have the hub answer so; returns the calls made."""
+    calls: list[dict[str, Any]] = []
+
+    def snapshot_download(repository: str, **arguments: Any) -> str:
+        calls.append({"repository": repository, **arguments})
+        if isinstance(outcome, Exception):
+            raise outcome
+        return str(outcome)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return calls
+
+
+def test_a_folder_is_named_by_its_last_part(tmp_path: Path) -> None:
+    folder = tmp_path / "my-verbalizer"
+    folder.mkdir()
+    found = locate(str(folder), "all")
+    assert (found.name, found.folder) == ("my-verbalizer", folder.resolve())
+
+
+def test_a_folder_inside_a_package() -> None:
+    found = locate("package:nla_launch/demo/verbalizer", "all")
+    assert found.name == "demo-verbalizer"
+    assert found.folder is not None
+    assert (found.folder / "nla_meta.yaml").is_file()
+
+
+def test_a_repository_is_fetched_weights_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    calls = hub(monkeypatch, tmp_path)
+    found = locate("owner/name", "all")
+    assert (found.name, found.folder) == ("owner/name", tmp_path)
+    assert "*.safetensors" in calls[0]["allow_patterns"]
+
+
+def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    calls = hub(monkeypatch, tmp_path)
+    locate("owner/name", "plan")
+    assert calls[0]["allow_patterns"] == ["config.json", "nla_meta.yaml"]
+
+
+REFUSALS = {
+    "gated": (GatedRepoError("gated", response=RESPONSE), "is gated: ask for access"),
+    "missing": (RepositoryNotFoundError("missing", response=RESPONSE), "was not found on the hub"),
+    "offline": (LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
+    "other": (HfHubHTTPError("429\nslow down", response=RESPONSE), "could not be fetched from the hub: 429 slow down"),
+    "proxy": (httpx.ProxyError("403 Forbidden"), "could not be fetched from the hub: 403 Forbidden"),
+    "disk": (OSError(28, "No space left on device"), "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    error, message = REFUSALS[name]
+    hub(monkeypatch, error)
+    with pytest.raises(LaunchError) as caught:
+        locate("owner/name", "all")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert locate("owner/name", "plan").folder is None
+
+
+@pytest.mark.parametrize("source", ["./missing", "../missing", "owner/name/more", "/no/such/folder"])
+def test_a_path_is_not_taken_for_a_repository(source: str) -> None:
+    with pytest.raises(LaunchError, match="neither a folder nor a hub repository"):
+        locate(source, "plan")
+
+
+def test_a_package_that_is_not_installed() -> None:
+    with pytest.raises(LaunchError, match="no installed package nowhere"):
+        locate("package:nowhere/verbalizer", "all")

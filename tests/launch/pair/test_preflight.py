@@ -1,0 +1,84 @@
+"""Checkpoints that cannot be served: exit code 2 before any engine starts, one clear line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nla_launch.errors import LaunchError
+from nla_launch.pair.preflight import check_checkpoints
+from tests.checkpoints import Pair, edit_sidecar, make_pair, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("pair"), "qwen2")
+
+
+@pytest.fixture
+def pair(original: Pair, tmp_path: Path) -> Pair:
+    return original.copy(tmp_path)
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_head(folder: Path, change: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> None:
+    path = folder / "value_head.safetensors"
+    head = load_file(path)["weight"]
+    path.unlink()
+    save_file(change(head), path)
+
+
+def with_nan(head: torch.Tensor) -> dict[str, torch.Tensor]:
+    head[0, :3] = float("nan")
+    return {"weight": head}
+
+
+FAULTS: dict[str, tuple[Callable[[Pair], object], str]] = {
+    "no sidecar": (lambda p: (p.av / "nla_meta.yaml").unlink(), "has no nla_meta.yaml"),
+    "no config": (lambda p: (p.ar / "config.json").unlink(), "has no config.json"),
+    "no weights": (lambda p: (p.av / "model.safetensors").unlink(), "no *.safetensors weights"),
+    "no head": (lambda p: (p.ar / "value_head.safetensors").unlink(), "has no value_head.safetensors"),
+    "nan in head": (lambda p: edit_head(p.ar, with_nan), "has 3 NaN or infinite values"),
+    "small head": (lambda p: edit_head(p.ar, lambda h: {"weight": h[:8].clone()}), "must be [d_model, d_model]"),
+    "named head": (lambda p: edit_head(p.ar, lambda h: {"head": h}), "must have `weight` alone"),
+    "config d_model": (lambda p: edit_config(p.av, hidden_size=32), "hidden_size 32"),
+    "blocks": (lambda p: edit_config(p.ar, num_hidden_layers=3), "has 2 blocks"),
+    "layers differ": (lambda p: edit_sidecar(p.av, {"extraction_layer_index": 2}), "no pair"),
+    "two markers": (
+        lambda p: edit_sidecar(p.av, {"prompt_templates.av": "{injection_char}{injection_char}"}),
+        "must be once",
+    ),
+    "neighbours": (lambda p: edit_sidecar(p.av, {"tokens.injection_right_neighbor_id": 1}), "beside the marker"),
+    "wrong tokenizer": (lambda p: make_tokenizer("llama").save_pretrained(p.av), "encodes to"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_one_clear_line(pair: Pair, fault: str) -> None:
+    break_it, message = FAULTS[fault]
+    break_it(pair)
+    with pytest.raises(LaunchError) as caught:
+        check_checkpoints({"av": pair.av, "ar": pair.ar})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_d_model_differs_between_the_two(pair: Pair) -> None:
+    edit_config(pair.av, hidden_size=32)
+    edit_sidecar(pair.av, {"d_model": 32})
+    with pytest.raises(LaunchError, match="no pair: the verbalizer's d_model is 32, the reconstructor's 64"):
+        check_checkpoints({"av": pair.av, "ar": pair.ar})
+
+
+def test_a_good_pair_passes(pair: Pair) -> None:
+    check_checkpoints({"av": pair.av, "ar": pair.ar})
+    check_checkpoints({"av": pair.av})
+    check_checkpoints({"ar": pair.ar})
