@@ -75,7 +75,7 @@ class Preset(BaseModel):
 def preset_folder() -> Path:
     """Find the presets: inside the installed package, or at the top of a checkout."""
     installed = Path(str(files("nla_launch"))) / "configs"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def known_presets() -> list[str]:
