@@ -19,6 +19,8 @@ from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
+from nla_launch.pair.architectures import LABELS
+from nla_launch.pair.preflight import Role
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
@@ -92,13 +94,18 @@ def states_of(stack: Stack) -> dict[str, str]:
     return {label: engine["state"] for label, engine in engines.items()}
 
 
-def engine_of(stack: Stack, role: str) -> psutil.Process:
+def engine_of(stack: Stack, role: Role) -> psutil.Process:
     """An engine's main process."""
-    children = psutil.Process(stack.process.pid).children()
-    return next(child for child in children if child.environ().get("NLA_ENGINE_ROLE") == role)
+    title = f"sglang::{LABELS[role]}"
+    return next(child for child in stack.family() if title in " ".join(child.cmdline()))
 
 
-def scheduler_of(stack: Stack, role: str) -> psutil.Process:
+def fork_server_of(stack: Stack) -> psutil.Process:
+    """The process that forks the engines."""
+    return next(child for child in stack.family() if "nla_launch.run.fork_server" in child.cmdline())
+
+
+def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
     """The process of an engine that computes."""
     children = engine_of(stack, role).children(recursive=True)
     return next(child for child in children if "sglang::scheduler" in " ".join(child.cmdline()))

@@ -46,18 +46,22 @@ def _run(arguments: argparse.Namespace) -> int:
         require_keys(listener, keys)
     from nla_launch.plan.describe import describe
     from nla_launch.plan.planning import plan_all
+    from nla_launch.run.forking import ForkServer
 
-    engines, others = plan_all(preset, arguments, elsewhere)
+    forks = ForkServer()
+    engines, others = plan_all(
+        preset, arguments, elsewhere, on_plan=lambda plans: forks.start(plans[0].import_environment())
+    )
     check_limits(limits, engines)
     if listener is None:
         sys.stdout.write(describe(engines, others, elsewhere.listen) + "\n")
         return 0
     if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
         listener.close()
-        service.serve_part(engines)
+        service.serve_part(engines, forks)
         return 0
     service.serve(
-        engines, others, elsewhere, preset, listener, host=arguments.host, access=access, limits=limits, tls=tls,
+        engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access, limits=limits, tls=tls,
         log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
     )  # fmt: skip
     return 0

@@ -1,5 +1,6 @@
 """The plugin does nothing in an SGLang that nla-serve did not start."""
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,22 @@ def test_inert_and_light_without_our_environment(monkeypatch: pytest.MonkeyPatch
     assert run.stdout.split() == ["None", "False"]
 
 
-def test_platform_is_offered_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(platform.DEVICE_VARIABLE, "cpu")
-    assert platform.activate() == "nla_engine.cpu.CpuPlatform"
+ON_CPU = """
+import sys, torch
+from nla_engine import platform
+
+name = platform.activate()
+
+@torch.compile(dynamic=True)
+def after(x):
+    return x + 1
+
+print(name, after(1), type(after).__name__, sys.modules["flashinfer"])
+"""
+
+
+def test_platform_is_offered_on_request() -> None:
+    """In a process of its own, for it changes torch."""
+    environment = {**os.environ, platform.DEVICE_VARIABLE: "cpu"}
+    run = subprocess.run([sys.executable, "-c", ON_CPU], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout.split() == ["nla_engine.cpu.CpuPlatform", "2", "function", "None"]

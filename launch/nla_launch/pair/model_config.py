@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
@@ -91,10 +92,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
 
 def _with_defaults(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     """Have transformers fill in what config.json leaves out; it takes seconds to import."""
-    from transformers import AutoConfig
-
+    transformers = import_transformers(torch=trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         decoder: dict[str, Any] = config.get_text_config().to_dict()
     except Exception as error:  # transformers raises whatever the file made it trip over
         if "trust_remote_code" in str(error):

@@ -82,16 +82,17 @@ def _check_reconstructor(folder: Path, sidecar: Sidecar, config: ModelConfig) ->
 
 
 def _value_head(folder: Path) -> np.ndarray:
+    import ml_dtypes  # noqa: F401 - with it numpy, and so safetensors, know bfloat16
     from safetensors import SafetensorError, safe_open
 
     path = folder / "value_head.safetensors"
     if not path.is_file():
         raise LaunchError(f"{folder} has no value_head.safetensors, which a reconstructor needs")
     try:
-        with safe_open(path, framework="pt") as tensors:
+        with safe_open(path, framework="numpy") as tensors:
             if list(tensors.keys()) != ["weight"]:
                 raise LaunchError(f"{path} has the keys {list(tensors.keys())}; it must have `weight` alone")
-            head: np.ndarray = tensors.get_tensor("weight").float().numpy()
+            head: np.ndarray = tensors.get_tensor("weight").astype(np.float32)
     except SafetensorError as error:
         raise LaunchError(f"{path} does not load: {error}") from None
     return head

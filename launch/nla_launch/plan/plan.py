@@ -18,6 +18,8 @@ from nla_launch.plan.nodes import Nodes
 Device = Literal["cuda", "cpu"]
 
 CONTEXT_LENGTH: Final = 2048
+CPU_ENVIRONMENT: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+"""What makes SGLang run on any CPU."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,17 @@ class EnginePlan:
     def _override(self) -> dict[str, Any]:
         return {} if self.config is None else OVERRIDES[self.role][self.config.architecture]
 
+    def import_environment(self) -> dict[str, str]:
+        """Form those of its variables that SGLang and torch read while they are imported, on any engine of a plan."""
+        variables = {"PYTHONUNBUFFERED": "1", "SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models"}
+        return variables | (CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {})
+
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
-        variables = {"NLA_ENGINE_ROLE": self.role, "PYTHONUNBUFFERED": "1"}
+        variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role}
         if self.nodes is None:
             # Its processes meet on this machine alone, and would else listen where its name leads.
             variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        if self.role == "ar" or self._override:
-            variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "nla_engine.models"
         return variables | (self._gpu_environment() if self.device == "cuda" else self._cpu_environment())
 
     def _gpu_environment(self) -> dict[str, str]:
@@ -163,12 +168,7 @@ class EnginePlan:
     def _cpu_environment(self) -> dict[str, str]:
         cores = os.cpu_count() or 1
         processes = self.tp * self.dp // (1 if self.nodes is None else self.nodes.count)
-        variables = {
-            "SGLANG_PLATFORM": "nla_cpu",
-            "NLA_ENGINE_DEVICE": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(max(1, cores // 2 // processes)),
-        }
+        variables = {"OMP_NUM_THREADS": str(max(1, cores // 2 // processes))}
         if self.tp * self.dp > 1:
             variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, processes)
         return variables

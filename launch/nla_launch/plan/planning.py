@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from nla_gateway.settings import EngineSettings
@@ -25,12 +25,22 @@ NOWHERE: Final = Elsewhere()
 
 
 def plan_all(
-    preset: Preset, arguments: argparse.Namespace, elsewhere: Elsewhere = NOWHERE
+    preset: Preset,
+    arguments: argparse.Namespace,
+    elsewhere: Elsewhere = NOWHERE,
+    on_plan: Callable[[list[EnginePlan]], None] = lambda plans: None,
 ) -> tuple[list[EnginePlan], dict[Role, EngineSettings]]:
     """Plan the engines of a preset on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
 
     Planned twice for a hub repository: before its weights are fetched, for a plan that cannot work should say so at
     once, and after.
+
+    Args:
+        preset: what is to be served.
+        arguments: how, as the command line's flags have it.
+        elsewhere: engines of other machines.
+        on_plan: called with the first plan, where it is to be run: much can be got ready while checkpoints are
+            fetched and checked.
 
     Raises:
         LaunchError: a checkpoint that cannot be served, or a plan that cannot work.
@@ -47,6 +57,8 @@ def plan_all(
     settings = {role: elsewhere.settings(role, checkpoint, request) for role, checkpoint in there.items()}
     if arguments.dry_run:
         return plans, settings
+    if plans:
+        on_plan(plans)
     here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
     folders = {role: checkpoint.folder for role, checkpoint in (here | there).items()}
     check_checkpoints(folders, elsewhere=set(there), trust_remote_code=trust)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -10,18 +9,29 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from nla_launch.logs import pass_on
+from nla_launch.run.forking import ForkServer, UnfitError
+from nla_launch.run.messages import Fork
+from nla_launch.run.output import Output
+from nla_launch.run.parent import die_with_parent
 
-logger = logging.getLogger(__name__)
-
-KEPT_LINES: Final = 40
-LINE_LIMIT: Final = 2**16
 POLL_S: Final = 0.05
 GONE_S: Final = 5.0
-PR_SET_PDEATHSIG: Final = 1
-_libc: Final = ctypes.CDLL(None)
+
+
+class Running(Protocol):
+    """A process that was started, whoever its parent is."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its group's, too."""
+
+    async def wait(self) -> int:
+        """Wait for its end and return the exit code."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
 
 
 class ChildProcess:
@@ -29,12 +39,13 @@ class ChildProcess:
 
     Args:
         label: who it is, for messages.
-        command: argv.
+        command: argv; `python -P -m MODULE` and arguments where it may be forked.
         environment: variables on top of ours.
         shares: sockets that it has too, under the same file numbers.
         check: raises LaunchError where it cannot start; for before it starts again.
         level: logging level at which its output is passed on.
         hides: what no log line may show.
+        forks: forks it; where that cannot be, it imports everything for itself.
     """
 
     def __init__(
@@ -47,35 +58,51 @@ class ChildProcess:
         check: Callable[[], None] = lambda: None,
         level: int = logging.DEBUG,
         hides: str | None = None,
+        forks: ForkServer | None = None,
     ) -> None:
         self.label, self.check = label, check
-        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._command, self._environment, self._shares, self._level = command, environment, shares, level
-        self._hides = hides
+        self._command, self._environment, self._shares, self._forks = command, environment, shares, forks
+        self._output = Output(label, level, hides)
         self.started_at = 0.0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Running | None = None
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def last_lines(self) -> deque[str]:
+        """What it printed last."""
+        return self._output.last_lines
 
     async def start(self) -> None:
         """Start it. A group of its own keeps the terminal's Ctrl-C away from it: we say when it stops."""
+        self.started_at = time.monotonic()
         # A pipe of our own: asyncio's would make `wait` last as long as any descendant holds it open.
         reading, writing = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=writing,
-                stderr=writing,
-                env={**os.environ, **self._environment},
-                pass_fds=[shared.fileno() for shared in self._shares],
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+            self._process = await self._spawn(writing)
+        except BaseException:
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
         self.last_lines.clear()
-        self.started_at = time.monotonic()
-        self._reader = asyncio.create_task(self._read(reading))
+        self._reader = asyncio.create_task(self._output.read(reading))
+
+    async def _spawn(self, output: int) -> Running:
+        environment = {**os.environ, **self._environment}
+        if self._forks is not None:
+            _python, _safe_path, _run_module, module, *arguments = self._command
+            with contextlib.suppress(UnfitError):
+                return await self._forks.fork(Fork(module, arguments, environment, f"sglang::{self.label}"), output)
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            pass_fds=[shared.fileno() for shared in self._shares],
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
 
     async def wait(self) -> int:
         """Wait for its end and return the exit code (negative: the signal that ended it)."""
@@ -121,33 +148,7 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._started().pid, number)
 
-    def _started(self) -> asyncio.subprocess.Process:
+    def _started(self) -> Running:
         if self._process is None:
             raise RuntimeError(f"{self.label} was not started")
         return self._process
-
-    async def _read(self, pipe: int) -> None:
-        stream = asyncio.StreamReader(limit=LINE_LIMIT)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(pipe, "rb", buffering=0)
-        )
-        try:
-            while line := await _line(stream):
-                text = line.decode(errors="replace").rstrip()
-                if self._hides is not None:
-                    text = text.replace(self._hides, "***")
-                self.last_lines.append(pass_on(logger, self.label, text, self._level))
-        finally:
-            transport.close()
-
-
-async def _line(stream: asyncio.StreamReader) -> bytes:
-    try:
-        return await stream.readline()
-    except ValueError:  # longer than the limit, and dropped
-        return b"(a line too long to keep)\n"
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end this child when nla-serve is gone, even by SIGKILL."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

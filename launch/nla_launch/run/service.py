@@ -21,6 +21,7 @@ from nla_launch.pair.preflight import Role, check_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
+from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.supervisor import Supervisor
 
@@ -53,6 +54,7 @@ def serve(
     preset: Preset,
     listener: socket.socket,
     *,
+    forks: ForkServer,
     host: str,
     access: Access,
     limits: GatewayLimits,
@@ -69,6 +71,7 @@ def serve(
         elsewhere: where our own listens for others, and with which key.
         preset: what is known of the pair.
         listener: where users connect; the gateways share it, and it is closed at the stop.
+        forks: what forks the engines.
         host: its address, as the user gave it.
         access: who may call.
         limits: what they may ask for.
@@ -98,23 +101,24 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="nla-serve-") as counters:
         private = [listen("127.0.0.1", 0) for _ in range(workers)]
         supervisor = Supervisor(
-            _children(engines, addresses),
+            _children(engines, addresses, forks),
             _gateways(settings.share_of(workers), listener, private, counters),
             listeners=[listener, *private],
             url=url,
             grace_s=settings.limits.grace_s,
+            forks=forks,
         )
         asyncio.run(supervisor.run())
 
 
-def serve_part(engines: list[EnginePlan]) -> None:
+def serve_part(engines: list[EnginePlan], forks: ForkServer) -> None:
     """Run this machine's part of engines that span several, until it is told to stop; machine 0 has the gateways.
 
     Raises:
         ServiceError: it failed.
     """
-    children = _children(engines, _addresses(engines, Elsewhere()))
-    asyncio.run(Supervisor(children, {}, listeners=[], url="", grace_s=0).run())
+    children = _children(engines, _addresses(engines, Elsewhere()), forks)
+    asyncio.run(Supervisor(children, {}, listeners=[], url="", grace_s=0, forks=forks).run())
 
 
 def _gateways(
@@ -165,15 +169,16 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
     )
 
 
-def _children(engines: list[EnginePlan], addresses: list[Address]) -> list[ChildProcess]:
+def _children(engines: list[EnginePlan], addresses: list[Address], forks: ForkServer) -> list[ChildProcess]:
     # Each engine makes a folder of its own for its counts, but not where it inherits one.
     os.environ.pop(COUNTERS_VARIABLE, None)
-    return [_child_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)]
+    return [_child_of(plan, *address, forks) for plan, address in zip(engines, addresses, strict=True)]
 
 
-def _child_of(plan: EnginePlan, host: str, port: int, key: str) -> ChildProcess:
+def _child_of(plan: EnginePlan, host: str, port: int, key: str, forks: ForkServer) -> ChildProcess:
     check = partial(check_checkpoints, {plan.role: _folder(plan)}, trust_remote_code=plan.trust_remote_code)
-    return ChildProcess(plan.label, plan.command(port, key, host), plan.environment(), check=check, hides=key)
+    command = plan.command(port, key, host)
+    return ChildProcess(plan.label, command, plan.environment(), check=check, hides=key, forks=forks)
 
 
 def _folder(plan: EnginePlan) -> Path:

@@ -12,6 +12,7 @@ from typing import Final
 import httpx
 
 from nla_launch.errors import LaunchError, ServiceError
+from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.readiness import EngineReport, Readiness
 from nla_launch.run.restarts import LIMIT, WINDOW_S, Restarts
@@ -35,6 +36,7 @@ class Supervisor:
         listeners: sockets that the gateways share; closed here at a stop.
         url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
+        forks: what forks the engines; ended at a stop.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         url: str,
         grace_s: float,
+        forks: ForkServer,
     ) -> None:
         self._engines, self._gateways = {engine.label: engine for engine in engines}, list(gateways.values())
         self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
         self._readiness = Readiness(list(gateways))
         self._listeners, self._url, self._grace_s = listeners, url, grace_s
         self._was_ready = not gateways
+        self._forks = forks
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -63,15 +67,13 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            for child in self._restarts:
-                await self._start(child)
             await self._watch()
         finally:
             await self._shut_down()
 
     async def _start(self, child: ChildProcess) -> None:
-        await child.start()
         logger.info("%s: starting", child.label)
+        await child.start()
 
     async def _watch(self) -> None:
         """Keep everything going until the stop, or until something fails for good."""
@@ -87,11 +89,12 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, child: ChildProcess) -> None:
-        """Start a child again whenever it has died.
+        """Start a child, and again whenever it has died.
 
         Raises:
             ServiceError: it did before all were ready once, or too often.
         """
+        await self._start(child)
         while True:
             obituary = _obituary(child, await child.wait())
             await child.stop(0)  # what it left behind still holds memory
@@ -178,6 +181,7 @@ class Supervisor:
             listener.close()
         await asyncio.gather(*(gateway.stop(self._grace_s + 5.0) for gateway in self._gateways))
         await asyncio.gather(*(engine.stop(ENGINE_GRACE_S) for engine in self._engines.values()))
+        self._forks.close()
         logger.info("stopped")
 
     def _on_signal(self) -> None:

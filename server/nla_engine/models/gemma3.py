@@ -9,4 +9,7 @@ class Gemma3Reconstructor(ReconstructorMixin, Gemma3ForCausalLM):  # type: ignor
     """Gemma3's first blocks and a value head."""
 
 
-EntryClass = Gemma3Reconstructor
+EntryClass = [
+    Gemma3Reconstructor,
+    Gemma3ForCausalLM,
+]  # SGLang's own, too: else it would import all its models to find it

@@ -9,4 +9,5 @@ class LlamaReconstructor(ReconstructorMixin, LlamaForCausalLM):  # type: ignore[
     """Llama's first blocks and a value head."""
 
 
-EntryClass = LlamaReconstructor
+# SGLang's own as well: it would else import all its models to find it.
+EntryClass = [LlamaReconstructor, LlamaForCausalLM]

@@ -9,4 +9,5 @@ class Qwen2Reconstructor(ReconstructorMixin, Qwen2ForCausalLM):  # type: ignore[
     """Qwen2's first blocks and a value head."""
 
 
-EntryClass = Qwen2Reconstructor
+# SGLang's own as well: it would else import all its models to find it.
+EntryClass = [Qwen2Reconstructor, Qwen2ForCausalLM]

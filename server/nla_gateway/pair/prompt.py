@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.sidecar import Sidecar
+from nla_gateway.pair.transformers import import_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
         CheckpointError: the folder has none that loads, or one with code that must not run.
     """
     # Imported here: transformers takes seconds, and a usage error should not wait for it.
-    from transformers import AutoTokenizer
-
+    transformers = import_transformers(torch=trust_remote_code)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises whatever the files made it trip over
         if "trust_remote_code" in str(error):
             mend = "give --trust-remote-code if you trust it"
