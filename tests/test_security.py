@@ -1,4 +1,4 @@
-"""What the README says of files that run code: none of ours loads any. torch reads a user's tensors, weights_only."""
+"""server/README.md on files that run code: none of ours loads any. torch reads a user's tensors, weights_only."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`make bench`: every row, on real engines, in one run. Figures are ratios within the run; see the README."""
+"""`make bench`: every row, on real engines, in one run. Figures are ratios within the run: see README.md here."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The README's way to take activations is right, for every family, on small checkpoints with random weights."""
+"""How client/README.md takes activations is right, for every family, on small checkpoints with random weights."""
 
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nla_client.vectors import as_vectors
 from tests.checkpoints import BLOCKS, D_MODEL, Family, make_pair
-from tests.e2e.test_readme import of
+from tests.pages import of_kind
 
-BLOCK: Final = next(block.text for block in of("python") if "def activations(" in block.text)
+BLOCK: Final = of_kind("activations")[0].text
 SETTINGS: Final = 'NAME, LAYER = "Qwen/Qwen2.5-7B-Instruct", 20'
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

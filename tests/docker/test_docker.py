@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import yaml
 
 from nla_gateway.limits import GatewayLimits
 from nla_launch.flags import build_parser
+from nla_launch.keys import load_keys
 from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import DASHBOARD, DOCKER, panels, queries
+from tests.pages import ROOT, of_kind, run
 
-ROOT = DOCKER.parent
 BIN = Path(sys.executable).parent
 DOCKERFILES = ["Dockerfile", "Dockerfile.cpu"]
 GPU, CPU = ("compose.yaml",), ("compose.yaml", "compose.cpu.yaml")
@@ -36,6 +38,12 @@ def compose(*files: str) -> dict[str, Any]:
 def instructions(name: str) -> list[tuple[str, str]]:
     text = re.sub(r"#.*\n", "\n", (DOCKER / name).read_text()).replace("\\\n", " ")
     return [(line.split()[0], line.split(None, 1)[1].strip()) for line in text.splitlines() if line.strip()]
+
+
+def seconds(text: str) -> int:
+    """Read a span of time such as 1m15s."""
+    minutes, rest = re.fullmatch(r"(?:(\d+)m)?(\d+)s", text).groups()  # type: ignore[union-attr]
+    return 60 * int(minutes or 0) + int(rest)
 
 
 def of(name: str, instruction: str) -> list[str]:
@@ -84,9 +92,8 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
 @pytest.mark.parametrize("files", [GPU, CPU])
 def test_a_stop_has_the_time_that_it_takes(files: tuple[str, ...]) -> None:
     service = compose(*files)["nla-serve"]
-    minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(\d+)s", service["stop_grace_period"]).groups()  # type: ignore[union-attr]
     grace_s = GatewayLimits.model_fields["grace_s"].default + 5.0
-    assert 60 * int(minutes or 0) + int(seconds) >= grace_s + ENGINE_GRACE_S + 2 * GONE_S
+    assert seconds(service["stop_grace_period"]) >= grace_s + ENGINE_GRACE_S + 2 * GONE_S
     assert service["init"] is True
 
 
@@ -118,3 +125,29 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 def test_queries_are_promql() -> None:
     assert len(queries()) >= len(panels()) > 10
     assert all(query.selectors for query in queries())
+
+
+def test_the_keys_of_the_page_are_what_compose_needs(tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    run(" && ".join(it.text for it in of_kind("secrets")), tmp_path)
+    files = yaml.safe_load((DOCKER / "compose.yaml").read_text())["secrets"].values()
+    made = {path.name: path for path in (tmp_path / "docker" / "secrets").iterdir()}
+    assert set(made) == {Path(file["file"]).name for file in files}
+    keys = load_keys(None, str(made["keys.yaml"]), None)
+    assert set(keys) == {"prometheus", "me"}
+    assert keys["prometheus"] == made["prometheus_key"].read_text().strip()
+
+
+@pytest.mark.parametrize("command", [it.text for it in of_kind("compose")])
+def test_the_compose_commands_of_the_page_are_understood(command: str) -> None:
+    shown = run(command.replace("docker compose", "docker-compose").replace("up --build", "config"))
+    assert "nla-serve" in shown
+    assert all(value in shown for value in re.findall(r"\b[A-Z_]+=(\S+)", command))
+
+
+def test_the_docker_commands_of_the_page_fit_each_other() -> None:
+    build, start = (shlex.split(it.text) for it in of_kind("image"))
+    assert (ROOT / build[build.index("-f") + 1]).is_file()
+    image = build[build.index("-t") + 1]
+    assert build_parser().parse_args(start[start.index(image) + 1 :]).preset
+    assert int(start[start.index("--stop-timeout") + 1]) == seconds(compose(*GPU)["nla-serve"]["stop_grace_period"])

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from nla_launch.plan.nodes import Nodes
 from nla_launch.plan.placement import GpuChoice, Request, plan_pair
 from nla_launch.plan.planning import read_request
 from tests.launch.shapes import SHAPES, gpus, pair
+from tests.pages import ROOT, of_kind
 
 FITS = "fits"
 MACHINES = ("1x24", "1x80", "2x80", "4x80", "8x80", "1x141", "8x141")
@@ -102,12 +102,12 @@ def test_the_tables_are_whole() -> None:
         assert all(expected for _, _, expected in cells(table))
 
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
-README_ROW = re.compile(r"^\| (\S+?)-(?:Instruct|IT), layer (\d+).*?\| (\d+) GB \|(.*)\|$", re.MULTILINE)
+PAGE = (ROOT / "launch" / "README.md").read_text()
+PAGE_ROW = re.compile(r"^\| (\S+?)-(?:Instruct|IT), layer (\d+).*?\| (\d+) GB \|(.*)\|$", re.MULTILINE)
 
 
-def test_the_table_in_the_readme_is_true() -> None:
-    rows = README_ROW.findall(README)
+def test_the_table_of_the_page_is_true() -> None:
+    rows = PAGE_ROW.findall(PAGE)
     assert len(rows) == len(SHAPES)
     for name, layer, weights, row in rows:
         shape = f"{name.lower()}-l{layer}"
@@ -117,6 +117,16 @@ def test_the_table_in_the_readme_is_true() -> None:
             count = int(cell.strip(" `").removeprefix("--tp "))
             assert outcome(shape, Request(tp=count), gpus(count, gigabytes)) == FITS
             assert count == 1 or outcome(shape, Request(tp=count // 2), gpus(count // 2, gigabytes)) != FITS
+
+
+def test_the_refusal_on_the_page_is_what_comes() -> None:
+    (refusal,) = of_kind("refusal")
+    command, *message = refusal.text.splitlines()
+    flags = command.removeprefix("$ nla-serve ").split()
+    shape = build_parser().parse_args(flags).preset
+    with pytest.raises(LaunchError) as caught:
+        plan_or_advise(pair(shape), request_of(flags), [Gpu(0, "NVIDIA L4", 24 * 10**9, (8, 9))])
+    assert f"nla-serve: {caught.value}" == " ".join(message)
 
 
 def test_the_message_has_the_numbers_and_the_ways() -> None:
