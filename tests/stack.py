@@ -27,6 +27,12 @@ STOP_TIMEOUT_S: Final = 60.0
 ON_CPU: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 """Run a stock SGLang on any CPU: only the platform is ours, the plugin stays out without NLA_ENGINE_ROLE."""
 
+A_SECOND_THREAD: Final = """
+import sys, threading, time
+if "nla_launch.run.fork_server" in sys.orig_argv:
+    threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+"""
+
 
 @dataclass
 class Stack:
@@ -109,6 +115,12 @@ def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
     """The process of an engine that computes."""
     children = engine_of(stack, role).children(recursive=True)
     return next(child for child in children if "sglang::scheduler" in " ".join(child.cmdline()))
+
+
+def without_forks(folder: Path) -> dict[str, str]:
+    """Variables with which nothing can be forked, as on some machines, and engines import for themselves."""
+    (folder / "sitecustomize.py").write_text(A_SECOND_THREAD)
+    return {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 def free_port() -> int:

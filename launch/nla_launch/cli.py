@@ -61,8 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         service.serve_part(engines, forks)
         return 0
     service.serve(
-        engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access, limits=limits, tls=tls,
-        log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
+        engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access, limits=limits,
+        tls=tls, log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
     )  # fmt: skip
     return 0
 

@@ -36,6 +36,8 @@ def main() -> int:
         figures = with_a_deep_reconstructor(Path(folder), FULL)
         figures += against_recipe(Path(folder), WIDER, FULL)
         on_the_demo, grown = demo_rows(Path(folder), FULL)
+        logger.info("measuring: starts")
+        on_the_demo += startup.measure(Path(folder), FULL)
     figures += on_the_demo
     report.write(out, figures, grown)
     where = report.machine()
@@ -77,9 +79,8 @@ def with_a_deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
 def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
     """The rows on the demo pair."""
     logger.info("the demo pair: starting")
-    with serving(folder / "demo.log", "--preset", "demo", "--log-level", "debug") as stack:
-        figures, grown = on_demo(stack, scale)
-        return figures + startup.measure(stack), grown
+    with serving(folder / "demo.log", "--preset", "demo") as stack:
+        return on_demo(stack, scale)
 
 
 def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:

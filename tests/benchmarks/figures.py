@@ -32,6 +32,8 @@ class Scale:
     concurrencies: tuple[int, ...]
     call_sizes: tuple[int, ...]
     memory_vectors: int
+    starts: int
+    """Of the demo pair, each way."""
 
 
 FULL: Final = Scale(
@@ -45,6 +47,7 @@ FULL: Final = Scale(
     concurrencies=(1, 4, 16, 64, 256),
     call_sizes=(1, 10, 100, 500, 2000),
     memory_vectors=10_000,
+    starts=3,
 )
 SMOKE: Final = Scale(
     rounds=2,
@@ -57,6 +60,7 @@ SMOKE: Final = Scale(
     concurrencies=(1, 8),
     call_sizes=(1, 20),
     memory_vectors=64,
+    starts=1,
 )
 
 

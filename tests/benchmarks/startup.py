@@ -1,37 +1,46 @@
-"""Start-up by phase, read from the log of a stack that was started with --log-level debug."""
+"""How long the demo pair takes to start and to come back, and what memory it takes, with engines forked and not."""
 
-import re
-from datetime import datetime, timedelta
+import asyncio
+import time
+from pathlib import Path
 from typing import Final
 
-from tests.benchmarks.figures import Figure
-from tests.stack import Stack
+from tests.benchmarks.figures import Figure, Scale, Target
+from tests.load import until
+from tests.stack import Stack, engine_of, serving, states_of, without_forks
 
-LINE: Final = re.compile(r"^(\d\d:\d\d:\d\d) ([\w -]+) \| (.*)$", re.MULTILINE)
-PHASES: Final = (
-    ("imports", r"server_args=|Attention backend|Load weight begin"),
-    ("processes and tokenizer", r"Load weight begin"),
-    ("weights", r"Load weight end"),
-    ("KV pool and HTTP", r"Application startup complete|fired up|Uvicorn running"),
-)
-"""Each phase with the engine's line that ends it."""
+WAYS: Final = {"engines forked": True, "engines importing for themselves": False}
+TARGETS: Final = {"ready": 20.0, "memory": 2.6, "again": 6.0}
 
 
-def measure(stack: Stack) -> list[Figure]:
-    """Seconds of each phase of each engine, in order."""
-    lines = [(datetime.strptime(when, "%H:%M:%S"), who, what) for when, who, what in LINE.findall(stack.log_text())]
+def measure(folder: Path, scale: Scale) -> list[Figure]:
+    """Start the demo pair each way, in turns."""
+    found = {way: [_one(folder / f"{way} {turn}", forked=forked) for turn in range(scale.starts)]
+             for way, forked in WAYS.items()}  # fmt: skip
     figures = []
-    for engine in ("verbalizer", "reconstructor"):
-        last = next(when for when, who, what in lines if who == "nla-serve" and what == f"{engine}: starting")
-        own = [(when, what) for when, who, what in lines if who == engine]
-        ready = next(when for when, who, what in lines if who == "nla-serve" and what.startswith(f"{engine}: ready"))
-        for phase, pattern in PHASES:
-            end = next((when for when, what in own if re.search(pattern, what)), last)
-            figures.append(Figure(f"start of the {engine}: {phase}", [_seconds(end - last)], "s"))
-            last = max(last, end)
-        figures.append(Figure(f"start of the {engine}: self-test", [_seconds(ready - last)], "s"))
+    for key, name, unit in (
+        ("ready", "nla-serve --preset demo: ready, self-tests passed", "s"),
+        ("memory", "nla-serve --preset demo: memory of all processes, idle (PSS)", "GB"),
+        ("again", "verbalizer killed: ready again", "s"),
+    ):
+        for way, forked in WAYS.items():
+            target = Target("at most", TARGETS[key]) if forked else None
+            figures.append(Figure(f"{name}, {way}", [one[key] for one in found[way]], unit, target))
     return figures
 
 
-def _seconds(span: timedelta) -> float:
-    return span.total_seconds() % 86400
+def _one(folder: Path, *, forked: bool) -> dict[str, float]:
+    folder.mkdir()
+    environment = {} if forked else without_forks(folder)
+    began = time.monotonic()
+    with serving(folder / "log", "--preset", "demo", env=environment) as stack:
+        ready = time.monotonic() - began
+        memory = sum(process.memory_full_info().pss for process in stack.family()) / 1e9
+        return {"ready": ready, "memory": memory, "again": asyncio.run(_killed(stack))}
+
+
+async def _killed(stack: Stack) -> float:
+    """Kill the verbalizer; returns the seconds until it is ready again."""
+    engine_of(stack, "av").kill()
+    gone = await until(lambda: states_of(stack).get("verbalizer") != "ready", 60)
+    return gone + await until(lambda: states_of(stack).get("verbalizer") == "ready", 300)

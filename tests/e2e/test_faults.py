@@ -23,6 +23,7 @@ from tests.stack import (
     assert_gone,
     assert_port_free,
     engine_of,
+    fork_server_of,
     kill,
     scheduler_of,
     serving,
@@ -79,6 +80,14 @@ def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack
     family = len(stack.family())
     got = disturb(stack, known, engine_of(stack, role).kill, label)
     assert set(got) <= {"right", "503"}, got
+    assert len(stack.family()) == family
+
+
+def test_the_fork_server_killed_under_load_comes_back_with_all_engines(stack: Stack, known: Known) -> None:
+    family = len(stack.family())
+    got = disturb(stack, known, fork_server_of(stack).kill, "verbalizer")
+    assert set(got) <= {"right", "503"}, got
+    assert "the fork server has ended with code -9, and its engines with it" in stack.log_text()
     assert len(stack.family()) == family
 
 

@@ -16,7 +16,7 @@ from tests.stack import Stack, assert_gone, assert_port_free, kill, start
 
 @pytest.mark.parametrize(
     ("after_s", "number"),
-    [(0.2, signal.SIGINT), (0.6, signal.SIGTERM), (4, signal.SIGTERM), (12, signal.SIGINT), (25, signal.SIGTERM)],
+    [(0.2, signal.SIGINT), (0.6, signal.SIGTERM), (3, signal.SIGTERM), (8, signal.SIGINT), (14, signal.SIGTERM)],
 )
 def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> None:
     stack = start(tmp_path / "log", "--preset", "demo", "--device", "cpu")

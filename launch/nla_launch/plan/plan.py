@@ -145,7 +145,7 @@ class EnginePlan:
     def import_environment(self) -> dict[str, str]:
         """Form those of its variables that SGLang and torch read while they are imported, on any engine of a plan."""
         variables = {"PYTHONUNBUFFERED": "1", "SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models"}
-        return variables | (CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {})
+        return variables | (CPU_ENVIRONMENT if self.device == "cpu" else {})
 
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""

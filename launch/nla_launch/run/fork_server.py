@@ -181,8 +181,8 @@ def _become(wanted: Fork) -> None:
     os.environ.clear()
     os.environ.update(wanted.environment)
     setproctitle.setproctitle(wanted.title)
-    if threads := wanted.environment.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(threads))  # OpenMP read the variable when it was loaded
+    # OpenMP read the variable when it was loaded.
+    torch.set_num_threads(int(wanted.environment.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     multiprocessing.set_start_method("fork", force=True)
     # SGLang asks for `spawn`, which would import everything anew in each of its processes.
     multiprocessing.set_start_method = lambda *arguments, **options: None

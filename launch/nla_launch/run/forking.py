@@ -18,6 +18,8 @@ from nla_launch.run.parent import die_with_parent
 logger = logging.getLogger(__name__)
 
 LABEL: Final = "fork server"
+ENVIRONMENT: Final = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+"""Of the fork server: with more threads allowed, OpenBLAS starts them while it is imported."""
 GONE: Final = -int(signal.SIGKILL)
 """The exit code of what ended with the fork server: the kernel kills it."""
 
@@ -109,7 +111,7 @@ class _Life:
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **ENVIRONMENT},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call

@@ -1,0 +1,22 @@
+"""Engines are forked from one import; where that cannot be, they import for themselves, and serve the same."""
+
+from pathlib import Path
+
+from tests.checkpoints import make_pair
+from tests.stack import fork_server_of, serving, without_forks
+
+
+def test_the_engines_are_forks(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "llama")
+    with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu") as stack:
+        forked = {child.cmdline()[0].strip() for child in fork_server_of(stack).children()}
+    assert forked == {"sglang::verbalizer", "sglang::reconstructor"}
+
+
+def test_engines_that_cannot_be_forked_are_started_all_the_same(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "llama")
+    flags = ("--only", "ar", "--ar", str(pair.ar), "--device", "cpu")
+    with serving(tmp_path / "log", *flags, env=without_forks(tmp_path)) as stack:
+        assert stack.http.post("/reconstruct", json={"texts": "a river"}).status_code == 200
+        assert not any("sglang::reconstructor" in child.cmdline()[0] for child in stack.family())
+    assert "engines import for themselves: the fork server has 2 threads" in stack.log_text()
