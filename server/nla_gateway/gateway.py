@@ -11,9 +11,9 @@ from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.deadlines import Deadlines
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.engines.pool import EnginePool
-from nla_gateway.errors import CheckpointError, EngineUnavailable
+from nla_gateway.errors import EngineUnavailable
 from nla_gateway.pair.reconstructor import Reconstructor
-from nla_gateway.pair.sidecar import Sidecar
+from nla_gateway.pair.sidecar import check_pair
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
@@ -100,14 +100,6 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
         if verbalizer and reconstructor:
             check_pair(verbalizer.sidecar, reconstructor.sidecar)
         yield Gateway(settings, verbalizer, reconstructor, metrics, Admission(limits.max_queue, metrics.queue.set))
-
-
-def check_pair(av: Sidecar, ar: Sidecar) -> None:
-    """Raise CheckpointError unless the two sidecars belong to one pair."""
-    if av.d_model != ar.d_model:
-        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
-    if av.layer != ar.layer:
-        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
 
 
 def _info(gateway: Gateway) -> Info:

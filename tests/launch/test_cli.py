@@ -211,3 +211,31 @@ def test_preset_that_does_not_fit(tmp_path: Path, text: str, message: str) -> No
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     assert message in fails("--preset", str(path))
+
+
+SLOW_IMPORTS = """
+import sys
+from nla_launch import cli
+code = cli.main(["--preset", "demo", "--dry-run"])
+slow = {"torch", "transformers", "sglang", "fastapi", "aiohttp"} & sys.modules.keys()
+sys.exit(code or f"imported: {slow}" if slow else code)
+"""
+
+
+def test_a_dry_run_imports_nothing_slow() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_IMPORTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+CHECKS = """
+import sys
+from pathlib import Path
+from nla_launch.pair.preflight import check_checkpoints
+check_checkpoints({"av": Path(sys.argv[1])})
+sys.exit("torch" if "torch" in sys.modules else 0)
+"""
+
+
+def test_checkpoints_are_checked_without_torch(pair: Pair) -> None:
+    done = subprocess.run([sys.executable, "-c", CHECKS, str(pair.av)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,9 +7,8 @@ from typing import Final, Literal
 import numpy as np
 
 from nla_gateway.errors import CheckpointError
-from nla_gateway.gateway import check_pair
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
-from nla_gateway.pair.sidecar import Sidecar, read_sidecar
+from nla_gateway.pair.sidecar import Sidecar, check_pair, read_sidecar
 from nla_launch.errors import LaunchError
 from nla_launch.pair.model_config import ModelConfig, read_config
 

@@ -122,3 +122,11 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "constrained-")))
     return f"`{where}`: {problem['msg']}" if where else str(problem["msg"])
+
+
+def check_pair(av: Sidecar, ar: Sidecar) -> None:
+    """Raise CheckpointError unless the two sidecars belong to one pair."""
+    if av.d_model != ar.d_model:
+        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
+    if av.layer != ar.layer:
+        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
