@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (engines take a minute or two to start)"
+	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (ready in about 20 seconds)"
 	@exec $(BIN)/nla-serve --preset demo --port $(PORT)
 
 lint: $(READY)

@@ -33,7 +33,7 @@ class Scale:
     call_sizes: tuple[int, ...]
     memory_vectors: int
     starts: int
-    """Of the demo pair, each way."""
+    """Of the demo pair."""
 
 
 FULL: Final = Scale(

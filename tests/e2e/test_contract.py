@@ -125,13 +125,25 @@ def test_stream(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
     done = {(e["index"], e["sample"]): e for name, e in events if name == "sample.done"}
     assert sorted(done) == places
     for place in places:
-        deltas = [e["text"] for n, e in events if n == "sample.delta" and (e["index"], e["sample"]) == place]
-        assert len(deltas) > 1
-        assert "".join(deltas) == done[place]["text"]
+        assert "".join(deltas_of(events, place)) == done[place]["text"]
         assert done[place]["score"]["fve"] is not None
     whole = demo.http.post("/verbalize", json=body).json()
     assert [done[i, 0]["text"] for i in range(3)] == texts_of(whole)
     assert events[-1][1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+
+
+def deltas_of(events: list[tuple[str, dict[str, Any]]], place: tuple[int, int]) -> list[str]:
+    return [e["text"] for name, e in events if name == "sample.delta" and (e["index"], e["sample"]) == place]
+
+
+def test_a_stream_comes_while_it_is_written(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+    """So hot that the closing tag never comes: several hundred steps, of which a busy gateway may put some together."""
+    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "temperature": 30.0, "max_tokens": 800, "seed": 0}
+    events = events_of(demo.http.post("/verbalize", json={**body, "stream": True}).text)
+    assert events[-2][1]["finish_reason"] == "length"
+    deltas = deltas_of(events, (0, 0))
+    assert len(deltas) > 1
+    assert "".join(deltas) == events[-2][1]["text"]
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str | None]] = {
