@@ -1,4 +1,4 @@
-"""Starts the real thing for tests: `nla-serve` as a process, with two real SGLang engines behind it."""
+"""Starts the real thing for tests: `nla-serve` as a process, with real SGLang engines behind it."""
 
 import os
 import signal
@@ -17,6 +17,7 @@ import psutil
 
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.roles import Role
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
 
@@ -81,7 +82,7 @@ class Stack:
 
 def detached_verbalizer(settings: EngineSettings) -> Verbalizer:
     """The gateway's half of a verbalizer, not connected to any engine: for the payloads that it forms."""
-    return Verbalizer(EnginePool("verbalizer", settings, Metrics()), settings)
+    return Verbalizer(EnginePool(Role.AV.label, settings, Metrics()), settings)
 
 
 def states_of(stack: Stack) -> dict[str, str]:
@@ -92,13 +93,13 @@ def states_of(stack: Stack) -> dict[str, str]:
     return {label: engine["state"] for label, engine in engines.items()}
 
 
-def engine_of(stack: Stack, role: str) -> psutil.Process:
+def engine_of(stack: Stack, role: Role) -> psutil.Process:
     """An engine's main process."""
     children = psutil.Process(stack.process.pid).children()
     return next(child for child in children if child.environ().get("NLA_ENGINE_ROLE") == role)
 
 
-def scheduler_of(stack: Stack, role: str) -> psutil.Process:
+def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
     """The process of an engine that computes."""
     children = engine_of(stack, role).children(recursive=True)
     return next(child for child in children if "sglang::scheduler" in " ".join(child.cmdline()))
