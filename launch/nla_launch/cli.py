@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
-    """Combine the preset with the checkpoints given; given both and no preset, none is needed."""
+    """Combine the preset with the checkpoints given; given all and no preset, none is needed."""
     wanted = [Role(arguments.only)] if arguments.only else list(Role)
     given = {role: source for role in wanted if (source := getattr(arguments, role))}
     if arguments.preset is None and len(given) == len(wanted):

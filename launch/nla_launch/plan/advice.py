@@ -152,6 +152,7 @@ def _choices(here: int, at_hand: list[int], targets: Mapping[Role, Target], requ
 def _distance(way: Request, targets: Mapping[Role, Target], request: Request) -> tuple[int, ...]:
     """Order ways by: GPUs used, sharing or splitting, tp, replicas, concurrency."""
     asked = max(tp_of(role, request) for role in targets)
+    # Own GPUs of the reconstructor alone, with --only ar, are no split.
     tp, split, was_split = way.tp or 1, bool(way.gpus.own), Role.AV in request.gpus.own
     used = tp * way.dp * (len(targets) if split else 1)
     wanted = asked * request.dp * (max(2, len(request.gpus.own)) if was_split else 1)
