@@ -65,7 +65,7 @@ clean:
 	rm -rf .venv
 
 openapi: $(READY)
-	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(verbalizer=None, reconstructor=None)).openapi(), sys.stdout, indent=2)" > server/openapi.json
+	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(engines={})).openapi(), sys.stdout, indent=2)" > server/openapi.json
 
 notebook: $(READY)
 	@echo "==> running the example notebook against http://127.0.0.1:$(PORT), and storing what comes"

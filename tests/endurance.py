@@ -19,6 +19,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nla_gateway.roles import Role
 from nla_launch.demo import data
 from tests.stack import Stack, engine_of, serving
 
@@ -123,7 +124,7 @@ def endure(stack: Stack, folder: Path, count: int, kills: int, engine_kills: int
     for turn in range(1, kills + 1):
         lifetime = float(np.random.default_rng(turn).uniform(0.3, 1.3)) * seconds / (kills + 1)
         if turn in between:
-            engine_of(stack, "av").kill()
+            engine_of(stack, Role.AV).kill()
         if rough.run(max(lifetime, 2.0)) is not None:
             raise RuntimeError(f"it was finished before kill {turn}: more vectors are needed")
     rough.run()

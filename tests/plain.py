@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch import demo
 from tests.stack import Stack
@@ -30,9 +31,7 @@ def load_demo_vectors() -> NDArray[np.float32]:
 
 
 def verbalizer_of(stack: Stack) -> EngineSettings:
-    engine = stack.settings().verbalizer
-    assert engine is not None
-    return engine
+    return stack.settings().engines[Role.AV]
 
 
 def ask_engine(

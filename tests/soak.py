@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import psutil
 
+from nla_gateway.roles import Role
 from tests.load import Known, Load, until
 from tests.plain import load_demo_vectors
 from tests.stack import Stack, engine_of, serving, states_of
@@ -107,7 +108,7 @@ async def soak(stack: Stack, minutes: float) -> Report:
     async with load.running():
         reader = asyncio.create_task(_read(stack, readings, started))
         await asyncio.sleep(15 * minutes)
-        engine_of(stack, "av").kill()
+        engine_of(stack, Role.AV).kill()
         killed = time.monotonic()
         await until(lambda: states_of(stack).get("verbalizer") != "ready", 60)
         await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)

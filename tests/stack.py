@@ -1,4 +1,4 @@
-"""Starts the real thing for tests: `nla-serve` as a process, with two real SGLang engines behind it."""
+"""Starts the real thing for tests: `nla-serve` as a process, with real SGLang engines behind it."""
 
 import os
 import signal
@@ -17,10 +17,9 @@ import psutil
 
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.roles import Role
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
-from nla_launch.pair.architectures import LABELS
-from nla_launch.pair.preflight import Role
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
@@ -89,7 +88,7 @@ class Stack:
 
 def detached_verbalizer(settings: EngineSettings) -> Verbalizer:
     """The gateway's half of a verbalizer, not connected to any engine: for the payloads that it forms."""
-    return Verbalizer(EnginePool("verbalizer", settings, Metrics()), settings)
+    return Verbalizer(EnginePool(Role.AV.label, settings, Metrics()), settings)
 
 
 def states_of(stack: Stack) -> dict[str, str]:
@@ -102,7 +101,7 @@ def states_of(stack: Stack) -> dict[str, str]:
 
 def engine_of(stack: Stack, role: Role) -> psutil.Process:
     """An engine's main process."""
-    title = f"sglang::{LABELS[role]}"
+    title = f"sglang::{role.label}"
     return next(child for child in stack.family() if title in " ".join(child.cmdline()))
 
 

@@ -1,1 +1,1 @@
-"""`nla-serve`: from a preset to two engines and a gateway, and back to nothing at the end."""
+"""`nla-serve`: from a preset to engines and a gateway, and back to nothing at the end."""

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys, require_keys
@@ -31,9 +32,8 @@ def _run(arguments: argparse.Namespace) -> int:
     preset = _preset(arguments)
     limits = limits_of(arguments)
     key = arguments.engine_key or os.environ.get(KEY_VARIABLE)
-    elsewhere = read_elsewhere(
-        arguments.av_url, arguments.ar_url, key=key, listen=arguments.engine_listen, only=arguments.only
-    )
+    urls = {role: getattr(arguments, f"{role}_url") for role in Role}
+    elsewhere = read_elsewhere(urls, key=key, listen=arguments.engine_listen, only=arguments.only)
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
     from nla_launch.run import service
@@ -68,16 +68,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
-    """Combine the preset with the checkpoints given; given both and no preset, none is needed."""
-    given = {"av": arguments.av, "ar": arguments.ar}
-    wanted = ("av", "ar") if arguments.only is None else (arguments.only,)
-    if arguments.preset is None and all(given[role] for role in wanted):
+    """Combine the preset with the checkpoints given; given all and no preset, none is needed."""
+    wanted = [Role(arguments.only)] if arguments.only else list(Role)
+    given = {role: source for role in wanted if (source := getattr(arguments, role))}
+    if arguments.preset is None and len(given) == len(wanted):
         base = Preset(name="custom", av=None, ar=None)
     else:
         base = load_preset(arguments.preset or DEFAULT)
-    changes = {role: given[role] or getattr(base, role) for role in wanted}
-    missing = [role for role in wanted if changes[role] is None]
-    if missing:
-        raise LaunchError(f"preset {base.name} has no `{missing[0]}`: give --{missing[0]}")
-    other = {role: None for role in ("av", "ar") if role not in wanted}
-    return base.model_copy(update=changes | other)
+    sources = base.sources | given
+    for role in wanted:
+        if role not in sources:
+            raise LaunchError(f"preset {base.name} has no `{role}`: give --{role}")
+    return base.model_copy(update={role.value: sources[role] if role in wanted else None for role in Role})

@@ -6,11 +6,17 @@ from importlib.metadata import version
 from math import inf
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_launch.limits import add_limits
 from nla_launch.logs import FORMATS
 from nla_launch.pair.preset import DEFAULT
+from nla_launch.plan.nodes import PORTS
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+URL_HELP: Final = {
+    Role.AV: "use the verbalizer engine there, and start none; repeat for several alike",
+    Role.AR: "the same for the reconstructor",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,16 +26,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("what is served").add_argument
     add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
-    add("--av", metavar="REPO|DIR", help="verbalizer checkpoint, instead of the preset's")
-    add("--ar", metavar="REPO|DIR", help="reconstructor checkpoint, instead of the preset's")
-    add("--only", choices=("av", "ar"), help="serve the verbalizer or the reconstructor alone")
+    for role in Role:
+        add(f"--{role}", metavar="REPO|DIR", help=f"{role.label} checkpoint, instead of the preset's")
+    add("--only", choices=[role.value for role in Role],
+        help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip
     add = parser.add_argument_group("where it runs").add_argument
     add("--tp", type=_positive, metavar="N",
         help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
     add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
     add("--gpus", type=_indices, metavar="LIST", help="GPUs of both engines, such as 0-3,6 (default: from the first)")
-    add("--av-gpus", type=_indices, metavar="LIST", help="GPUs of the verbalizer alone; needs --ar-gpus")
-    add("--ar-gpus", type=_indices, metavar="LIST", help="GPUs of the reconstructor alone; needs --av-gpus")
+    for role in Role:
+        others = " and ".join(f"--{other}-gpus" for other in Role if other is not role)
+        add(f"--{role}-gpus", type=_indices, metavar="LIST", help=f"GPUs of the {role.label} alone; needs {others}")
     add("--concurrency", type=_positive, metavar="N",
         help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
     )  # fmt: skip
@@ -41,10 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--nnodes", type=_positive, default=1, metavar="N", help="machines that each engine is spread over (default 1)")
     add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
     add("--dist-init-addr", metavar="HOST:PORT",
-        help="with --nnodes: an address of machine 0; it takes this port and the next 40")  # fmt: skip
-    add("--av-url", action="append", default=[], metavar="URL",
-        help="use the verbalizer engine there, and start none; repeat for several alike")  # fmt: skip
-    add("--ar-url", action="append", default=[], metavar="URL", help="the same for the reconstructor")
+        help=f"with --nnodes: an address of machine 0; it takes this port and the next {PORTS}")  # fmt: skip
+    for role in Role:
+        add(f"--{role}-url", action="append", default=[], metavar="URL", help=URL_HELP[role])
     add("--engine-listen", metavar="HOST:PORT", help="with --only: let gateways of other machines use the engine")
     add("--engine-key", metavar="KEY", help="what engines ask other machines for (or NLA_ENGINE_KEY)")
     add = parser.add_argument_group("who may call").add_argument

@@ -2,15 +2,19 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 
 if TYPE_CHECKING:  # slow, and not needed for flags
     from nla_launch.plan.plan import EnginePlan
+
+TOKENS: Final = {Role.AV: "max_tokens", Role.AR: "max_text_tokens"}
+"""Of each role, the limit that its engine's context length bounds."""
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +50,8 @@ def limits_of(arguments: argparse.Namespace) -> GatewayLimits:
 
 def check_limits(limits: GatewayLimits, engines: Sequence["EnginePlan"]) -> None:
     """Raise LaunchError for a limit on tokens that was given and that no engine of the plan can reach."""
-    limited = {"av": "max_tokens", "ar": "max_text_tokens"}
     for engine in engines:
-        name = limited[engine.role]
+        name = TOKENS[engine.role]
         if name in limits.model_fields_set and getattr(limits, name) >= engine.context_length:
             raise LaunchError(
                 f"{_flag(name)} {getattr(limits, name)} is over what the {engine.label} can hold:"

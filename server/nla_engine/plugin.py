@@ -26,29 +26,30 @@ def hooks_for(role: str) -> list[Hook]:
     """List the hooks of an engine.
 
     Raises:
-        ValueError: the role is neither av nor ar.
+        ValueError: there is no such role.
     """
-    if role not in ("av", "ar"):
-        raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
     from nla_engine import prefix, rendezvous, requests, sampling, state, weights
 
-    shared = [
+    hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
-        Hook(names.INTERNAL_STATE, state.report, "AFTER"),
     ]
-    if role == "ar":
-        return [*shared, Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE")]
-    hooks = [
-        *shared,
-        Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
-        Hook(names.MATCH_PREFIX, prefix.reuse_before_vectors, "AROUND"),
-        Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
-        Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
-    ]
-    if on_cpu():
-        hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))
-    return hooks
+    match role:
+        case "av":
+            hooks += [
+                Hook(names.GENERATE_REQUEST, requests.decode_injection, "BEFORE"),
+                Hook(names.MATCH_PREFIX, prefix.reuse_before_vectors, "AROUND"),
+                Hook(names.SAMPLING_BATCH, sampling.seed_each_request, "AFTER"),
+                Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
+            ]
+            if on_cpu():
+                hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))
+        case "ar":
+            hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
+        case _:
+            raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
+    report = state.reporting(role, [hook.target for hook in hooks])
+    return [*hooks, Hook(names.INTERNAL_STATE, report, "AFTER")]
 
 
 def activate() -> None:

@@ -1,23 +1,27 @@
-"""What the app is made of, built once from the settings: the two parts, the queue, the metrics, the limits."""
+"""What the app is made of, built once from the settings: the parts, the queue, the metrics, the limits."""
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Literal, TypeVar, assert_never
 
 from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.deadlines import Deadlines
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import EngineUnavailable
+from nla_gateway.pair.parts import Part, make_part
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.sidecar import check_pair
 from nla_gateway.pair.verbalizer import Verbalizer
-from nla_gateway.settings import EngineSettings, Settings
+from nla_gateway.roles import Role
+from nla_gateway.settings import Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_gateway.telemetry.tracing import Tracing
+
+P = TypeVar("P", bound=Part)
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +35,8 @@ class Gateway:
     """The parts that routes work with."""
 
     settings: Settings
-    maybe_verbalizer: Verbalizer | None
-    maybe_reconstructor: Reconstructor | None
+    parts: list[Part]
+    """What is served, in the order of the roles."""
     metrics: Metrics
     admission: Admission
     info: Info = field(init=False)
@@ -53,24 +57,31 @@ class Gateway:
         for part in self.parts:
             part.engines.leave()
 
-    @property
-    def parts(self) -> list[Verbalizer | Reconstructor]:
-        """What is served."""
-        return [part for part in (self.maybe_verbalizer, self.maybe_reconstructor) if part is not None]
-
     def verbalizer(self) -> Verbalizer:
         """Return the verbalizer; EngineUnavailable while it is starting, failed, or not served."""
-        if self.maybe_verbalizer is None:
-            raise EngineUnavailable("this server has no verbalizer: it was started with --only ar")
-        self.maybe_verbalizer.engines.require_ready()
-        return self.maybe_verbalizer
+        return self._ready(Verbalizer)
 
     def reconstructor(self) -> Reconstructor:
         """Return the reconstructor; EngineUnavailable while it is starting, failed, or not served."""
-        if self.maybe_reconstructor is None:
-            raise EngineUnavailable("this server has no reconstructor: it was started with --only av")
-        self.maybe_reconstructor.engines.require_ready()
-        return self.maybe_reconstructor
+        return self._ready(Reconstructor)
+
+    def find(self, kind: type[P]) -> P | None:
+        """Return the part of a kind; None where it is not served."""
+        return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    def _ready(self, kind: type[P]) -> P:
+        part = self.find(kind)
+        if part is None:
+            raise EngineUnavailable(f"this server has no {kind.role.label}: {self._why_not(kind.role)}")
+        part.engines.require_ready()
+        return part
+
+    def _why_not(self, role: Role) -> str:
+        match role:
+            case Role.AV | Role.AR:
+                return f"it was started with --only {self.parts[0].role}"
+            case _:
+                assert_never(role)
 
 
 @asynccontextmanager
@@ -80,34 +91,19 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
     Raises:
         CheckpointError: a checkpoint that cannot be served, or two that are no pair.
     """
-    limits = settings.limits
     async with AsyncExitStack() as stack:
         stack.push_async_callback(tracing.close)
-
-        async def engines(label: str, part: EngineSettings) -> EnginePool:
-            return await stack.enter_async_context(EnginePool(label, part, metrics, tracing).open())
-
-        verbalizer = reconstructor = None
-        if settings.verbalizer is not None:
-            verbalizer = Verbalizer(await engines("verbalizer", settings.verbalizer), settings.verbalizer)
-        if settings.reconstructor is not None:
-            reconstructor = Reconstructor(
-                await engines("reconstructor", settings.reconstructor),
-                settings.reconstructor,
-                max_text_tokens=limits.max_text_tokens,
-                baseline=settings.predict_mean_mse,
-            )
-        if verbalizer and reconstructor:
-            check_pair(verbalizer.sidecar, reconstructor.sidecar)
-        yield Gateway(settings, verbalizer, reconstructor, metrics, Admission(limits.max_queue, metrics.queue.set))
+        parts = list[Part]()
+        for role in Role:
+            if role in settings.engines:
+                pool = EnginePool(role.label, settings.engines[role], metrics, tracing)
+                parts.append(make_part(role, await stack.enter_async_context(pool.open()), settings))
+        check_pair({part.role: part.sidecar for part in parts})
+        yield Gateway(settings, parts, metrics, Admission(settings.limits.max_queue, metrics.queue.set))
 
 
 def _info(gateway: Gateway) -> Info:
-    settings, verbalizer, reconstructor = (
-        gateway.settings,
-        gateway.maybe_verbalizer,
-        gateway.maybe_reconstructor,
-    )
+    settings, verbalizer, reconstructor = gateway.settings, gateway.find(Verbalizer), gateway.find(Reconstructor)
     sidecar = gateway.parts[0].sidecar
     limits = settings.limits.model_dump()
     if verbalizer is not None:
@@ -116,8 +112,8 @@ def _info(gateway: Gateway) -> Info:
     if reconstructor is not None:
         limits["max_text_tokens"] = reconstructor.max_text_tokens
     return Info(
-        verbalizer=_part_info(verbalizer),
-        reconstructor=_part_info(reconstructor),
+        verbalizer=_part_info(verbalizer, "av"),
+        reconstructor=_part_info(reconstructor, "ar"),
         base_model=settings.base_model,
         layer=sidecar.layer,
         d_model=sidecar.d_model,
@@ -127,12 +123,12 @@ def _info(gateway: Gateway) -> Info:
     )
 
 
-def _part_info(part: Verbalizer | Reconstructor | None) -> PairInfo | None:
+def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
     if part is None:
         return None
     return PairInfo(
         model=part.settings.model,
-        role=part.sidecar.role,
+        role=role,
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.sidecar.injection_scale,
         mse_scale=part.sidecar.mse_scale,

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nla_client.wire import VectorDType
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 
 SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
 """Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
@@ -51,8 +52,7 @@ class Tls(_Frozen):
 class Settings(_Frozen):
     """Everything the gateway needs."""
 
-    verbalizer: EngineSettings | None
-    reconstructor: EngineSettings | None
+    engines: dict[Role, EngineSettings] = Field(description="Of each role that is served.")
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
     access: Access = Access()
@@ -64,11 +64,9 @@ class Settings(_Frozen):
     def share_of(self, workers: int) -> Self:
         """Form the settings of one of several gateways on the same engines: each has its part of their places."""
 
-        def part(engine: EngineSettings | None) -> EngineSettings | None:
-            if engine is None:
-                return None
+        def part(engine: EngineSettings) -> EngineSettings:
             places = max(2, -(-engine.max_in_flight // workers))  # one for large requests, one for small ones
             shared = min(places - 1, -(-engine.shared_in_flight // workers))
             return engine.model_copy(update={"max_in_flight": places, "shared_in_flight": shared})
 
-        return self.model_copy(update={"verbalizer": part(self.verbalizer), "reconstructor": part(self.reconstructor)})
+        return self.model_copy(update={"engines": {role: part(engine) for role, engine in self.engines.items()}})

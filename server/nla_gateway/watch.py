@@ -8,9 +8,8 @@ from typing import Any, Final
 from nla_gateway.engines.engine import Engine, EngineLostError
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import RequestError
+from nla_gateway.pair.parts import Part
 from nla_gateway.pair.proof import ProofError, prove
-from nla_gateway.pair.reconstructor import Reconstructor
-from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.states import EngineState
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ PROVE_AGAIN_S: Final = 30.0
 """After a failed self-test, where nobody ends the engine."""
 
 
-async def watch(part: Verbalizer | Reconstructor, engine: Engine, hung_after_s: float) -> None:
+async def watch(part: Part, engine: Engine, hung_after_s: float) -> None:
     """Keep an engine's state true, for ever. Nothing is sent to an engine that has not passed its self-test.
 
     Args:

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nla_gateway.api.app import create_app
+from nla_gateway.roles import Role
 from nla_gateway.settings import Access, Settings
 from tests.errors import error_in
 from tests.plain import LONG, decode, encode, events_of, flush_cache, running, texts_of, verbalize, verbalizer_of
@@ -246,8 +247,7 @@ def test_any_vector_is_answered_or_refused(demo: Stack, vector: NDArray[np.float
 
 
 def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_settings: Settings) -> None:
-    engine = demo_settings.reconstructor
-    assert engine is not None
+    engine = demo_settings.engines[Role.AR]
     headers = {"authorization": f"Bearer {engine.api_key}"}
     reply = httpx.post(f"{engine.urls[0]}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
     assert reply.status_code == 400
@@ -255,8 +255,7 @@ def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_setting
 
 
 def test_engines_want_their_key(demo_settings: Settings) -> None:
-    for engine in (demo_settings.verbalizer, demo_settings.reconstructor):
-        assert engine is not None
+    for engine in demo_settings.engines.values():
         assert httpx.get(f"{engine.urls[0]}/server_info", trust_env=False).status_code == 401
 
 
@@ -296,8 +295,8 @@ async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncCl
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as client,
     ):
-        served = {"verbalizer": base.verbalizer, "reconstructor": base.reconstructor}
-        ours = {name for name, engine in served.items() if engine and changes.get(name, engine) == engine}
+        engines = changes.get("engines", base.engines)
+        ours = {role.label for role, engine in base.engines.items() if engines.get(role) == engine}
         while ours & await starting(client):  # noqa: ASYNC110 - readiness is asked for, over HTTP
             await asyncio.sleep(0.1)
         yield client
@@ -419,9 +418,9 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
         assert "--only av" in error_of(await client.post("/verbalize", json={**body, "score": True}), 503)
         assert (await client.post("/verbalize", json=body)).status_code == 200
 
-    run_with(demo_settings, only_av, reconstructor=None)
-    assert demo_settings.verbalizer is not None
-    nowhere = demo_settings.verbalizer.model_copy(update={"urls": ("http://127.0.0.1:9",)})
+    verbalizer = demo_settings.engines[Role.AV]
+    run_with(demo_settings, only_av, engines={Role.AV: verbalizer})
+    nowhere = verbalizer.model_copy(update={"urls": ("http://127.0.0.1:9",)})
 
     async def unreachable(client: httpx.AsyncClient) -> None:
         reply = await client.post("/verbalize", json=body)
@@ -434,7 +433,7 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
             "reconstructor": "ready",
         }
 
-    run_with(demo_settings, unreachable, verbalizer=nowhere)
+    run_with(demo_settings, unreachable, engines=demo_settings.engines | {Role.AV: nowhere})
 
 
 def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_path: Any) -> None:
@@ -442,17 +441,17 @@ def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_pat
 
     from tests.checkpoints import edit_sidecar
 
-    assert demo_settings.reconstructor is not None
+    reconstructor = demo_settings.engines[Role.AR]
     folder = tmp_path / "reconstructor"
-    shutil.copytree(demo_settings.reconstructor.checkpoint, folder)
+    shutil.copytree(reconstructor.checkpoint, folder)
     edit_sidecar(folder, {"extraction.mse_scale": None})
-    changed = demo_settings.reconstructor.model_copy(update={"checkpoint": folder})
+    changed = reconstructor.model_copy(update={"checkpoint": folder})
 
     async def work(client: httpx.AsyncClient) -> None:
         pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
         assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400)
 
-    run_with(demo_settings, work, reconstructor=changed)
+    run_with(demo_settings, work, engines=demo_settings.engines | {Role.AR: changed})
 
 
 def test_requests_in_flight_survive_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:

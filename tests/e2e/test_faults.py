@@ -14,6 +14,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
+from nla_gateway.roles import Role
 from tests.checkpoints import make_pair
 from tests.endurance import endure
 from tests.load import Known, Load, until
@@ -74,11 +75,10 @@ def report(load: Load) -> Counter[str]:
     return load.outcomes
 
 
-@pytest.mark.parametrize("role", ["av", "ar"])
-def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack, known: Known, role: str) -> None:
-    label = {"av": "verbalizer", "ar": "reconstructor"}[role]
+@pytest.mark.parametrize("role", list(Role))
+def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack, known: Known, role: Role) -> None:
     family = len(stack.family())
-    got = disturb(stack, known, engine_of(stack, role).kill, label)
+    got = disturb(stack, known, engine_of(stack, role).kill, role.label)
     assert set(got) <= {"right", "503"}, got
     assert len(stack.family()) == family
 
@@ -96,15 +96,14 @@ def test_a_run_of_nla_that_is_killed_with_its_engine(stack: Stack, tmp_path: Pat
     assert report.fine, report
 
 
-@pytest.mark.parametrize(("role", "of"), [("av", scheduler_of), ("ar", engine_of)])
+@pytest.mark.parametrize(("role", "of"), [(Role.AV, scheduler_of), (Role.AR, engine_of)])
 def test_an_engine_that_hangs_is_ended_and_comes_back(
-    stack: Stack, known: Known, role: str, of: Callable[[Stack, str], psutil.Process]
+    stack: Stack, known: Known, role: Role, of: Callable[[Stack, Role], psutil.Process]
 ) -> None:
-    label = {"av": "verbalizer", "ar": "reconstructor"}[role]
     family = len(stack.family())
-    got = disturb(stack, known, of(stack, role).suspend, label)
+    got = disturb(stack, known, of(stack, role).suspend, role.label)
     assert set(got) <= {"right", "503"}, got
-    assert f"{label}: hangs, and is ended" in stack.log_text()
+    assert f"{role.label}: hangs, and is ended" in stack.log_text()
     assert len(stack.family()) == family
 
 
@@ -157,7 +156,7 @@ def test_a_checkpoint_that_is_corrupt_at_the_restart_ends_the_service(tmp_path: 
         stack.wait_ready()
         family = stack.family()
         (pair.ar / "value_head.safetensors").write_bytes(b"no weights")
-        engine_of(stack, "ar").kill()
+        engine_of(stack, Role.AR).kill()
         assert stack.process.wait(120) == 1
         assert_gone(family)
         assert_port_free(stack.port)

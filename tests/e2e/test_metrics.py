@@ -102,14 +102,13 @@ def test_the_request_id_reaches_both_engines(
     demo: Stack, demo_settings: Settings, demo_vectors: NDArray[np.float32], tmp_path: Path
 ) -> None:
     """SGLang can write down what it was asked: there the ids are."""
-    engines = {"verbalizer": demo_settings.verbalizer, "reconstructor": demo_settings.reconstructor}
-    folders = {label: tmp_path / label for label in engines}
+    engines = demo_settings.engines
+    folders = {role: tmp_path / role.label for role in engines}
     try:
-        for label, engine in engines.items():
-            assert engine is not None
-            folders[label].mkdir()
+        for role, engine in engines.items():
+            folders[role].mkdir()
             ask_engine(engine, "/configure_logging",
-                       {"dump_requests_folder": str(folders[label]), "dump_requests_threshold": 1})  # fmt: skip
+                       {"dump_requests_folder": str(folders[role]), "dump_requests_threshold": 1})  # fmt: skip
         body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "score": True}
         demo.http.post("/verbalize", json=body, headers={"x-request-id": "mine-4711"}).raise_for_status()
         for folder in folders.values():
@@ -119,5 +118,4 @@ def test_the_request_id_reaches_both_engines(
                 time.sleep(0.1)
     finally:
         for engine in engines.values():
-            assert engine is not None
             ask_engine(engine, "/configure_logging", {"dump_requests_folder": ""})

@@ -7,6 +7,7 @@ import pytest
 
 from nla_engine.names import NAMES
 from nla_engine.plugin import hooks_for
+from nla_gateway.roles import Role
 
 # In a process of its own: SGLang warns at import, and warnings are errors here.
 RESOLVE = """
@@ -25,8 +26,8 @@ def test_names_resolve() -> None:
     assert not moved, "SGLang moved names that the plugin hooks:\n" + "\n".join(moved)
 
 
-@pytest.mark.parametrize("role", ["av", "ar"])
-def test_every_hook_is_in_the_table(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("role", list(Role))
+def test_every_hook_is_in_the_table(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLA_ENGINE_DEVICE", "cpu")
     assert {hook.target for hook in hooks_for(role)} <= NAMES.keys()
 

@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings, Tls
 from nla_launch.run.service import listen
 from tests.plain import DEMO
@@ -48,7 +49,7 @@ class Running:
 
 @contextmanager
 def gateway(limits: GatewayLimits, tls: Tls | None = None) -> Iterator[Running]:
-    settings = Settings(verbalizer=None, reconstructor=NOBODY, limits=limits, tls=tls)
+    settings = Settings(engines={Role.AR: NOBODY}, limits=limits, tls=tls)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     process = subprocess.Popen(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
-from nla_launch.pair.preflight import Role
 from nla_launch.plan.gpus import Gpu
 from nla_launch.plan.placement import Request, Target, plan_pair
 from nla_launch.plan.plan import EnginePlan
@@ -25,10 +25,10 @@ SHAPES: Final[dict[str, tuple[ModelConfig, int]]] = {
 
 
 def pair(shape: str, *roles: Role) -> dict[Role, Target]:
-    """Form what is to be served; both engines where none is named."""
+    """Form what is to be served; all engines where none is named."""
     config, layer = SHAPES[shape]
     text = "Gemma3ForCausalLM" if config.architecture.startswith("Gemma3") else config.architecture
-    configs: dict[Role, ModelConfig] = {"av": config, "ar": replace(config, blocks=layer + 1, architecture=text)}
+    configs: dict[Role, ModelConfig] = {Role.AV: config, Role.AR: replace(config, blocks=layer + 1, architecture=text)}
     return {role: target(role, config) for role, config in configs.items() if not roles or role in roles}
 
 

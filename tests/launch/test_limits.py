@@ -8,6 +8,7 @@ import pytest
 
 from nla_client.wire import Limits
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.limits import add_limits, check_limits, limits_of
 
@@ -16,7 +17,7 @@ from nla_launch.limits import add_limits, check_limits, limits_of
 class Planned:
     """What `check_limits` reads of a plan."""
 
-    role: str
+    role: Role
     label: str
     context_length: int
 
@@ -27,7 +28,7 @@ def limits(*flags: str) -> GatewayLimits:
     return limits_of(parser.parse_args(flags))
 
 
-def check(given: GatewayLimits, role: str) -> None:
+def check(given: GatewayLimits, role: Role) -> None:
     check_limits(given, cast(Any, [Planned(role, "engine", 1024)]))
 
 
@@ -59,7 +60,7 @@ def test_limits_that_cannot_be(flags: str, line: str) -> None:
 
 
 def test_tokens_that_no_engine_can_hold() -> None:
-    for role, flag in (("av", "--max-tokens"), ("ar", "--max-text-tokens")):
+    for role, flag in ((Role.AV, "--max-tokens"), (Role.AR, "--max-text-tokens")):
         with pytest.raises(LaunchError, match=f"{flag} 1024 is over what the engine can hold"):
             check(limits(flag, "1024"), role)
         check(limits(flag, "1023"), role)

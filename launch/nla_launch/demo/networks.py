@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
+from nla_gateway.roles import Role
 from nla_launch.demo import data
 from nla_launch.demo.tokenizer import LAYER, write_sidecar
 
@@ -69,7 +70,7 @@ def save_verbalizer(model: Qwen2ForCausalLM, tokenizer: Any, folder: Path) -> No
     )
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_sidecar(folder, "av", tokenizer)
+    write_sidecar(folder, Role.AV, tokenizer)
 
 
 def save_reconstructor(model: Reconstructor, tokenizer: Any, folder: Path) -> None:
@@ -82,4 +83,4 @@ def save_reconstructor(model: Reconstructor, tokenizer: Any, folder: Path) -> No
     config.architectures, config.dtype = ["Qwen2ForCausalLM"], torch.bfloat16
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_sidecar(folder, "ar", tokenizer)
+    write_sidecar(folder, Role.AR, tokenizer)

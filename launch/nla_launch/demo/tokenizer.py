@@ -8,6 +8,7 @@ import yaml
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from nla_gateway.roles import Role
 from nla_launch.demo import data
 
 MARKER: Final = "㈎"
@@ -76,7 +77,7 @@ def reconstructor_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(AR_TEMPLATE.replace("{explanation}", text))["input_ids"])
 
 
-def write_sidecar(folder: Path, role: str, tokenizer: Any) -> None:
+def write_sidecar(folder: Path, role: Role, tokenizer: Any) -> None:
     """Write `nla_meta.yaml` in the released format."""
     ids = verbalizer_ids(tokenizer)
     marker = tokenizer.convert_tokens_to_ids(MARKER)
@@ -84,7 +85,7 @@ def write_sidecar(folder: Path, role: str, tokenizer: Any) -> None:
     sidecar = {
         "schema_version": 2,
         "kind": "nla_model",
-        "role": role,
+        "role": role.value,
         "d_model": data.D_MODEL,
         "extraction_layer_index": LAYER,
         "extraction": {"injection_scale": INJECTION_SCALE, "mse_scale": float(np.sqrt(data.D_MODEL))},
@@ -95,7 +96,7 @@ def write_sidecar(folder: Path, role: str, tokenizer: Any) -> None:
             "injection_right_neighbor_id": ids[at + 1],
             "critic_suffix_ids": tokenizer.encode("text> <summary>", add_special_tokens=False),
         },
-        "prompt_templates": {"av": AV_TEMPLATE, "ar": AR_TEMPLATE},
+        "prompt_templates": {Role.AV.value: AV_TEMPLATE, Role.AR.value: AR_TEMPLATE},
     }
     text = yaml.safe_dump(sidecar, allow_unicode=True, sort_keys=False)
     (folder / "nla_meta.yaml").write_text(text, encoding="utf-8")

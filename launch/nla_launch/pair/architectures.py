@@ -2,14 +2,13 @@
 
 from typing import Any, Final
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
-from nla_launch.pair.preflight import Role
 
-LABELS: Final[dict[Role, str]] = {"av": "verbalizer", "ar": "reconstructor"}
 OVERRIDES: Final[dict[Role, dict[str, dict[str, Any]]]] = {
-    "av": {
+    Role.AV: {
         "Qwen2ForCausalLM": {},
         "LlamaForCausalLM": {},
         "Gemma3ForCausalLM": {},
@@ -18,7 +17,7 @@ OVERRIDES: Final[dict[Role, dict[str, dict[str, Any]]]] = {
             "language_model_only": True,
         },
     },
-    "ar": {
+    Role.AR: {
         "Qwen2ForCausalLM": {"architectures": ["Qwen2Reconstructor", "Qwen2ForCausalLM"]},
         "LlamaForCausalLM": {"architectures": ["LlamaReconstructor", "LlamaForCausalLM"]},
         "Gemma3ForCausalLM": {"architectures": ["Gemma3Reconstructor", "Gemma3ForCausalLM"]},
@@ -35,7 +34,7 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
     supported = OVERRIDES[role]
     if config.architecture not in supported:
         raise LaunchError(
-            f"{checkpoint.source}: a {LABELS[role]} of architecture {config.architecture} is not supported;"
+            f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported;"
             f" supported are {', '.join(supported)}"
         )
 

@@ -2,27 +2,27 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, assert_never
 
 import numpy as np
 
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
 from nla_gateway.pair.sidecar import Sidecar, check_pair, read_sidecar
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.model_config import ModelConfig, read_config
 
-Role = Literal["av", "ar"]
 PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
-    "av": VerbalizerPrompt,
-    "ar": ReconstructorPrompt,
+    Role.AV: VerbalizerPrompt,
+    Role.AR: ReconstructorPrompt,
 }
 
 
 def check_checkpoints(
     folders: Mapping[Role, Path | None], *, elsewhere: Collection[Role] = (), trust_remote_code: bool = False
 ) -> None:
-    """Check the folders that are to be served, and that two of them are a pair.
+    """Check the folders that are to be served, and that those of a pair belong together.
 
     Args:
         folders: by role, of what is served.
@@ -37,8 +37,7 @@ def check_checkpoints(
         sidecars = {role: _check(folder, role, trust_remote_code=trust_remote_code) for role, folder in given.items()}
         for role in given.keys() - set(elsewhere):
             _check_weights(given[role], role, sidecars[role], trust_remote_code=trust_remote_code)
-        if len(sidecars) == 2:
-            check_pair(sidecars["av"], sidecars["ar"])
+        check_pair(sidecars)
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
         for role, folder in given.items():
             PROMPTS[role].load(folder, sidecars[role], trust_remote_code=trust_remote_code)
@@ -62,8 +61,13 @@ def _check(folder: Path, role: Role, *, trust_remote_code: bool) -> Sidecar:
 def _check_weights(folder: Path, role: Role, sidecar: Sidecar, *, trust_remote_code: bool) -> None:
     if not any(path.name != "value_head.safetensors" for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
-    if role == "ar":
-        _check_reconstructor(folder, sidecar, read_config(folder, trust_remote_code=trust_remote_code))
+    match role:
+        case Role.AV:
+            pass
+        case Role.AR:
+            _check_reconstructor(folder, sidecar, read_config(folder, trust_remote_code=trust_remote_code))
+        case _:
+            assert_never(role)
 
 
 def _check_reconstructor(folder: Path, sidecar: Sidecar, config: ModelConfig) -> None:

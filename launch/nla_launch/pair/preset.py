@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.yaml_files import read_yaml
 
@@ -57,13 +58,18 @@ class Preset(BaseModel):
         default=None,
         description="SGLang's, on GPUs; null: SGLang's choice, or one that takes wide heads.",
     )
-    engine_args: dict[Literal["av", "ar"], list[str]] = Field(
+    engine_args: dict[Role, list[str]] = Field(
         default={}, description="Further SGLang arguments of each engine, after those of the plan, which they override."
     )
 
+    @property
+    def sources(self) -> dict[Role, str]:
+        """Its checkpoints by role, those that there are."""
+        return {role: source for role in Role if (source := getattr(self, role)) is not None}
+
     @field_validator("engine_args")
     @classmethod
-    def _leave_ours_alone(cls, arguments: dict[str, list[str]]) -> dict[str, list[str]]:
+    def _leave_ours_alone(cls, arguments: dict[Role, list[str]]) -> dict[Role, list[str]]:
         """Refuse what would break injection or the gateway, also under the shortened names that SGLang takes."""
         for name in (word.split("=")[0] for words in arguments.values() for word in words if word.startswith("--")):
             taken = next((ours for ours in FIXED_ARGUMENTS if ours.startswith(name)), None)

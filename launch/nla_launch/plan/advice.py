@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
-from nla_launch.pair.preflight import Role
 from nla_launch.plan.gpus import Gpu, in_ranges
-from nla_launch.plan.placement import GpuChoice, Request, Target, plan_pair, tp_of
+from nla_launch.plan.placement import OWN_FLAGS, GpuChoice, Request, Target, plan_pair, tp_of
 from nla_launch.plan.plan import EnginePlan
 
 MOST_GPUS: Final = 16
@@ -61,7 +61,7 @@ def flags_of(way: Advice, targets: Mapping[Role, Target], request: Request) -> l
     if set(way.targets) != set(targets):
         flags += ["--only", *way.targets]
     if new.gpus != request.gpus:
-        for flag, named in (("--gpus", new.gpus.both), ("--av-gpus", new.gpus.av), ("--ar-gpus", new.gpus.ar)):
+        for flag, named in dict.fromkeys((new.gpus.flag(role), new.gpus.of(role)) for role in way.targets):
             flags += [] if named is None else [flag, in_ranges(named)]
     if any(tp_of(role, replace(new, tp=request.tp)) != new.tp for role in way.targets):
         flags += ["--tp", str(new.tp)]
@@ -139,22 +139,23 @@ def _at_hand(request: Request, gpus: Sequence[Gpu]) -> list[int]:
     """GPUs that may be used: those that were named, or all. On a CPU, the processes that were asked for."""
     if not gpus or request.device == "cpu":
         return list(range(request.tp or 1))
-    named = [*(request.gpus.both or ()), *(request.gpus.av or ()), *(request.gpus.ar or ())]
-    return list(dict.fromkeys(named)) or [gpu.index for gpu in gpus]
+    return list(dict.fromkeys(request.gpus.named)) or [gpu.index for gpu in gpus]
 
 
 def _choices(here: int, at_hand: list[int], targets: Mapping[Role, Target], request: Request) -> Iterator[GpuChoice]:
-    """Share the GPUs, or split them, an engine's beside the other's."""
-    yield GpuChoice() if request.gpus == GpuChoice() else GpuChoice(both=tuple(at_hand[:here]))
-    if len(targets) == 2 and 2 * here <= len(at_hand):
-        yield GpuChoice(av=tuple(at_hand[:here]), ar=tuple(at_hand[here : 2 * here]))
+    """Share the GPUs, or split them, an engine's beside the others'."""
+    yield GpuChoice() if request.gpus == GpuChoice() else GpuChoice(tuple(at_hand[:here]))
+    if len(targets) > 1 and len(targets) * here <= len(at_hand):
+        yield GpuChoice(own={role: tuple(at_hand[i * here : (i + 1) * here]) for i, role in enumerate(targets)})
 
 
 def _distance(way: Request, targets: Mapping[Role, Target], request: Request) -> tuple[int, ...]:
     """Order ways by: GPUs used, sharing or splitting, tp, replicas, concurrency."""
     asked = max(tp_of(role, request) for role in targets)
-    tp, split, was_split = way.tp or 1, way.gpus.av is not None, request.gpus.av is not None
-    used, wanted = tp * way.dp * (1 + split), asked * request.dp * (1 + was_split)
+    # Own GPUs of the reconstructor alone, with --only ar, are no split.
+    tp, split, was_split = way.tp or 1, bool(way.gpus.own), Role.AV in request.gpus.own
+    used = tp * way.dp * (len(targets) if split else 1)
+    wanted = asked * request.dp * (max(2, len(request.gpus.own)) if was_split else 1)
     return (
         abs(used - wanted),
         int(split != was_split),
@@ -168,5 +169,5 @@ def _written(way: Advice, targets: Mapping[Role, Target], request: Request, gpus
     flags, more = " ".join(flags_of(way, targets, request)), len(way.gpus) - len(gpus)
     if more:
         return f"add {more} GPU{'s' if more > 1 else ''} like it ({flags})"
-    dropped = way.request.gpus.both is not None and request.gpus.av is not None
-    return f"use {flags}" + (" without --av-gpus and --ar-gpus" if dropped else "")
+    dropped = way.request.gpus.shared is not None and Role.AV in request.gpus.own
+    return f"use {flags}" + (f" without {OWN_FLAGS}" if dropped else "")

@@ -4,15 +4,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-from nla_launch.pair.architectures import LABELS
-from nla_launch.pair.preflight import Role
 from nla_launch.plan.fitting import Charge, charge, gigabytes
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.plan import EnginePlan
 
 KEY_SHOWN: Final = "<random>"
-COUNTED: Final[dict[Role, str]] = {"av": "samples", "ar": "texts"}
+COUNTED: Final = {Role.AV: "samples", Role.AR: "texts"}
 UNKNOWN: Final = "unknown until config.json is there"
 
 
@@ -33,7 +32,7 @@ def describe(
 def _other(role: Role, engine: EngineSettings) -> str:
     return "\n".join(
         [
-            LABELS[role],
+            role.label,
             f"  checkpoint   {engine.model}",
             f"  runs at      {', '.join(engine.urls)}, in {engine.dtype}",
         ]

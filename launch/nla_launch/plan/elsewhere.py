@@ -1,18 +1,18 @@
 """Engines of other machines: those that our gateways use, and ours where the gateways of others may use it."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 
 if TYPE_CHECKING:  # slow, and not needed for flags
     from nla_gateway.settings import EngineSettings
     from nla_launch.pair.checkpoints import Checkpoint
-    from nla_launch.pair.preflight import Role
     from nla_launch.plan.placement import Request
     from nla_launch.plan.plan import Device
 
@@ -26,19 +26,14 @@ KEY: Final = re.compile(r"[A-Za-z0-9][!-~]*")
 class Elsewhere:
     """What there is of other machines."""
 
-    av: tuple[str, ...] = ()
-    """URLs of verbalizer engines, all alike."""
-    ar: tuple[str, ...] = ()
+    urls: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    """Of the engines of a role, all alike; none of a role whose engine is ours to run."""
     key: str | None = None
     """What engines ask other machines for."""
     listen: tuple[str, int] | None = None
     """Where our own engine listens for the gateways of other machines."""
 
-    def urls(self, role: "Role") -> tuple[str, ...]:
-        """Those of one role; none where the engine is ours to run."""
-        return self.av if role == "av" else self.ar
-
-    def settings(self, role: "Role", checkpoint: "Checkpoint", request: "Request") -> "EngineSettings":
+    def settings(self, role: Role, checkpoint: "Checkpoint", request: "Request") -> "EngineSettings":
         """Form what gateways need to know of a role's engines: started as we would start them, with the same flags."""
         from nla_gateway.settings import EngineSettings
         from nla_launch.pair.model_config import read_config
@@ -49,7 +44,7 @@ class Elsewhere:
         concurrency = request.concurrency or CONCURRENCY[device] * request.dp
         folder, trust = checkpoint.folder, request.trust_remote_code
         return EngineSettings(
-            urls=self.urls(role),
+            urls=self.urls[role],
             api_key=self.key or "",
             checkpoint=folder or Path(checkpoint.source),
             model=checkpoint.name,
@@ -63,27 +58,30 @@ class Elsewhere:
 
 
 def read_elsewhere(
-    av: Sequence[str], ar: Sequence[str], *, key: str | None, listen: str | None, only: str | None
+    urls: Mapping[Role, Sequence[str]], *, key: str | None, listen: str | None, only: str | None
 ) -> Elsewhere:
     """Check what the flags say of other machines.
 
     Raises:
         LaunchError: flags that do not fit together, or make no sense.
     """
-    for flag, urls in (("--av-url", av), ("--ar-url", ar)):
-        for url in urls:
+    there = {role: tuple(url.rstrip("/") for url in given) for role, given in urls.items() if given}
+    for role, given in urls.items():
+        flag = f"--{role}-url"
+        for url in given:
             if not _is_url(url):
                 raise LaunchError(f"{flag} {url}: must look like http://host:port, as the engine's --engine-listen")
-        if len(set(urls)) < len(urls):
+        if len(set(given)) < len(given):
             raise LaunchError(f"{flag} names one engine twice")
-    if (av or ar or listen) and not key:
+    if (there or listen) and not key:
         raise LaunchError(f"give the key that engines ask other machines for: --engine-key, or {KEY_VARIABLE}")
     if key and not KEY.fullmatch(key):
         raise LaunchError("--engine-key: must be visible ASCII without spaces, and begin with a letter or digit")
     address = None if listen is None else _address(listen)
-    if address is not None and (only is None or av or ar):
-        raise LaunchError("--engine-listen is for one engine of this machine: give --only av or --only ar")
-    return Elsewhere(tuple(url.rstrip("/") for url in av), tuple(url.rstrip("/") for url in ar), key, address)
+    if address is not None and (only is None or there):
+        alone = " or ".join(f"--only {role}" for role in Role)
+        raise LaunchError(f"--engine-listen is for one engine of this machine: give {alone}")
+    return Elsewhere(there, key, address)
 
 
 def _is_url(text: str) -> bool:

@@ -4,10 +4,10 @@ Estimates, on the safe side: weights and KV pool are exact but for small paramet
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 
+from nla_gateway.roles import Role
 from nla_launch.pair.model_config import BYTES, ModelConfig
-from nla_launch.pair.preflight import Role
 
 DType = Literal["bfloat16", "float32"]
 Quantization = Literal["fp8"]
@@ -53,14 +53,25 @@ class Load:
     def working(self, requests: int) -> int:
         """Bytes that computing takes on each GPU beside weights and pool, for so many requests at the same time."""
         activations = 3 * self.config.intermediate // self.tp + 6 * self.config.d_model
-        sampling = requests * self.config.vocabulary * SAMPLING_BYTES if self.role == "av" else 0
-        return GRAPH_BYTES + PREFILL_TOKENS * activations * BYTES[self.dtype] + sampling
+        computing = GRAPH_BYTES + PREFILL_TOKENS * activations * BYTES[self.dtype]
+        match self.role:
+            case Role.AV:
+                return computing + requests * self.config.vocabulary * SAMPLING_BYTES
+            case Role.AR:
+                return computing
+            case _:
+                assert_never(self.role)
 
     def _weights(self, block_bytes: int) -> int:
-        # Embeddings are never quantized. A reconstructor has no lm_head, and all of its float32 value head on each GPU.
-        tables = 1 if self.config.tied or self.role == "ar" else 2
+        match self.role:
+            case Role.AV:
+                tables, head = 1 if self.config.tied else 2, 0
+            case Role.AR:  # no lm_head, and all of its float32 value head on each GPU
+                tables, head = 1, self.config.d_model**2 * BYTES["float32"]
+            case _:
+                assert_never(self.role)
+        # Never quantized.
         embeddings = tables * self.config.embedding_parameters // self.tp * BYTES[self.dtype]
-        head = self.config.d_model**2 * BYTES["float32"] if self.role == "ar" else 0
         return self.config.block_parameters(self.tp) * block_bytes + embeddings + head
 
 
@@ -70,9 +81,13 @@ def pool_bounds(role: Role, requests: int, context_length: int) -> tuple[int, in
     A sample needs its answer and what of the prompt no other shares, 228 tokens with the default max_tokens; more
     lets long answers and other prompts in. A reconstructor's texts stay for one pass only, two of which overlap.
     """
-    if role == "ar":
-        return 2 * context_length, 2 * PREFILL_TOKENS
-    return max(2 * context_length, 256 * requests), max(2 * context_length, 512 * requests)
+    match role:
+        case Role.AV:
+            return max(2 * context_length, 256 * requests), max(2 * context_length, 512 * requests)
+        case Role.AR:
+            return 2 * context_length, 2 * PREFILL_TOKENS
+        case _:
+            assert_never(role)
 
 
 def static_share(working_bytes: int, memory_bytes: int) -> float:

@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.pair.preflight import Role
 
 PORTS_EACH: Final = 20
 """Distance between the engines' ports. An engine listens on its --dist-init-addr, and, with attention data
 parallelism, on ports up to 13 above it (SGLang's DP_ATTENTION_HANDSHAKE_PORT_DELTA)."""
+PORTS: Final = len(Role) * PORTS_EACH
+"""Those that all engines together may take on the first machine."""
 ADDRESS: Final = re.compile(r"(\[[^\]]+\]|[^:\s]+):(\d+)")
 
 
@@ -24,7 +26,7 @@ class Nodes:
 
     def address(self, role: Role) -> str:
         """SGLang's --dist-init-addr of one engine: each has ports of its own on the first machine."""
-        return f"{self.host}:{self.port + (0 if role == 'av' else PORTS_EACH)}"
+        return f"{self.host}:{self.port + list(Role).index(role) * PORTS_EACH}"
 
 
 def read_nodes(count: int, rank: int | None, address: str | None) -> Nodes | None:
@@ -42,7 +44,7 @@ def read_nodes(count: int, rank: int | None, address: str | None) -> Nodes | Non
     if address is None:
         raise LaunchError(f"--nnodes {count} needs --dist-init-addr HOST:PORT: machine 0's, the same on all")
     match = ADDRESS.fullmatch(address)
-    last = 65535 - 2 * PORTS_EACH
+    last = 65535 - PORTS
     if match is None or not 0 < int(match[2]) <= last:
         raise LaunchError(f"--dist-init-addr {address}: must be HOST:PORT, with a port up to {last}")
     return Nodes(count, rank, match[1], int(match[2]))

@@ -1,14 +1,15 @@
 """Which engine goes on which GPUs: from what the user asked for to a plan for each engine."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
-from nla_launch.pair.architectures import LABELS, attention_backend, check_architecture
+from nla_launch.pair.architectures import attention_backend, check_architecture
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
-from nla_launch.pair.preflight import Role
 from nla_launch.plan.fitting import CONCURRENCY, fit
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.memory import DType, Quantization
@@ -19,6 +20,8 @@ SMALL: Final = 1_500_000_000
 """Parameters up to which a CPU is a sensible place."""
 CAPABILITIES: Final[dict[str, tuple[int, int]]] = {"bfloat16": (8, 0), "fp8": (8, 0)}
 """The least CUDA compute capability that computes in it."""
+
+OWN_FLAGS: Final = " and ".join(f"--{role}-gpus" for role in Role)
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,23 @@ class Target:
 
 @dataclass(frozen=True)
 class GpuChoice:
-    """GPUs by index: for both engines together, or for each its own; None: as many as it takes, from the first."""
+    """GPUs by index: for all engines together, or for each its own; not named: as many as it takes, from the first."""
 
-    both: tuple[int, ...] | None = None
-    av: tuple[int, ...] | None = None
-    ar: tuple[int, ...] | None = None
+    shared: tuple[int, ...] | None = None
+    own: Mapping[Role, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def named(self) -> list[int]:
+        """All that are named."""
+        return [*(self.shared or ()), *itertools.chain(*self.own.values())]
 
     def of(self, role: Role) -> tuple[int, ...] | None:
         """Those named for one engine."""
-        return self.both if self.both is not None else {"av": self.av, "ar": self.ar}[role]
+        return self.own.get(role) if self.shared is None else self.shared
 
     def flag(self, role: Role) -> str:
         """The flag that named them."""
-        return "--gpus" if self.both is not None else f"--{role}-gpus"
+        return f"--{role}-gpus" if self.shared is None else "--gpus"
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,11 @@ def tp_of(role: Role, request: Request) -> int:
 def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) -> EnginePlan:
     device = _device(request, target.config, gpus)
     if device == "cpu" and request.gpus.of(role) is not None:
-        raise LaunchError(f"{request.gpus.flag(role)} is given, but the {LABELS[role]} runs on the CPU: see --device")
+        raise LaunchError(f"{request.gpus.flag(role)} is given, but the {role.label} runs on the CPU: see --device")
     tp, config = tp_of(role, request), target.config
     if config is not None and not config.takes_tp(tp):
         raise PlanError(
-            f"--tp {tp} does not divide the {LABELS[role]}'s {config.heads} attention heads"
+            f"--tp {tp} does not divide the {role.label}'s {config.heads} attention heads"
             f" ({config.kv_heads} KV heads, MLP of {config.intermediate})"
         )
     count = _count_here(tp, request)
@@ -163,11 +170,10 @@ def _choose(role: Role, count: int, request: Request, gpus: Sequence[Gpu]) -> tu
 
 
 def _check_choice(targets: Mapping[Role, Target], choice: GpuChoice) -> None:
-    if choice.both is not None and (choice.av is not None or choice.ar is not None):
-        raise LaunchError("--gpus is for both engines together, --av-gpus and --ar-gpus for each its own: give either")
-    given = {role for role in ("av", "ar") if {"av": choice.av, "ar": choice.ar}[role] is not None}
-    if given and given != set(targets):
-        raise LaunchError("--av-gpus and --ar-gpus go together: give one for each engine that is served")
+    if choice.shared is not None and choice.own:
+        raise LaunchError(f"--gpus is for both engines together, {OWN_FLAGS} for each its own: give either")
+    if choice.own and choice.own.keys() != targets.keys():
+        raise LaunchError(f"{OWN_FLAGS} go together: give one for each engine that is served")
 
 
 def _check_capability(gpus: Sequence[Gpu], dtype: DType, quantization: Quantization | None, device: Device) -> None:

@@ -5,12 +5,12 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, assert_never
 
-from nla_launch.pair.architectures import LABELS, OVERRIDES
+from nla_gateway.roles import Role
+from nla_launch.pair.architectures import OVERRIDES
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
-from nla_launch.pair.preflight import Role
 from nla_launch.plan.gpus import Gpu
 from nla_launch.plan.memory import PREFILL_TOKENS, DType, Load, Quantization
 from nla_launch.plan.nodes import Nodes
@@ -20,6 +20,8 @@ Device = Literal["cuda", "cpu"]
 CONTEXT_LENGTH: Final = 2048
 CPU_ENVIRONMENT: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 """What makes SGLang run on any CPU."""
+SHARED_PARTS: Final[dict[Role, dict[Device, int]]] = {Role.AV: {"cuda": 2, "cpu": 8}, Role.AR: {"cuda": 32, "cpu": 64}}
+"""One in so many of an engine's places is for large requests."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class EnginePlan:
 
     @property
     def label(self) -> str:
-        """verbalizer or reconstructor."""
-        return LABELS[self.role]
+        """What messages call it."""
+        return self.role.label
 
     @property
     def context_length(self) -> int:
@@ -130,10 +132,14 @@ class EnginePlan:
 
     def _role_arguments(self) -> list[str]:
         arguments = []
-        if self.role == "ar":
-            arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
-        elif self.device == "cuda":
-            arguments += ["--chunked-prefill-size", str(PREFILL_TOKENS)]
+        match self.role:
+            case Role.AV:
+                if self.device == "cuda":
+                    arguments += ["--chunked-prefill-size", str(PREFILL_TOKENS)]
+            case Role.AR:
+                arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
+            case _:
+                assert_never(self.role)
         if self._override:
             arguments += ["--json-model-override-args", json.dumps(self._override)]
         return arguments
@@ -149,7 +155,7 @@ class EnginePlan:
 
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
-        variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role}
+        variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role.value}
         if self.nodes is None:
             # Its processes meet on this machine alone, and would else listen where its name leads.
             variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -161,7 +167,7 @@ class EnginePlan:
             # As numbers, in the driver's order, for SGLang's all-reduce reads them so.
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": ",".join(gpu.visible_device for gpu in self.gpus),
-            # Both engines load at once, so that a GPU's free memory is not the same on all ranks for a while.
+            # Engines load at the same time, so that a GPU's free memory is not the same on all ranks for a while.
             "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "false",
         }
 
@@ -186,7 +192,13 @@ def max_in_flight(role: Role, concurrency: int) -> int:
     line is fair. A reconstructor's request has up to 8 texts.
     """
     several = max(1, concurrency // 8)
-    return concurrency + several if role == "av" else several
+    match role:
+        case Role.AV:
+            return concurrency + several
+        case Role.AR:
+            return several
+        case _:
+            assert_never(role)
 
 
 def shared_in_flight(role: Role, device: Device, concurrency: int) -> int:
@@ -194,9 +206,7 @@ def shared_in_flight(role: Role, device: Device, concurrency: int) -> int:
 
     On a CPU every sample slows the others down, on a GPU the first hundred cost little.
     """
-    if device == "cuda":
-        return max(1, concurrency // (2 if role == "av" else 32))
-    return max(1, concurrency // (8 if role == "av" else 64))
+    return max(1, concurrency // SHARED_PARTS[role][device])
 
 
 def _core_ranges(cores: int, processes: int) -> str:

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import Checkpoint, Need, locate
 from nla_launch.pair.model_config import read_config
-from nla_launch.pair.preflight import Role, check_checkpoints
+from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.advice import plan_or_advise
 from nla_launch.plan.elsewhere import Elsewhere
@@ -49,8 +50,8 @@ def plan_all(
     if request.quantization is not None:
         logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
     gpus, trust = _gpus(request, arguments), request.trust_remote_code
-    ours = {role: source for role, source in _sources(preset).items() if not elsewhere.urls(role)}
-    others = {role: source for role, source in _sources(preset).items() if elsewhere.urls(role)}
+    ours = {role: source for role, source in preset.sources.items() if role not in elsewhere.urls}
+    others = {role: source for role, source in preset.sources.items() if role in elsewhere.urls}
     plans = _plan({role: locate(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
     need: Need = "plan" if arguments.dry_run else "all but weights"
     there = {role: locate(source, need, code=trust) for role, source in others.items()}
@@ -78,7 +79,7 @@ def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
         dtype=arguments.dtype,
         quantization=arguments.quantization,
         concurrency=arguments.concurrency,
-        gpus=GpuChoice(both=arguments.gpus, av=arguments.av_gpus, ar=arguments.ar_gpus),
+        gpus=GpuChoice(arguments.gpus, {role: own for role in Role if (own := getattr(arguments, f"{role}_gpus"))}),
         nodes=read_nodes(arguments.nnodes, arguments.node_rank, arguments.dist_init_addr),
         trust_remote_code=arguments.trust_remote_code,
         attention_backend=preset.attention_backend,
@@ -96,13 +97,7 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
     found = find_gpus()
     if found or not arguments.dry_run:
         return found
-    named = [*(request.gpus.both or ()), *(request.gpus.av or ()), *(request.gpus.ar or ())]
-    return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in named)]))
-
-
-def _sources(preset: Preset) -> dict[Role, str]:
-    sources: dict[Role, str | None] = {"av": preset.av, "ar": preset.ar}
-    return {role: source for role, source in sources.items() if source is not None}
+    return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in request.gpus.named)]))
 
 
 def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
 from nla_launch.errors import LaunchError
-from nla_launch.pair.preflight import Role, check_checkpoints
+from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
@@ -85,10 +86,8 @@ def serve(
     """
     addresses = _addresses(engines, elsewhere)
     ours = {plan.role: _settings_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)}
-    served = {**others, **ours}
     settings = Settings(
-        verbalizer=served.get("av"),
-        reconstructor=served.get("ar"),
+        engines={**others, **ours},
         base_model=preset.base_model,
         predict_mean_mse=preset.predict_mean_mse,
         access=access,

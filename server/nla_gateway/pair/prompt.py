@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.sidecar import Sidecar
 from nla_gateway.pair.transformers import import_transformers
+from nla_gateway.roles import Role
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class VerbalizerPrompt:
         """
         tokenizer, tokens = load_tokenizer(folder, trust_remote_code=trust_remote_code), sidecar.tokens
         _check_marker(tokenizer, sidecar, folder)
-        template = sidecar.prompt_templates["av"]
+        template = sidecar.prompt_templates[Role.AV]
         if template.count(MARKER_FIELD) != 1:
             raise CheckpointError(
                 f"{folder}: the av template has {MARKER_FIELD} {template.count(MARKER_FIELD)} times; it must be once"
@@ -102,7 +103,7 @@ class ReconstructorPrompt:
         Raises:
             CheckpointError: the sidecar and the tokenizer disagree.
         """
-        template = sidecar.prompt_templates["ar"]
+        template = sidecar.prompt_templates[Role.AR]
         if template.count(EXPLANATION_FIELD) != 1:
             count = template.count(EXPLANATION_FIELD)
             raise CheckpointError(f"{folder}: the ar template has {EXPLANATION_FIELD} {count} times; it must be once")

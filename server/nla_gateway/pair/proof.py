@@ -5,12 +5,13 @@ answers unit vectors without a word. Both look fine, so both are disproved here,
 """
 
 import uuid
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nla_gateway.engines.engine import Engine
+from nla_gateway.pair.parts import Part
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.verbalizer import ONE_TOKEN, Verbalizer
 
@@ -30,7 +31,7 @@ class ProofError(Exception):
     """A self-test failed; the text says what the engine does wrong."""
 
 
-async def prove(part: Verbalizer | Reconstructor, engine: Engine, info: dict[str, Any]) -> None:
+async def prove(part: Part, engine: Engine, info: dict[str, Any]) -> None:
     """Run the self-test of one engine.
 
     Args:
@@ -43,11 +44,14 @@ async def prove(part: Verbalizer | Reconstructor, engine: Engine, info: dict[str
         EngineLostError: it went away meanwhile.
     """
     _check_plugin(part, info)
-    if isinstance(part, Verbalizer):
-        for replica in part.replicas:
-            await prove_injection(part, engine, replica)
-    else:
-        await prove_reconstruction(part, engine)
+    match part:
+        case Verbalizer():
+            for replica in part.replicas:
+                await prove_injection(part, engine, replica)
+        case Reconstructor():
+            await prove_reconstruction(part, engine)
+        case _:
+            assert_never(part)
 
 
 async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
@@ -96,7 +100,7 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
         raise ProofError("two different texts give the same vector")
 
 
-def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> None:
+def _check_plugin(part: Part, info: dict[str, Any]) -> None:
     states = info.get("internal_states") or [{}]
     for state in states:
         _check_report(part, state.get("nla"))
@@ -104,16 +108,16 @@ def _check_plugin(part: Verbalizer | Reconstructor, info: dict[str, Any]) -> Non
         raise ProofError(f"the engine has {len(states)} replicas, but was meant to have {part.settings.replicas}")
 
 
-def _check_report(part: Verbalizer | Reconstructor, report: dict[str, Any] | None) -> None:
+def _check_report(part: Part, report: dict[str, Any] | None) -> None:
     if report is None:
         raise ProofError("the engine runs without our plugin (nla_engine): it was not started by nla-serve")
     if report["missing_hooks"]:
         raise ProofError(f"these hooks of our plugin are not in: {', '.join(report['missing_hooks'])}")
-    role, dtype = part.sidecar.role, part.settings.dtype
+    role, dtype = part.role, part.settings.dtype
     if report["role"] != role:
         raise ProofError(f"the engine was started as {report['role']}, not as {role}")
-    if role == "ar" and not report["model_class"].endswith("Reconstructor"):
-        raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a reconstructor")
+    if not report["model_class"].endswith(part.class_ending):
+        raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a {role.label}")
     if report["dtype"] != dtype:
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
 

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.prompt import ReconstructorPrompt
 from nla_gateway.pair.scoring import score
 from nla_gateway.pair.sidecar import Sidecar, read_sidecar
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
 TEXTS_PER_CALL: Final = 8
@@ -25,6 +26,10 @@ TEXTS_PER_CALL: Final = 8
 
 class Reconstructor:
     """The reconstructor's engines with their prompt and scales."""
+
+    role: ClassVar = Role.AR
+    class_ending: ClassVar = "Reconstructor"
+    """What the name of the class that its engine runs ends with, for all such classes are ours."""
 
     def __init__(
         self, engines: EnginePool, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None

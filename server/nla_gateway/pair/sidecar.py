@@ -5,6 +5,7 @@ Knows the file's format in both spellings; knows nothing of tokenizers (see prom
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nla_gateway.errors import CheckpointError
+from nla_gateway.roles import Role
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Sidecar(_Section):
 
     schema_version: int
     kind: Literal["nla_model"]
-    role: Literal["av", "ar"]
+    role: Annotated[Role, Field(strict=False)]
     d_model: int = Field(gt=0)
     layer: int = Field(ge=0, alias="extraction_layer_index")
     extraction: Extraction
@@ -112,6 +114,17 @@ def read_sidecar(folder: Path) -> Sidecar:
     return sidecar
 
 
+def check_pair(sidecars: Mapping[Role, Sidecar]) -> None:
+    """Raise CheckpointError where a verbalizer and a reconstructor do not belong to one pair."""
+    av, ar = sidecars.get(Role.AV), sidecars.get(Role.AR)
+    if av is None or ar is None:
+        return
+    if av.d_model != ar.d_model:
+        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
+    if av.layer != ar.layer:
+        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
+
+
 def _check_template(sidecar: Sidecar, path: Path) -> None:
     template = sidecar.prompt_templates.get(sidecar.role)
     if template is None:
@@ -122,11 +135,3 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "constrained-")))
     return f"`{where}`: {problem['msg']}" if where else str(problem["msg"])
-
-
-def check_pair(av: Sidecar, ar: Sidecar) -> None:
-    """Raise CheckpointError unless the two sidecars belong to one pair."""
-    if av.d_model != ar.d_model:
-        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
-    if av.layer != ar.layer:
-        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")

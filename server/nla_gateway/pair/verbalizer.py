@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from nla_gateway.pair.injection import Injection, injection, rescale
 from nla_gateway.pair.parsing import CLOSING, DeltaParser, parse
 from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.pair.sidecar import Sidecar, read_sidecar
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
 ONE_TOKEN: Final = {"temperature": 0.0, "max_new_tokens": 1}
@@ -57,6 +58,10 @@ def ticket(owner: Owner, seed: int, index: int, sample: int) -> Ticket:
 
 class Verbalizer:
     """The verbalizer's engines with their prompt and scales."""
+
+    role: ClassVar = Role.AV
+    class_ending: ClassVar = ""
+    """What the name of the class that its engine runs ends with: nothing in particular."""
 
     def __init__(self, engines: EnginePool, settings: EngineSettings) -> None:
         self.engines = engines

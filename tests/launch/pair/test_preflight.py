@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.preflight import check_checkpoints
 from tests.checkpoints import Pair, edit_sidecar, make_pair, make_tokenizer
@@ -65,7 +66,7 @@ def test_fault_is_one_clear_line(pair: Pair, fault: str) -> None:
     break_it, message = FAULTS[fault]
     break_it(pair)
     with pytest.raises(LaunchError) as caught:
-        check_checkpoints({"av": pair.av, "ar": pair.ar})
+        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -75,10 +76,10 @@ def test_d_model_differs_between_the_two(pair: Pair) -> None:
     edit_config(pair.av, hidden_size=32)
     edit_sidecar(pair.av, {"d_model": 32})
     with pytest.raises(LaunchError, match="no pair: the verbalizer's d_model is 32, the reconstructor's 64"):
-        check_checkpoints({"av": pair.av, "ar": pair.ar})
+        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
 
 
 def test_a_good_pair_passes(pair: Pair) -> None:
-    check_checkpoints({"av": pair.av, "ar": pair.ar})
-    check_checkpoints({"av": pair.av})
-    check_checkpoints({"ar": pair.ar})
+    check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
+    check_checkpoints({Role.AV: pair.av})
+    check_checkpoints({Role.AR: pair.ar})

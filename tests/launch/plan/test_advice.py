@@ -160,7 +160,7 @@ def test_nearest(shape: str, given: list[str], here: list[Gpu], expected: str) -
         plan_pair(pair(shape), request, here)
     first = advise(pair(shape), request, here)[0]
     assert " ".join(flags_of(first, pair(shape), request)).startswith(expected)
-    dropped = first.request.gpus.both is not None and request.gpus.av is not None
+    dropped = first.request.gpus.shared is not None and request.gpus.own
     accepted(first, shape, [] if dropped else given)
 
 
@@ -184,6 +184,6 @@ def test_where_nothing_works_it_says_so() -> None:
         plan_or_advise(pair("qwen2.5-7b-l20"), Request(nodes=Nodes(3, 0, "first", 5000)), gpus(1, 80))
 
 
-@pytest.mark.parametrize("changes", [{"gpus": GpuChoice(both=(0, 1))}, {"tp": 2}])
+@pytest.mark.parametrize("changes", [{"gpus": GpuChoice((0, 1))}, {"tp": 2}])
 def test_nothing_is_advised_where_all_is_well(changes: dict[str, Any]) -> None:
     assert plan_or_advise(pair("gemma-3-27b-l41"), Request(**changes), gpus(2, 80))

@@ -4,20 +4,22 @@ from typing import Any
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.plan.elsewhere import Elsewhere, read_elsewhere
 
-GIVEN: dict[str, Any] = {"av": [], "ar": [], "key": "k", "listen": None, "only": None}
+GIVEN: dict[str, Any] = {"key": "k", "listen": None, "only": None}
 
 
 def read(**given: Any) -> Elsewhere:
-    return read_elsewhere(**(GIVEN | given))
+    urls = {role: given.pop(role.value, []) for role in Role}
+    return read_elsewhere(urls, **(GIVEN | given))
 
 
 def test_urls_by_role() -> None:
     found = read(av=["http://a:1/", "https://b"], ar=["http://[::1]:2"])
-    assert found.urls("av") == ("http://a:1", "https://b")
-    assert found.urls("ar") == ("http://[::1]:2",)
+    assert found.urls == {Role.AV: ("http://a:1", "https://b"), Role.AR: ("http://[::1]:2",)}
+    assert read(ar=["http://b:1"]).urls.keys() == {Role.AR}
     assert read(key=None) == Elsewhere()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.errors import PlanError
 from nla_launch.plan.fitting import charge, usable
 from nla_launch.plan.gpus import Gpu
@@ -35,7 +36,7 @@ def test_wanted_pools_where_there_is_room() -> None:
 
 def test_concurrency_decides_all_of_it() -> None:
     for asked in (1, 8, 100, 512):
-        engine = plan_one("av", QWEN, Request(concurrency=asked), gpus(1, 80))
+        engine = plan_one(Role.AV, QWEN, Request(concurrency=asked), gpus(1, 80))
         command = engine.command(1, "k")
         assert command[command.index("--max-running-requests") + 1] == str(asked)
         assert engine.pool_tokens == max(4096, 512 * asked)
@@ -44,20 +45,20 @@ def test_concurrency_decides_all_of_it() -> None:
 
 
 def test_replicas_share_the_concurrency_out() -> None:
-    engine = plan_one("av", QWEN, Request(dp=4, concurrency=90), gpus(4, 80))
+    engine = plan_one(Role.AV, QWEN, Request(dp=4, concurrency=90), gpus(4, 80))
     assert (engine.concurrency, engine.running_requests, engine.pool_tokens) == (90, 23, 512 * 23)
-    assert plan_one("av", QWEN, Request(dp=4), gpus(4, 80)).running_requests == 256
+    assert plan_one(Role.AV, QWEN, Request(dp=4), gpus(4, 80)).running_requests == 256
 
 
 def test_a_concurrency_that_was_asked_for_is_not_lowered() -> None:
-    assert plan_one("av", QWEN, Request(), gpus(1, 24)).concurrency < 256
+    assert plan_one(Role.AV, QWEN, Request(), gpus(1, 24)).concurrency < 256
     with pytest.raises(PlanError, match=r"verbalizer 15\.2 GB \+ KV 3\.8 GB \+ overhead"):
-        plan_one("av", QWEN, Request(concurrency=256), gpus(1, 24))
+        plan_one(Role.AV, QWEN, Request(concurrency=256), gpus(1, 24))
 
 
 def test_engines_apart_do_not_shrink_each_other() -> None:
     here = [*gpus(1, 24), Gpu(1, "large", 80 * 10**9)]
-    split = Request(gpus=GpuChoice(av=(1,), ar=(0,)))
+    split = Request(gpus=GpuChoice(own={Role.AV: (1,), Role.AR: (0,)}))
     av, ar = plan_pair(pair("qwen2.5-7b-l20"), split, here)
     assert (av.pool_tokens, ar.pool_tokens) == (131_072, 16_384)
 
@@ -70,7 +71,7 @@ def test_the_smallest_gpu_decides() -> None:
 
 def test_fp8_weights_must_fit_before_they_are_quantized() -> None:
     with pytest.raises(PlanError, match=r"verbalizer 142\.1 GB while it loads"):
-        plan_one("av", LLAMA, Request(quantization="fp8"), gpus(1, 141))
+        plan_one(Role.AV, LLAMA, Request(quantization="fp8"), gpus(1, 141))
     plain, fp8 = (
         plan_pair(pair("gemma-3-12b-l32"), Request(quantization=quantization), gpus(1, 80))
         for quantization in (None, "fp8")
@@ -79,7 +80,7 @@ def test_fp8_weights_must_fit_before_they_are_quantized() -> None:
 
 
 def test_the_static_share_leaves_room_for_what_computing_takes() -> None:
-    engine = plan_one("av", QWEN, Request(), gpus(1, 80))
+    engine = plan_one(Role.AV, QWEN, Request(), gpus(1, 80))
     load = engine.load
     assert load is not None
     assert (1 - engine.memory_share) * 80e9 == pytest.approx(load.working(256), abs=0.1e9)

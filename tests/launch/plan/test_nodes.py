@@ -2,6 +2,7 @@
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.plan.nodes import PORTS_EACH, read_nodes
 
@@ -16,7 +17,7 @@ def test_each_engine_has_ports_of_its_own() -> None:
 
     nodes = read_nodes(2, 1, "[::1]:5000")
     assert nodes is not None
-    assert (nodes.address("av"), nodes.address("ar")) == ("[::1]:5000", "[::1]:5020")
+    assert (nodes.address(Role.AV), nodes.address(Role.AR)) == ("[::1]:5000", "[::1]:5020")
     assert PORTS_EACH > DP_ATTENTION_HANDSHAKE_PORT_DELTA
 
 

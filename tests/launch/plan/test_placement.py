@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
 from nla_launch.plan.gpus import Gpu, supposed_gpus
 from nla_launch.plan.nodes import Nodes
@@ -21,20 +22,20 @@ def test_both_engines_share_the_first_gpus() -> None:
 
 
 def test_named_gpus_say_the_tp() -> None:
-    both = Request(gpus=GpuChoice(both=(6, 1)))
+    both = Request(gpus=GpuChoice((6, 1)))
     assert placed(both, gpus(8, 80)) == [(6, 1), (6, 1)]
     assert {engine.tp for engine in plan_pair(pair("qwen2.5-7b-l20"), both, gpus(8, 80))} == {2}
-    split = Request(gpus=GpuChoice(av=(0, 1, 2, 3), ar=(5, 7)))
+    split = Request(gpus=GpuChoice(own={Role.AV: (0, 1, 2, 3), Role.AR: (5, 7)}))
     engines = plan_pair(pair("qwen2.5-7b-l20"), split, gpus(8, 80))
     assert [engine.tp for engine in engines] == [4, 2]
     assert engines[1].environment()["CUDA_VISIBLE_DEVICES"] == "5,7"
-    replicas = Request(gpus=GpuChoice(both=(0, 1, 2, 3)), dp=2)
+    replicas = Request(gpus=GpuChoice((0, 1, 2, 3)), dp=2)
     assert {engine.tp for engine in plan_pair(pair("qwen2.5-7b-l20"), replicas, gpus(8, 80))} == {2}
 
 
 def test_gpus_are_passed_on_by_the_drivers_numbers() -> None:
     here = [Gpu(0, "a", 80 * 10**9, (9, 0), 3), Gpu(1, "b", 80 * 10**9, (9, 0), 1)]
-    environment = plan_one("av", QWEN, Request(tp=2), here).environment()
+    environment = plan_one(Role.AV, QWEN, Request(tp=2), here).environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "3,1"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
@@ -44,13 +45,13 @@ def test_gpus_are_passed_on_by_the_drivers_numbers() -> None:
     [
         (Request(tp=4), "--tp 4 needs 4 GPUs; this machine has 2"),
         (Request(tp=2, dp=2), "--tp 2 x --dp 2 needs 4 GPUs"),
-        (Request(gpus=GpuChoice(both=(1, 2))), "--gpus 1-2: this machine has GPUs 0-1"),
-        (Request(tp=1, gpus=GpuChoice(both=(0, 1))), "--gpus 0-1 names 2 GPUs; --tp 1 takes 1"),
-        (Request(gpus=GpuChoice(av=(0,))), "go together"),
-        (Request(gpus=GpuChoice(both=(0,), av=(0,), ar=(1,))), "give either"),
+        (Request(gpus=GpuChoice((1, 2))), "--gpus 1-2: this machine has GPUs 0-1"),
+        (Request(tp=1, gpus=GpuChoice((0, 1))), "--gpus 0-1 names 2 GPUs; --tp 1 takes 1"),
+        (Request(gpus=GpuChoice(own={Role.AV: (0,)})), "go together"),
+        (Request(gpus=GpuChoice((0,), {Role.AV: (0,), Role.AR: (1,)})), "give either"),
         (Request(dp=2, nodes=Nodes(2, 0, "h", 1)), "--dp or --nnodes, not both"),
         (Request(tp=1, nodes=Nodes(2, 0, "h", 1)), "--tp 1 cannot be shared out over --nnodes 2"),
-        (Request(device="cpu", gpus=GpuChoice(both=(0,))), "runs on the CPU"),
+        (Request(device="cpu", gpus=GpuChoice((0,))), "runs on the CPU"),
         (Request(device="cpu", quantization="fp8"), "needs CUDA GPUs"),
         (Request(dtype="float32", quantization="fp8"), "needs --dtype bfloat16"),
     ],
@@ -61,13 +62,13 @@ def test_refused(request_: Request, message: str) -> None:
 
 
 def test_one_engine_alone_takes_its_own_flag() -> None:
-    alone = pair("qwen2.5-7b-l20", "ar")
-    assert plan_pair(alone, Request(gpus=GpuChoice(ar=(1,))), gpus(2, 80))[0].gpus[0].index == 1
+    alone = pair("qwen2.5-7b-l20", Role.AR)
+    assert plan_pair(alone, Request(gpus=GpuChoice(own={Role.AR: (1,)})), gpus(2, 80))[0].gpus[0].index == 1
 
 
 def test_tp_must_divide_the_heads() -> None:
     with pytest.raises(PlanError, match=r"--tp 8 does not divide the verbalizer's 28 attention heads \(4 KV heads"):
-        plan_one("av", QWEN, Request(tp=8), gpus(8, 80))
+        plan_one(Role.AV, QWEN, Request(tp=8), gpus(8, 80))
 
 
 def test_several_machines() -> None:
@@ -77,7 +78,7 @@ def test_several_machines() -> None:
         command = " ".join(engine.command(1, "k"))
         assert f"--tp-size 16 --nnodes 2 --node-rank 1 --dist-init-addr first:{port}" in command
     # Half of what eight GPUs hold each.
-    alone = plan_one("av", LLAMA, Request(tp=8), gpus(8, 80)).load
+    alone = plan_one(Role.AV, LLAMA, Request(tp=8), gpus(8, 80)).load
     assert engines[0].load is not None
     assert alone is not None
     assert engines[0].load.weights < 0.52 * alone.weights
@@ -85,19 +86,19 @@ def test_several_machines() -> None:
 
 def test_unsupported_architecture() -> None:
     with pytest.raises(LaunchError, match="MistralForCausalLM is not supported"):
-        plan_one("av", dataclasses.replace(QWEN, architecture="MistralForCausalLM"), here=gpus(1, 80))
+        plan_one(Role.AV, dataclasses.replace(QWEN, architecture="MistralForCausalLM"), here=gpus(1, 80))
     with pytest.raises(LaunchError, match="reconstructor of architecture Gemma3ForConditionalGeneration"):
-        plan_one("ar", GEMMA_27B, here=gpus(1, 80))
+        plan_one(Role.AR, GEMMA_27B, here=gpus(1, 80))
 
 
 def test_large_models_do_not_land_on_the_cpu_by_themselves() -> None:
     with pytest.raises(LaunchError, match="no CUDA GPU found"):
-        plan_one("av", QWEN)
-    assert plan_one("av", QWEN, Request(device="cpu")).dtype == "float32"
+        plan_one(Role.AV, QWEN)
+    assert plan_one(Role.AV, QWEN, Request(device="cpu")).dtype == "float32"
 
 
 def test_gpus_that_are_not_known_are_planned_without_sizes() -> None:
-    engine = plan_one("av", LLAMA, Request(tp=2), supposed_gpus(2))
+    engine = plan_one(Role.AV, LLAMA, Request(tp=2), supposed_gpus(2))
     assert (engine.device, engine.pool_tokens, engine.memory_share) == ("cuda", 131_072, 0.9)
 
 
@@ -106,12 +107,12 @@ def test_gpus_that_are_not_known_are_planned_without_sizes() -> None:
     [((9, 0), "fa3"), ((8, 0), "flashinfer"), ((8, 9), "flashinfer"), ((10, 0), "flashinfer"), (None, None)],
 )
 def test_wide_heads_get_a_backend_that_takes_them(capability: tuple[int, int] | None, backend: str | None) -> None:
-    assert plan_one("av", GEMMA_12B, here=gpus(1, 80, capability)).attention_backend == backend
-    assert plan_one("av", QWEN, here=gpus(1, 80, capability)).attention_backend is None
+    assert plan_one(Role.AV, GEMMA_12B, here=gpus(1, 80, capability)).attention_backend == backend
+    assert plan_one(Role.AV, QWEN, here=gpus(1, 80, capability)).attention_backend is None
     mine = Request(attention_backend="triton")
-    assert "--attention-backend triton" in " ".join(plan_one("av", GEMMA_12B, mine, gpus(1, 80)).command(1, "k"))
+    assert "--attention-backend triton" in " ".join(plan_one(Role.AV, GEMMA_12B, mine, gpus(1, 80)).command(1, "k"))
 
 
 def test_old_gpus_are_refused() -> None:
     with pytest.raises(LaunchError, match=r"compute capability 7\.5\) has no bfloat16"):
-        plan_one("av", QWEN, here=gpus(1, 80, (7, 5)))
+        plan_one(Role.AV, QWEN, here=gpus(1, 80, (7, 5)))

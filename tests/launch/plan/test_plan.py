@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import load_preset
 from nla_launch.plan import planning
@@ -17,7 +18,7 @@ CPU = Request(device="cpu")
 
 
 def test_headline_verbalizer_on_eight_gpus() -> None:
-    engine = plan_one("av", LLAMA, Request(tp=8), gpus(8, 80))
+    engine = plan_one(Role.AV, LLAMA, Request(tp=8), gpus(8, 80))
     command = " ".join(engine.command(1, "k"))
     assert "--tp-size 8 " in command
     assert "--dp-size" not in command
@@ -28,10 +29,10 @@ def test_headline_verbalizer_on_eight_gpus() -> None:
 
 def test_what_flags_add() -> None:
     request = Request(dp=2, quantization="fp8", trust_remote_code=True)
-    command = " ".join(plan_one("av", QWEN, request, gpus(2, 80)).command(1, "k"))
+    command = " ".join(plan_one(Role.AV, QWEN, request, gpus(2, 80)).command(1, "k"))
     for part in ("--tp-size 1 --dp-size 2", "--quantization fp8", "--trust-remote-code"):
         assert part in command
-    plain = plan_one("av", QWEN, here=gpus(2, 80)).command(1, "k")
+    plain = plan_one(Role.AV, QWEN, here=gpus(2, 80)).command(1, "k")
     assert not {"--dp-size", "--quantization", "--trust-remote-code", "--nnodes"} & set(plain)
 
 
@@ -48,8 +49,8 @@ def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -
 
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
-    for role, config in (("av", GEMMA_12B), ("ar", GEMMA_12B)):
-        engine = plan_one(role, config, request_, here)  # type: ignore[arg-type]
+    for role in Role:
+        engine = plan_one(role, GEMMA_12B, request_, here)
         understood = parser.parse_args(engine.command(1, "k")[4:])
         assert (understood.tp_size, understood.dp_size) == (engine.tp, engine.dp)
         assert understood.max_total_tokens == engine.pool_tokens
@@ -63,14 +64,14 @@ def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_multimodal_verbalizer_runs_our_class() -> None:
-    engine = plan_one("av", GEMMA_27B, Request(tp=2), gpus(2, 80))
+    engine = plan_one(Role.AV, GEMMA_27B, Request(tp=2), gpus(2, 80))
     assert "Gemma3MultimodalVerbalizer" in " ".join(engine.command(1, "k"))
     assert engine.environment()["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "nla_engine.models"
 
 
 def test_radix_cache_stays_on_for_the_verbalizer_alone() -> None:
-    assert "--disable-radix-cache" not in plan_one("av", QWEN, here=gpus(1, 80)).command(1, "k")
-    assert "--disable-radix-cache" in plan_one("ar", QWEN, here=gpus(1, 80)).command(1, "k")
+    assert "--disable-radix-cache" not in plan_one(Role.AV, QWEN, here=gpus(1, 80)).command(1, "k")
+    assert "--disable-radix-cache" in plan_one(Role.AR, QWEN, here=gpus(1, 80)).command(1, "k")
 
 
 def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
@@ -83,15 +84,15 @@ def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
 
 
 def test_engines_on_a_cpu() -> None:
-    av, ar = plan_one("av", QWEN, CPU), plan_one("ar", QWEN, CPU)
+    av, ar = plan_one(Role.AV, QWEN, CPU), plan_one(Role.AR, QWEN, CPU)
     assert (av.concurrency, av.pool_tokens, av.max_in_flight, av.shared_in_flight) == (64, 32_768, 72, 8)
     assert (ar.pool_tokens, ar.max_in_flight, ar.shared_in_flight) == (16_384, 8, 1)
 
 
 def test_cpu_engines_keep_off_the_gpus() -> None:
-    environment = plan_one("av", QWEN, Request(tp=2, device="cpu")).environment()
+    environment = plan_one(Role.AV, QWEN, Request(tp=2, device="cpu")).environment()
     assert environment["SGLANG_PLATFORM"] == "nla_cpu"
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert environment["SGLANG_CPU_OMP_THREADS_BIND"].count("|") == 1
-    replicas = plan_one("av", QWEN, Request(tp=2, dp=2, device="cpu")).environment()
+    replicas = plan_one(Role.AV, QWEN, Request(tp=2, dp=2, device="cpu")).environment()
     assert replicas["SGLANG_CPU_OMP_THREADS_BIND"].count("|") == 3
