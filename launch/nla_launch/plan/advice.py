@@ -9,7 +9,7 @@ from typing import Final
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
 from nla_launch.plan.gpus import Gpu, in_ranges
-from nla_launch.plan.placement import OWN_FLAGS, GpuChoice, Request, Target, plan_pair, tp_of
+from nla_launch.plan.placement import GpuChoice, Request, Target, plan_pair, tp_of
 from nla_launch.plan.plan import EnginePlan
 
 MOST_GPUS: Final = 16
@@ -152,10 +152,8 @@ def _choices(here: int, at_hand: list[int], targets: Mapping[Role, Target], requ
 def _distance(way: Request, targets: Mapping[Role, Target], request: Request) -> tuple[int, ...]:
     """Order ways by: GPUs used, sharing or splitting, tp, replicas, concurrency."""
     asked = max(tp_of(role, request) for role in targets)
-    # Own GPUs of the reconstructor alone, with --only ar, are no split.
-    tp, split, was_split = way.tp or 1, bool(way.gpus.own), Role.AV in request.gpus.own
-    used = tp * way.dp * (len(targets) if split else 1)
-    wanted = asked * request.dp * (max(2, len(request.gpus.own)) if was_split else 1)
+    tp, split, was_split = way.tp or 1, len(way.gpus.own), len(request.gpus.own)
+    used, wanted = tp * way.dp * max(1, split), asked * request.dp * max(1, was_split)
     return (
         abs(used - wanted),
         int(split != was_split),
@@ -169,5 +167,5 @@ def _written(way: Advice, targets: Mapping[Role, Target], request: Request, gpus
     flags, more = " ".join(flags_of(way, targets, request)), len(way.gpus) - len(gpus)
     if more:
         return f"add {more} GPU{'s' if more > 1 else ''} like it ({flags})"
-    dropped = way.request.gpus.shared is not None and Role.AV in request.gpus.own
-    return f"use {flags}" + (f" without {OWN_FLAGS}" if dropped else "")
+    dropped = [] if way.request.gpus.shared is None else [f"--{role}-gpus" for role in request.gpus.own]
+    return f"use {flags}" + (f" without {' and '.join(dropped)}" if dropped else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import Preset
@@ -162,6 +163,13 @@ def test_nearest(shape: str, given: list[str], here: list[Gpu], expected: str) -
     assert " ".join(flags_of(first, pair(shape), request)).startswith(expected)
     dropped = first.request.gpus.shared is not None and request.gpus.own
     accepted(first, shape, [] if dropped else given)
+
+
+def test_for_one_engine_its_own_flag_is_dropped() -> None:
+    alone = {Role.AR: pair("llama-3.3-70b-l53")[Role.AR]}
+    with pytest.raises(LaunchError) as caught:
+        plan_or_advise(alone, request_of(["--ar-gpus", "0"]), gpus(8, 80))
+    assert str(caught.value).endswith("use --gpus 0-1 without --ar-gpus")
 
 
 def test_as_much_concurrency_as_fits_is_advised() -> None:
