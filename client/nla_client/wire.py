@@ -70,9 +70,10 @@ Base64Vector = Annotated[
     str, Field(description="Standard padded base64 of the raw little-endian elements, d_model of them.")
 ]
 OneOrMany = Annotated[
-    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1), Tag("many")], Discriminator(_form)
+    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1, fail_fast=True), Tag("many")],
+    Discriminator(_form),
 ]
-"""One value or a list of them; the tags keep errors to the form that was meant."""
+"""One value or a list of them; the tags keep errors to the form that was meant, and the first ends it."""
 
 
 class VerbalizeRequest(_Request):
