@@ -273,7 +273,9 @@ class Info(_Response):
     verbalizer: PairInfo | None
     reconstructor: PairInfo | None
     base_model: str | None
-    layer: int = Field(description="Vectors are the output of decoder block `layer`.")
+    layer: int | None = Field(
+        description="Vectors are the output of decoder block `layer`; null where no sidecar of what is served says it."
+    )
     d_model: int
     predict_mean_mse: float | None
     limits: Limits
