@@ -11,7 +11,7 @@ from types import FrameType
 def main() -> int:
     """Run the command and return its exit code."""
     # Until the supervisor takes over there is nothing to stop, and a download would not let itself be interrupted.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
         from nla_launch import cli

@@ -29,6 +29,7 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": "how much of a prompt may come from the cache",
     "sglang.srt.managers.schedule_batch.Req.init_next_round_input": "calls match_kv_cache without ids",
+    "sglang.srt.constants.HEALTH_CHECK_RID_PREFIX": "begins ids that a busy engine drops; none of ours begins so",
     "sglang.srt.plugins.hook_registry.HookRegistry.register": "registers the hooks",
     "sglang.srt.plugins.hook_registry.HookRegistry._patched": "the hooks that are really in",
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.sampling_seed": "where the seeds go",
