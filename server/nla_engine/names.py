@@ -39,6 +39,7 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.platforms.interface.SRTPlatform": "base of the CPU platform",
     "sglang.srt.arg_groups.choices.add_attention_backend_choices": "lets --attention-backend name ours",
     "sglang.srt.layers.attention.attention_registry.register_attention_backend": "registers ours",
+    "sglang.srt.platforms.interface.SRTPlatform.init_backend": "called in time to register it",
     _NATIVE: "base of the attention on CPUs, and what it falls back on",
     f"{_NATIVE}.init_forward_metadata": "comes before a batch's layers",
     f"{_NATIVE}._run_sdpa_forward_extend": "overridden: its loop over sequences",

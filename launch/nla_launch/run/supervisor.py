@@ -162,12 +162,12 @@ class Supervisor:
                 self._restarts[engine].worked()
         elif report.state == "failed":
             message = f"the {report.label} failed its self-test: {report.reason}"
-            if not self._was_ready and engine is not None:
+            if report.given_up and not self._was_ready and engine is not None:
                 raise ServiceError(message)
-            logger.error("%s", message)
-        elif report.state == "hung":
+            logger.error("%s%s", message, "" if report.given_up else "; other gateways go on with it")
+        elif report.state == "hung" and report.given_up:
             logger.error("%s: hangs%s", report.label, "" if engine is None else ", and is ended")
-        if report.state in ("failed", "hung") and engine is not None:
+        if report.given_up and engine is not None:
             engine.kill()
 
     def _show_progress(self, now: float) -> None:
