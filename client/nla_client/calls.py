@@ -89,7 +89,7 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed", "score"):
             # One of numpy's would count with its own few bits.
-            object.__setattr__(self, name, _as_python(getattr(self, name)))
+            object.__setattr__(self, name, as_python(getattr(self, name)))
 
 
 def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalizations]:
@@ -201,7 +201,8 @@ def _split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) ->
     return Batch(-(-count // size), lambda k: part(k * size, min((k + 1) * size, count)))
 
 
-def _as_python(value: Any) -> Any:
+def as_python(value: Any) -> Any:
+    """A number of numpy's as one of Python's; all else as it is."""
     is_scalar = isinstance(value, np.generic | np.ndarray) and not value.shape
     return value.item() if is_scalar else value
 
