@@ -19,6 +19,8 @@ def main() -> int:
         return cli.main()
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed: pip install 'nla-serve[server]' brings what a server needs"
+        if sys.platform != "linux":
+            message = "the server runs on Linux alone; here are the clients, and nla info and nla try"
         sys.stderr.write(f"nla-serve: {message}\n")
         return 2
 
