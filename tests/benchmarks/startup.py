@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from nla_gateway.roles import Role
 from tests.benchmarks.figures import Figure, Scale, Target
 from tests.load import until
 from tests.stack import Stack, engine_of, serving, states_of, without_forks
@@ -41,6 +42,6 @@ def _one(folder: Path, *, forked: bool) -> dict[str, float]:
 
 async def _killed(stack: Stack) -> float:
     """Kill the verbalizer; returns the seconds until it is ready again."""
-    engine_of(stack, "av").kill()
+    engine_of(stack, Role.AV).kill()
     gone = await until(lambda: states_of(stack).get("verbalizer") != "ready", 60)
     return gone + await until(lambda: states_of(stack).get("verbalizer") == "ready", 300)
