@@ -2,9 +2,10 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
@@ -86,22 +87,30 @@ class Job:
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 
-    def carried(self, schema: pa.Schema) -> list[str]:
-        """The input's columns that go along.
+    def carried(self, schema: pa.Schema, troubles: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+        """The input's columns that go along; `troubles` are those that cannot be read.
 
         Raises:
             UsageError: a column that is asked for is not there, or holds something else.
         """
-        used = [name for name in (self.task.vector_column, self.task.text_column) if name]
-        for name in (*self.drop, *used):
-            if name not in schema.names:
-                raise UsageError(f"the input has no column {name!r}; it has {', '.join(schema.names)}")
+        names = [*schema.names, *troubles]
+        for name in (*self.drop, *self.used):
+            if name not in names:
+                raise UsageError(f"the input has no column {name!r}; it has {', '.join(names)}")
+        for name in self.used:
+            if name in troubles:
+                raise UsageError(troubles[name])
         if self.task.vector_column:
             vectors.check_type(schema.field(self.task.vector_column).type, self.task.vector_column)
         if self.task.text_column:
             _check_texts(schema.field(self.task.text_column))
         left_out = {*self.drop, None if self.keep_vectors else self.task.vector_column}
-        return [name for name in schema.names if name not in left_out]
+        return [name for name in names if name not in left_out]
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that the task reads."""
+        return [name for name in (self.task.vector_column, self.task.text_column) if name]
 
 
 @dataclass(frozen=True)
@@ -123,9 +132,12 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     job.check_ray()
     shown = shown or reporter(job.progress)
     store = Store(job.out) if job.out else None
-    inputs = files.find(job.inputs, store.paths() if store else ())
+    inputs = files.find(job.inputs, store.paths() if store else (), shown.warn)
     source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit)
-    carried = job.carried(source.schema)
+    carried = job.carried(source.schema, source.columns.troubles)
+    source.use([*carried, *job.used])
+    for warning in source.warnings:
+        shown.warn(warning)
     with store.locked() if store else nullcontext():
         async with Gateways(job.urls, job.api_key, job.patience) as gateways:
             info = await gateways.connect()
@@ -196,15 +208,16 @@ def _schema(source: Source, carried: Sequence[str], added: pa.Schema) -> pa.Sche
         raise UsageError(f"the input has columns {', '.join(both)} already; leave them out with --drop, or rename them")
     schema = pa.schema([*(source.schema.field(name) for name in carried), *added])
     for field in schema:
-        _check_writable(field)
+        _check_writable(field, source.files[0].path)
     return schema
 
 
-def _check_writable(field: pa.Field) -> None:
+def _check_writable(field: pa.Field, path: str) -> None:
     try:
         pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
-    except pa.ArrowException as error:
-        raise UsageError(f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop") from error
+    except (pa.ArrowException, OSError) as error:
+        why = f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop"
+        raise UsageError(f"{path}: {why}") from error
 
 
 def _check_texts(field: pa.Field) -> None:

@@ -89,8 +89,9 @@ def _vector(place: Place, served: Info) -> NDArray[np.float32]:
 
     file, row, column = str(place.file), place.row, place.column
     source = Source(files.find([file]), column)
-    if column not in source.schema.names:
-        raise UsageError(f"{file} has no column {column!r}; it has {', '.join(source.schema.names)}")
+    if column not in source.columns.names:
+        raise UsageError(f"{file} has no column {column!r}; it has {', '.join(source.columns.names)}")
+    source.use([column])
     vectors.check_type(source.schema.field(column).type, column)
     piece = next((piece for piece in source.pieces(Position(), 1) if piece.numbers[0] == row), None)
     if piece is None:

@@ -48,9 +48,11 @@ def _source(results: Results) -> Source:
         found = files.find(file.path for file in results.manifest.inputs)
         if [InputFile.of(file) for file in found] != results.manifest.inputs:
             raise UnavailableError("The input files have changed since the run (another size or time).")
-        return Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
+        source = Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
+        source.use([settings["vector_column"]])
     except UsageError as error:
         raise UnavailableError(f"The input files cannot be read here: {error}.") from error
+    return source
 
 
 def _from_output(results: Results, size: int) -> Iterator[_Numbered]:
