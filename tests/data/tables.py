@@ -98,12 +98,13 @@ def _leaves(kind: Any, valid: Sequence[bool], draw: st.DrawFn) -> Any:
         values = draw(st.lists(one, min_size=size, max_size=size))
         return pa.array([value if there else None for value, there in zip(values, valid, strict=True)], kind)
     width = kind.byte_width
-    numbers = st.integers(-9999, 9999)
+    is_time = pa.types.is_time(kind)
+    numbers = st.integers(0, 86_400 * 10**9 // UNITS[kind.unit] - 1) if is_time else st.integers(-9999, 9999)
     if kind == pa.date64():
         numbers = numbers.map(lambda day: 86_400_000 * day)
     small = numbers.map(lambda n: n.to_bytes(width, "little", signed=True)) if width > 1 else st.binary(max_size=0)
     anything = st.binary(min_size=width, max_size=width)
-    one = small if pa.types.is_decimal(kind) else st.one_of(small, anything) if width > 1 else anything
+    one = small if pa.types.is_decimal(kind) or is_time else st.one_of(small, anything) if width > 1 else anything
     content = b"".join(draw(st.lists(one, min_size=size, max_size=size)))
     there = pa.array(valid, pa.bool_()).buffers()[1]
     return pa.Array.from_buffers(kind, size, [there, pa.py_buffer(content)])

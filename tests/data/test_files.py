@@ -15,6 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from nla_data import cli

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from nla_data.errors import UsageError
-from nla_data.reading import hive, readers, types
+from nla_data.reading import conversion, hive, readers, types
 from nla_data.reading.files import File, reason
 from nla_data.reading.look import Look, Stopped
 
@@ -112,7 +112,7 @@ class Columns:
 
     def _converted(self, index: int, name: str, column: Any) -> Any:
         try:
-            return types.convert(column, self.schema.field(name).type)
+            return conversion.convert(column, self.schema.field(name).type)
         except pa.ArrowException as error:
             raise UsageError(f"{self.files[index].path}: column {name!r}: {reason(error)}") from error
 
@@ -122,7 +122,7 @@ class Columns:
                 raise StoppedReadingError
             for name in names:
                 kind, wanted = batch.column(name).type, self.schema.field(name).type
-                why = types.changed(batch.column(name), wanted)
+                why = conversion.changed(batch.column(name), wanted)
                 if why:
                     where = f"{self.files[index].path}: column {name!r} is {kind}, and comes out as {wanted}"
                     raise UsageError(f"{where}: {why}; leave it out with --drop")

@@ -1,7 +1,7 @@
 """Arrow types as outputs keep them: what a column becomes, what columns of several files become together. Pure.
 
 An output is parquet, which everybody can read: views, dictionaries and runs become the values that they stand for, and
-what parquet has not (seconds, date64) becomes what it has. A value never changes; `changed` finds those that would.
+what parquet has not (seconds, date64) becomes what it has. No value changes: `conversion` sees to it.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +9,6 @@ from functools import reduce
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _SIMPLER: Final = {
     pa.string_view(): pa.large_string(),
@@ -133,54 +132,3 @@ def _pairs(kind: pa.DataType, target: pa.DataType) -> Iterator[tuple[pa.DataType
         yield from _pairs(kind.value_type, target.value_type)
     else:
         yield kind, target
-
-
-def convert(column: pa.Array, target: pa.DataType) -> pa.Array:
-    """A column as another type.
-
-    Raises:
-        ArrowException: a value does not fit, or pyarrow cannot do it.
-    """
-    if pa.types.is_run_end_encoded(column.type):
-        column = pc.run_end_decode(column)
-    if column.type == target:
-        return column
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if isinstance(target, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(target, convert(column, target.storage_type))
-    return column.cast(target)
-
-
-def changed(column: pa.Array, target: pa.DataType) -> str | None:
-    """What is wrong with the first value that would not stay as it is as another type, if one would not."""
-    try:
-        converted = convert(column, target)
-    except pa.ArrowException as error:
-        return str(error).splitlines()[0]
-    for before, after in zip(_leaves(column), _leaves(converted), strict=False):
-        if not is_safe(before.type, after.type):
-            same = pc.equal(before, after.cast(before.type, safe=False))
-            if not pc.all(same.fill_null(True)).as_py():
-                value = before.filter(pc.invert(same))[0]
-                return f"{value} would come out as another value"
-    return None
-
-
-def _leaves(column: pa.Array) -> Iterator[pa.Array]:
-    if isinstance(column, pa.ExtensionArray):
-        yield from _leaves(column.storage)
-    elif isinstance(column, pa.DictionaryArray):
-        yield from _leaves(column.dictionary_decode())
-    elif pa.types.is_run_end_encoded(column.type):
-        yield from _leaves(pc.run_end_decode(column))
-    elif pa.types.is_struct(column.type):
-        for part in column.flatten():
-            yield from _leaves(part)
-    elif pa.types.is_map(column.type):
-        yield from _leaves(column.keys)
-        yield from _leaves(column.items)
-    elif pa.types.is_nested(column.type):
-        yield from _leaves(column.flatten())
-    else:
-        yield column
