@@ -152,11 +152,11 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
 
 async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None:
     try:
-        warning = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
+        warnings = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
     except asyncio.CancelledError:
         source.stop()
         raise
-    if warning:
+    for warning in warnings:
         shown.warn(warning)
 
 

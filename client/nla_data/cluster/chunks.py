@@ -105,8 +105,9 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
         DataError: it cannot be done, or not now.
     """
     began = time.monotonic()
-    if Served.of(info) != order.served:
-        raise UsageError("the server serves other models than the run began with: results would mix")
+    difference = order.served.difference(Served.of(info))
+    if difference:
+        raise UsageError(f"the server serves other models than the run began with: results would mix ({difference})")
     columns = order.columns.only(chunk.file)
     source = Source(columns.files, columns.vectors, order.where, columns=columns)
     source.take(order.used)

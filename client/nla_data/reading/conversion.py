@@ -93,7 +93,9 @@ def _entries(column: Any) -> tuple[Any, Any]:
     rows = [(begin, end - begin) for (begin, end), there in zip(pairwise(offsets), valid, strict=True) if there]
     if sum(size for _, size in rows) == offsets[-1] - offsets[0]:  # nothing lies between them
         rows = [(offsets[0], offsets[-1] - offsets[0])]
-    keys, items = (pa.concat_arrays([part.slice(*row) for row in rows]) for part in (column.keys, column.items))
+    keys, items = (
+        pa.concat_arrays([part.slice(*row) for row in rows or [(0, 0)]]) for part in (column.keys, column.items)
+    )
     return keys, items
 
 
