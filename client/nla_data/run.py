@@ -2,9 +2,11 @@
 
 import asyncio
 import io
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -22,6 +24,7 @@ from nla_data.errors import UsageError
 from nla_data.reading import files, vectors
 from nla_data.reading.files import reason
 from nla_data.reading.source import Source
+from nla_data.running import blocking
 from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
 from nla_data.running.progress import Mode, Reporter, reporter
@@ -131,23 +134,31 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     """
     job.check_ray()
     shown = shown or reporter(job.progress)
-    store = Store(job.out) if job.out else None
-    inputs = files.find(job.inputs, store.paths() if store else (), shown.warn)
-    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit)
+    store = await blocking.to_end(lambda _: Store(job.out) if job.out else None)
+    source, carried = await blocking.to_end(partial(_open, job, store, shown.warn))
+    lock = blocking.held(store.locked if store else lambda _: nullcontext())
+    async with lock, Gateways(job.urls, job.api_key, job.patience) as gateways:
+        info = await gateways.connect()
+        job.task.check(info)
+        schema = _schema(source, carried, job.task.output(info.d_model))
+        await _warn(source, job.task, info, shown)
+        work = _Pass(source, gateways, info, schema, carried, shown)
+        if store:
+            return await _into(store, job, work)
+        return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
+
+
+def _open(
+    job: Job, store: Store | None, warn: Callable[[str], None], stopped: threading.Event
+) -> tuple[Source, list[str]]:
+    """Find the inputs, look at all of them, and refuse what would not come out as it is."""
+    inputs = files.find(job.inputs, store.paths() if store else (), warn)
+    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit, stopped=stopped)
     carried = job.carried(source.schema, source.columns.troubles)
     source.use([*carried, *job.used])
     for warning in source.warnings:
-        shown.warn(warning)
-    with store.locked() if store else nullcontext():
-        async with Gateways(job.urls, job.api_key, job.patience) as gateways:
-            info = await gateways.connect()
-            job.task.check(info)
-            schema = _schema(source, carried, job.task.output(info.d_model))
-            await _warn(source, job.task, info, shown)
-            work = _Pass(source, gateways, info, schema, carried, shown)
-            if store:
-                return await _into(store, job, work)
-            return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
+        warn(warning)
+    return source, carried
 
 
 async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None:
@@ -175,7 +186,7 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)
-    output.finish(totals, work.schema)
+    await blocking.to_end(lambda stopped: output.finish(totals, work.schema, stopped.is_set), wait=True)
     return Outcome(totals, job.out)
 
 

@@ -1,4 +1,4 @@
-"""What a data set says of where its vectors are from, beside each file or in a column, compared with the served pair."""
+"""What a data set says of where its vectors are from, beside a file or in a column, compared with the served pair."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath

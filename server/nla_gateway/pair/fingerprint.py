@@ -1,4 +1,4 @@
-"""What tells a checkpoint from others of the same name: of its weights only heads and some bytes of each tensor are read.
+"""What tells a checkpoint from others of its name: of its weights only heads and some bytes of each tensor are read.
 
 Heads and sizes alone would not do: weights that were trained on have the same. It costs some MB at 140 GB.
 """
