@@ -1,6 +1,8 @@
 """Any table, in any chunks, cut into any files: it comes out the same, bit for bit, or is refused before it is sent."""
 
 import itertools
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,3 +89,49 @@ def refusal(job: Job) -> str | None:
     except UsageError as error:
         return str(error)
     return None
+
+
+WHOLE: Final = st.integers(-(2**65), 2**65) | st.integers(-9, 9)
+VALUES: Final = st.recursive(
+    st.none()
+    | st.booleans()
+    | WHOLE
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"), max_size=5)
+    | st.dates().map(str),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    columns=st.lists(
+        st.lists(VALUES, min_size=MOST, max_size=MOST) | st.lists(WHOLE, min_size=MOST, max_size=MOST), max_size=3
+    )
+)
+def test_json_lines_come_out_the_same_or_are_refused(gateway: FakeGateway, columns: list[list[Any]]) -> None:
+    with TemporaryDirectory() as place:
+        path = Path(place, "in.jsonl")
+        rows = [{"activation_vector": VECTORS[k].tolist()} for k in range(MOST)]
+        for k, row in enumerate(rows):
+            row.update({f"c{number}": values[k] for number, values in enumerate(columns)})
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        gateway.seen.clear()
+        refused = refusal(Job(Verbalize(seed=0), [str(path)], f"{place}/out", [gateway.url]))
+        if refused:
+            assert gateway.seen == []
+            assert f"{path}: column 'c" in refused
+            return
+        out = pq.read_table(f"{place}/out")
+        for number, values in enumerate(columns):
+            assert [as_read(value) for value in out[f"c{number}"].to_pylist()] == [as_read(value) for value in values]
+
+
+def as_read(value: Any) -> Any:
+    """A key that is not there is read as one without a value; numbers are equal where all of their digits are."""
+    if isinstance(value, dict):
+        return {name: as_read(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [as_read(inner) for inner in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -189,6 +189,12 @@ def test_columns_that_are_dropped_refuse_nothing(tmp_path: Path, nla: Callable[.
         assert pq.read_metadata(tmp_path / f"{k}.parquet").num_rows == 45
 
 
+def test_a_condition_on_a_column_that_cannot_be_read(tmp_path: Path, refused: Callable[..., str]) -> None:
+    save_lines(tmp_path / "in.jsonl", [{"activation_vector": X[0].tolist(), "x": value} for value in (1, "1")])
+    error = refused(tmp_path / "in.jsonl", "--where", "x = 1", "--drop", "x")
+    assert "in.jsonl: column 'x' holds numbers and texts" in error
+
+
 def test_a_name_for_two_columns(tmp_path: Path, nla: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     table = pa.Table.from_arrays([vectors(), pa.array(range(N)), pa.array(range(N))], ["activation_vector", "x", "x"])
     save_ipc(table, tmp_path / "in.arrow")

@@ -3,7 +3,8 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class Condition:
     Args:
         where: Such as `layer = 20`.
         schema: The columns that there are.
+        troubles: Those that cannot be read, and why.
 
     Attributes:
         columns: Those that it names.
@@ -28,7 +30,7 @@ class Condition:
         UsageError: it makes no sense for these columns.
     """
 
-    def __init__(self, where: str, schema: pa.Schema) -> None:
+    def __init__(self, where: str, schema: pa.Schema, troubles: Mapping[str, str] = MappingProxyType({})) -> None:
         try:
             import duckdb
         except ImportError:
@@ -38,7 +40,11 @@ class Condition:
         self._where, self._all = where, schema.names
         # Names that a condition cannot know: it sees the rows of one batch, and must not count or compare them.
         self._rows, self._place = f"rows_{uuid.uuid4().hex}", f"place_{uuid.uuid4().hex}"
-        self.columns = self._named(schema.names)
+        named = self._named([*schema.names, *troubles])
+        for name in named:
+            if name in troubles:
+                raise UsageError(f"--where {where!r}: {troubles[name]}")
+        self.columns = named
         folded = Counter(name.casefold() for name in self.columns)
         twice = [name for name in self.columns if folded[name.casefold()] > 1]
         if twice:

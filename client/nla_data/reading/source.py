@@ -84,7 +84,7 @@ class Source:
         self.files, self.column, self.where, self._limit = files, column, where, limit
         self._stopped = stopped or threading.Event()
         self.columns = columns or Columns.of(files, column, self._stopped.is_set)
-        self._condition = Condition(where, self.columns.schema) if where else None
+        self._condition = Condition(where, self.columns.schema, self.columns.troubles) if where else None
         self.used: Sequence[str] = self.schema.names
         """Columns that are read."""
 

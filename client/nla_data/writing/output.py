@@ -85,7 +85,9 @@ class Output:
         self.manifest = self.manifest.model_copy(update={"finished": True, "totals": totals})
         content = self.manifest.model_dump_json(indent=2).encode()
         if self.store.file:
-            self.store.merge(schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}), stopped)
+            self.store.merge(
+                schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}), totals.rows, stopped
+            )
         else:
             self.store.write(MANIFEST, content)
 

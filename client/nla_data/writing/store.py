@@ -154,23 +154,35 @@ class Store:
         pq.write_table(table, buffer, compression="zstd")
         self.write(f"part-{index:06d}.parquet", buffer.getvalue())
 
-    def merge(self, schema: pa.Schema, stopped: Callable[[], bool] = lambda: False) -> None:
+    def merge(self, schema: pa.Schema, rows: int, stopped: Callable[[], bool] = lambda: False) -> None:
         """Make the one output file of all parts, whole or not at all, and remove the parts.
 
+        Args:
+            schema: Its columns.
+            rows: How many it must have.
+            stopped: Whether it is still wanted.
+
         Raises:
+            UsageError: the parts have other rows.
             StoppedError: it cannot be written now, or `stopped` says so.
         """
         if self.file is None:
             return
         paths = self.parts()
+        found = 0
 
         def write(stream: Any) -> None:
+            nonlocal found
             with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
                 for path in paths:
                     if stopped():
                         raise StoppedError(f"{self.out}: stopped while the parts were made one file")
                     with self._filesystem.open_input_file(path) as opened:
-                        writer.write_table(pq.read_table(opened).cast(schema))
+                        table = pq.read_table(opened).cast(schema)
+                    writer.write_table(table)
+                    found += table.num_rows
+            if found != rows:
+                raise UsageError(f"{self.out}: its parts have {found} rows for {rows}; begin anew in another place")
             if self._lease:
                 self._lease.check()
 

@@ -186,7 +186,7 @@ def test_what_fails_while_it_is_made_leaves_no_object(bucket: fs.FileSystem, que
         store.write("part-000001.parquet", b"no parquet")
         before = objects(bucket)
         with pytest.raises(Exception, match="cannot be written"):
-            store.merge(schema)
+            store.merge(schema, 2)
         assert objects(bucket) == before
 
 
