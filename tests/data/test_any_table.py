@@ -92,24 +92,27 @@ def refusal(job: Job) -> str | None:
 
 
 WHOLE: Final = st.integers(-(2**65), 2**65) | st.integers(-9, 9)
+SMALL: Final = st.integers(-(2**53), 2**53)
+TEXT: Final = st.text(st.characters(codec="utf-8"), max_size=5)
+ONE: Final = [
+    st.booleans(), SMALL, WHOLE, st.floats(), st.floats() | SMALL, st.floats() | WHOLE, TEXT, st.dates().map(str),
+    st.datetimes().map(str), st.lists(SMALL, max_size=3), st.lists(st.lists(st.floats() | SMALL, max_size=2)),
+    st.dictionaries(st.sampled_from("abc"), SMALL | st.none(), min_size=1),
+    st.lists(st.fixed_dictionaries({"a": TEXT}), max_size=2),
+]  # fmt: skip
+"""Of what kinds the values of a column are."""
 VALUES: Final = st.recursive(
-    st.none()
-    | st.booleans()
-    | WHOLE
-    | st.floats()
-    | st.text(st.characters(codec="utf-8"), max_size=5)
-    | st.dates().map(str),
+    st.one_of(ONE),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
     max_leaves=4,
 )
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(
-    columns=st.lists(
-        st.lists(VALUES, min_size=MOST, max_size=MOST) | st.lists(WHOLE, min_size=MOST, max_size=MOST), max_size=3
-    )
+COLUMNS: Final = st.sampled_from([*ONE, *ONE, VALUES]).flatmap(
+    lambda one: st.lists(st.none() | one, min_size=MOST, max_size=MOST)
 )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(columns=st.lists(COLUMNS, min_size=1, max_size=3))
 def test_json_lines_come_out_the_same_or_are_refused(gateway: FakeGateway, columns: list[list[Any]]) -> None:
     with TemporaryDirectory() as place:
         path = Path(place, "in.jsonl")
