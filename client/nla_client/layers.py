@@ -27,8 +27,16 @@ def check_layer(vectors: VectorsLike, info: Info) -> str | None:
     if scale / FACTOR <= middle <= scale * FACTOR:
         return None
     model, layer = info.base_model or "the base model", info.layer
+    where = "its layer" if layer is None else f"layer {layer}"
+    wanted = (
+        ""
+        if layer is None
+        else (
+            f" Wanted is the output of decoder block {layer} (blocks count from 0), which transformers calls "
+            f"hidden_states[{layer + 1}], since hidden_states[0] is the embedding"
+        )
+    )
     return (
-        f"the vectors' median norm is {middle:.4g}, but {model} has about {scale:g} at layer {layer}: another layer, "
-        f"another model, or vectors that were normalised? Wanted is the output of decoder block {layer} (blocks count "
-        f"from 0), which transformers calls hidden_states[{layer + 1}], since hidden_states[0] is the embedding"
+        f"the vectors' median norm is {middle:.4g}, but {model} has about {scale:g} at {where}: another layer, "
+        f"another model, or vectors that were normalised?{wanted}"
     )

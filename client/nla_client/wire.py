@@ -70,9 +70,10 @@ Base64Vector = Annotated[
     str, Field(description="Standard padded base64 of the raw little-endian elements, d_model of them.")
 ]
 OneOrMany = Annotated[
-    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1), Tag("many")], Discriminator(_form)
+    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1, fail_fast=True), Tag("many")],
+    Discriminator(_form),
 ]
-"""One value or a list of them; the tags keep errors to the form that was meant."""
+"""One value or a list of them; the tags keep errors to the form that was meant, and the first ends it."""
 
 
 class VerbalizeRequest(_Request):
@@ -275,7 +276,9 @@ class Info(_Response):
     verbalizer: PairInfo | None
     reconstructor: PairInfo | None
     base_model: str | None
-    layer: int = Field(description="Vectors are the output of decoder block `layer`.")
+    layer: int | None = Field(
+        description="Vectors are the output of decoder block `layer`; null where no sidecar of what is served says it."
+    )
     d_model: int
     predict_mean_mse: float | None
     limits: Limits

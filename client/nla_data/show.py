@@ -25,7 +25,8 @@ def info(url: str, api_key: str | None) -> None:
         rows[role] = f"{model.model} ({model.checkpoint_dtype})" if model else "not served"
         if model and model.fingerprint:
             rows[f"{role}'s fingerprint"] = model.fingerprint[:16]
-    rows |= {"base model": served.base_model, "layer": f"output of block {served.layer}", "d_model": served.d_model}
+    layer = "not known" if served.layer is None else f"output of block {served.layer}"
+    rows |= {"base model": served.base_model, "layer": layer, "d_model": served.d_model}
     rows["injection_scale"] = served.verbalizer and served.verbalizer.injection_scale
     rows["mse_scale"] = served.reconstructor and served.reconstructor.mse_scale
     rows["predict_mean_mse"] = served.predict_mean_mse

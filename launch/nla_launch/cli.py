@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import closing
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
@@ -36,34 +37,38 @@ def _run(arguments: argparse.Namespace) -> int:
     elsewhere = read_elsewhere(urls, key=key, listen=arguments.engine_listen, only=arguments.only)
     keys = load_keys(arguments.api_key, arguments.api_keys, os.environ.get("NLA_API_KEY"))
     from nla_gateway.settings import Access
-    from nla_launch.run import service
     from nla_launch.tls import load_tls
 
     tls = load_tls(arguments.tls_cert, arguments.tls_key)
     access = Access(api_keys=keys, allow_origins=tuple(arguments.allow_origin), docs=not arguments.no_docs)
-    listener = None if arguments.dry_run else service.listen(arguments.host, arguments.port)
-    if listener is not None:
-        require_keys(listener, keys)
-    from nla_launch.plan.describe import describe
     from nla_launch.plan.planning import plan_all
-    from nla_launch.run.forking import ForkServer
 
-    forks = ForkServer()
-    engines, others = plan_all(
-        preset, arguments, elsewhere, on_plan=lambda plans: forks.start(plans[0].import_environment())
-    )
-    check_limits(limits, engines)
-    if listener is None:
+    if arguments.dry_run:
+        from nla_launch.plan.describe import describe
+
+        engines, others = plan_all(preset, arguments, elsewhere)
+        check_limits(limits, engines)
         sys.stdout.write(describe(engines, others, elsewhere.listen) + "\n")
         return 0
-    if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
-        listener.close()
-        service.serve_part(engines, forks)
-        return 0
-    service.serve(
-        engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access, limits=limits,
-        tls=tls, log_level=arguments.log_level, workers=arguments.workers, hung_after_s=arguments.hung_after,
-    )  # fmt: skip
+    from nla_launch.run import service
+    from nla_launch.run.forking import ForkServer
+
+    listener = service.listen(arguments.host, arguments.port)
+    require_keys(listener, keys)
+    with closing(ForkServer()) as forks:
+        engines, others = plan_all(
+            preset, arguments, elsewhere, on_plan=lambda plans: forks.start(plans[0].import_environment())
+        )
+        check_limits(limits, engines)
+        if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
+            listener.close()
+            service.serve_part(engines, forks)
+            return 0
+        service.serve(
+            engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access,
+            limits=limits, tls=tls, log_level=arguments.log_level, workers=arguments.workers,
+            hung_after_s=arguments.hung_after,
+        )  # fmt: skip
     return 0
 
 

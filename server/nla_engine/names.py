@@ -14,6 +14,7 @@ SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
+_NATIVE: Final = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
 NAMES: Final[dict[str, str]] = {
     GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
@@ -35,6 +36,13 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.platforms.cpu.CpuDeviceMixin": "base of the CPU platform",
     "sglang.srt.platforms.device_mixin.PlatformEnum.OOT": "marks the CPU platform as out of tree",
     "sglang.srt.platforms.interface.SRTPlatform": "base of the CPU platform",
+    "sglang.srt.arg_groups.choices.add_attention_backend_choices": "lets --attention-backend name ours",
+    "sglang.srt.layers.attention.attention_registry.register_attention_backend": "registers ours",
+    _NATIVE: "base of the attention on CPUs, and what it falls back on",
+    f"{_NATIVE}.init_forward_metadata": "comes before a batch's layers",
+    f"{_NATIVE}._run_sdpa_forward_extend": "overridden: its loop over sequences",
+    f"{_NATIVE}._run_sdpa_forward_decode": "overridden: its loop over sequences",
+    "sglang.srt.model_executor.forward_batch_info.ForwardMode": "which of the two a batch takes",
     "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
     "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
     "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",

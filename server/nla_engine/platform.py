@@ -10,6 +10,8 @@ from typing import Any, Final
 
 DEVICE_VARIABLE: Final = "NLA_ENGINE_DEVICE"
 """Set to `cpu` by nla-serve for engines without a GPU."""
+ATTENTION: Final = "nla_cpu"
+"""The attention backend of engines on CPUs, in `--attention-backend`."""
 GPU_PACKAGES: Final = ("flashinfer",)
 """Kernels that SGLang imports where they are installed, and does without where they are not."""
 

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from nla_engine.platform import on_cpu
+
 VALUE_HEAD: Final = "value_head.safetensors"
 
 
@@ -28,6 +30,26 @@ class CloseResidual(nn.Module):
         return total, total
 
 
+class LastRows:
+    """Hooks on a module that treats each row by itself: only the rows that are looked at later are computed.
+
+    The other rows of its output are 0. Set `rows` [n], their indices, before each forward.
+    """
+
+    rows: torch.Tensor
+
+    def __init__(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(self._choose)
+        module.register_forward_hook(self._spread)
+
+    def _choose(self, module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        self._total = len(arguments[0])
+        return (arguments[0][self.rows], *arguments[1:])
+
+    def _spread(self, module: nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(self._total, output.shape[-1]).index_copy_(0, self.rows, output)
+
+
 class ReconstructorMixin(nn.Module):
     """Turns an SGLang causal model into a reconstructor; goes before it in the bases."""
 
@@ -41,6 +63,8 @@ class ReconstructorMixin(nn.Module):
         self.model.norm = CloseResidual()
         # float32 on every rank: the head is small beside the blocks, and its product is the answer.
         self.value_head = nn.Linear(config.hidden_size, config.hidden_size, bias=False, dtype=torch.float32)
+        # The answer is the last token's: of the last block, its MLP is most of what the others would cost.
+        self._last = LastRows(self.model.layers[-1].mlp) if on_cpu() else None
 
     @torch.no_grad()
     def forward(
@@ -55,6 +79,8 @@ class ReconstructorMixin(nn.Module):
         """Return EmbeddingPoolerOutput with embeddings [batch, d_model], float32."""
         from sglang.srt.layers.pooler import EmbeddingPoolerOutput, PoolingType, pool_hidden_states
 
+        if self._last is not None:
+            self._last.rows = forward_batch.extend_seq_lens.cumsum(0) - 1
         hidden = self.model(input_ids, positions, forward_batch, input_embeds)
         last = pool_hidden_states(PoolingType.LAST, hidden, forward_batch)
         return EmbeddingPoolerOutput(embeddings=self.value_head(last.float()))

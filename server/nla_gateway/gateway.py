@@ -116,7 +116,7 @@ def _info(gateway: Gateway) -> Info:
         verbalizer=_part_info(verbalizer, "av"),
         reconstructor=_part_info(reconstructor, "ar"),
         base_model=settings.base_model,
-        layer=sidecar.layer,
+        layer=next((part.sidecar.layer for part in gateway.parts if part.sidecar.layer is not None), None),
         d_model=sidecar.d_model,
         predict_mean_mse=settings.predict_mean_mse,
         limits=Limits(**limits),

@@ -285,6 +285,14 @@ def test_a_data_set_from_elsewhere_warns(
     assert len(found) == warnings
 
 
+def test_a_layer_that_the_server_does_not_know(tmp_path: Path, gateway: FakeGateway) -> None:
+    gateway.served["layer"] = None
+    given = save(tmp_path / "in.parquet", activation_layer=np.full(COUNT, 19))
+    Path(f"{given}.nla_meta.yaml").write_text("activation_layer: 19")
+    for _ in range(2):
+        assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 0
+
+
 def test_a_column_that_names_another_layer_warns(
     tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:

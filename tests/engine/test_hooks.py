@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore
 
+from nla_engine.reconstructor import LastRows
 from nla_engine.rendezvous import meet_on_loopback
 from nla_engine.requests import decode_injection
 from nla_engine.sampling import multinomial_on_cpu
@@ -114,6 +115,14 @@ class Model(nn.Module):
         super().__init__()
         self.first = nn.Linear(2, 2, bias=False)
         self.second = nn.Linear(2, 2, bias=False)
+
+
+def test_only_the_rows_that_count_are_computed() -> None:
+    module, inputs = nn.Linear(4, 3), torch.randn(7, 4)
+    wanted = torch.zeros(7, 3)
+    wanted[[1, 6]] = module(inputs[[1, 6]])
+    LastRows(module).rows = torch.tensor([1, 6])
+    assert torch.equal(module(inputs), wanted)
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])

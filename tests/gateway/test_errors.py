@@ -4,7 +4,8 @@ from typing import get_args
 
 from nla_client.wire import STATUS, ErrorType
 from nla_gateway import errors
-from nla_gateway.api.http import error_detail, param_of
+from nla_gateway.api.http import error_detail
+from nla_gateway.api.json_route import param_of
 
 
 def test_table_is_total_and_one_to_one() -> None:
@@ -25,6 +26,6 @@ def test_a_bug_shows_nothing_of_itself() -> None:
 
 
 def test_param_names_follow_the_contract() -> None:
-    assert param_of(("body", "vectors", "list[str]", 3)) == "vectors[3]"
-    assert param_of(("body", "n")) == "n"
-    assert param_of(("body",)) is None
+    assert param_of(("vectors", "many", 3)) == "vectors[3]"
+    assert param_of(("n",)) == "n"
+    assert param_of(()) is None

@@ -116,8 +116,8 @@ def test_dry_run_for_another_machine(
     flags = write_shape(tmp_path, "llama-3.3-70b-l53")
     assert main([*flags, "--av-gpus", "0-3", "--ar-gpus", "4-5", "--quantization", "fp8"]) == 0
     plan = capsys.readouterr().out
-    assert "memory       weights 18.16 GB + KV pool 10.74 GB + overhead 4.58 GB = 33.48 GB a GPU" in plan
-    assert "0-3          verbalizer 33.5 GB of 80.0 GB, H100" in plan
+    assert "memory       weights 18.16 GB + KV pool 10.74 GB + overhead 4.97 GB = 33.87 GB a GPU" in plan
+    assert "0-3          verbalizer 33.9 GB of 80.0 GB, H100" in plan
     assert "4-5          reconstructor " in plan
     assert "CUDA_VISIBLE_DEVICES=4,5 " in plan
     assert main(flags) == 2

@@ -34,7 +34,7 @@ def of_files(files: Sequence[File], info: Info) -> Iterator[str]:
 
 def of_rows(table: Any, info: Info) -> str | None:
     """A warning where the column `activation_layer` of some rows (pyarrow.RecordBatch) names another layer."""
-    if LAYER not in table.schema.names or not pa.types.is_integer(table.schema.field(LAYER).type):
+    if info.layer is None or LAYER not in table.schema.names or not pa.types.is_integer(table.schema.field(LAYER).type):
         return None
     other = [layer for layer in pc.unique(table.column(LAYER)).to_pylist() if layer not in (None, info.layer)]
     return f"column {LAYER!r}: {_another_layer(other[0], info)}" if other else None
@@ -53,7 +53,7 @@ def _of_file(file: File, info: Info) -> Iterator[str]:
     sections = [said, said.get("extraction")] if isinstance(said, dict) else []
     known = [section for section in sections if isinstance(section, dict)]
     layer, model = _first(known, _LAYERS, int), _first(known, _MODELS, str)
-    if layer is not None and layer != info.layer:
+    if None not in (layer, info.layer) and layer != info.layer:
         yield _another_layer(layer, info)
     if model and info.base_model and _name(model) != _name(info.base_model):
         yield f"these vectors are from {model}, but the pair explains those of {info.base_model}"

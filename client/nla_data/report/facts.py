@@ -26,7 +26,7 @@ def run(results: Results) -> Facts:
         ("Verbalizer", _model(served.verbalizer)),
         ("Reconstructor", _model(served.reconstructor)),
         ("Base model", served.base_model or "not told"),
-        ("Layer", str(served.layer)),
+        ("Layer", "not known" if served.layer is None else str(served.layer)),
         ("d_model", f"{served.d_model:,}"),
         ("Started", manifest.started),
     ]

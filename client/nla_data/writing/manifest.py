@@ -40,7 +40,7 @@ class Served(BaseModel):
     verbalizer: dict[str, Any] | None
     reconstructor: dict[str, Any] | None
     base_model: str | None
-    layer: int
+    layer: int | None
     d_model: int
     predict_mean_mse: float | None
 

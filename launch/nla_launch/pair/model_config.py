@@ -35,11 +35,17 @@ class ModelConfig:
     vocabulary: int
     max_positions: int
     tied: bool
+    """Whether lm_head is the embedding table."""
 
     @property
     def parameters(self) -> int:
         """Number of parameters, small ones (norms, biases) left out."""
         return self.block_parameters() + self.embedding_parameters * (1 if self.tied else 2)
+
+    @property
+    def whole_embedding(self) -> bool:
+        """Whether SGLang keeps all of the embedding table on each of several GPUs, and all of the logits."""
+        return self.architecture.startswith("Gemma3")
 
     @property
     def embedding_parameters(self) -> int:
@@ -107,6 +113,7 @@ def _with_defaults(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
 
 def _model_config(whole: dict[str, Any], decoder: dict[str, Any]) -> ModelConfig:
     heads = decoder["num_attention_heads"]
+    gemma = decoder["model_type"].startswith("gemma")
     return ModelConfig(
         architecture=whole["architectures"][0],
         d_model=decoder["hidden_size"],
@@ -117,5 +124,5 @@ def _model_config(whole: dict[str, Any], decoder: dict[str, Any]) -> ModelConfig
         intermediate=decoder["intermediate_size"],
         vocabulary=decoder["vocab_size"],
         max_positions=decoder["max_position_embeddings"],
-        tied=bool(decoder.get("tie_word_embeddings", whole.get("tie_word_embeddings", False))),
+        tied=bool(decoder.get("tie_word_embeddings", whole.get("tie_word_embeddings", gemma))),
     )

@@ -71,7 +71,7 @@ def _check_weights(folder: Path, role: Role, sidecar: Sidecar, *, trust_remote_c
 
 
 def _check_reconstructor(folder: Path, sidecar: Sidecar, config: ModelConfig) -> None:
-    if config.blocks != sidecar.layer + 1:
+    if sidecar.layer is not None and config.blocks != sidecar.layer + 1:
         raise LaunchError(
             f"{folder}: a reconstructor of layer {sidecar.layer} has {sidecar.layer + 1} blocks,"
             f" but config.json says num_hidden_layers {config.blocks}"

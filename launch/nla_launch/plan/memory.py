@@ -18,8 +18,9 @@ CONTEXT_BYTES: Final = 1_000_000_000
 """CUDA context, kernels and NCCL buffers."""
 GRAPH_BYTES: Final = 1_500_000_000
 """Decode graphs and the attention backend's workspace."""
-SAMPLING_BYTES: Final = 28
-"""Per sample and vocabulary entry while sampling with top_p: logits, probabilities, their sorting and sums."""
+SAMPLING_BYTES: Final = 40
+"""Per sample and vocabulary entry while sampling with top_p: logits, probabilities, their sorting and sums, and our
+own draw in the order of the vocabulary, in float64."""
 KEPT_FREE: Final = 0.05
 """Share of a GPU that is left free: for fragmentation, and for what these estimates miss."""
 MEMORY_SHARE: Final = 0.9
@@ -56,11 +57,16 @@ class Load:
         computing = GRAPH_BYTES + PREFILL_TOKENS * activations * BYTES[self.dtype]
         match self.role:
             case Role.AV:
-                return computing + requests * self.config.vocabulary * SAMPLING_BYTES
+                return computing + requests * self.config.vocabulary * (SAMPLING_BYTES + self._gathered_bytes)
             case Role.AR:
                 return computing
             case _:
                 assert_never(self.role)
+
+    @property
+    def _gathered_bytes(self) -> int:
+        """Per sample and vocabulary entry where each GPU gathers the whole logits of all."""
+        return self.tp * BYTES[self.dtype] if self.config.whole_embedding and self.tp > 1 else 0
 
     def _weights(self, block_bytes: int) -> int:
         match self.role:
@@ -71,7 +77,8 @@ class Load:
             case _:
                 assert_never(self.role)
         # Never quantized.
-        embeddings = tables * self.config.embedding_parameters // self.tp * BYTES[self.dtype]
+        parts = 1 if self.config.whole_embedding else self.tp
+        embeddings = tables * self.config.embedding_parameters // parts * BYTES[self.dtype]
         return self.config.block_parameters(self.tp) * block_bytes + embeddings + head
 
 

@@ -121,7 +121,7 @@ class EnginePlan:
         # Requests with injected vectors never replay a prefill graph, so none is captured.
         arguments = ["--cuda-graph-backend-prefill", "disabled"]
         if self.device == "cpu":
-            arguments += ["--attention-backend", "torch_native", "--sleep-on-idle"]
+            arguments += ["--attention-backend", "nla_cpu", "--sleep-on-idle"]
             return [*arguments, "--cuda-graph-backend-decode", "disabled"]
         arguments += ["--max-prefill-tokens", str(PREFILL_TOKENS)]
         if self.attention_backend is not None:

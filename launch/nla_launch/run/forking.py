@@ -119,6 +119,7 @@ class _Life:
         finally:
             theirs.close()
             os.close(writing)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._imported: asyncio.Future[str | None] | None = None
         self._asked: deque[asyncio.Future[ForkedProcess]] = deque()
         self._living: dict[int, ForkedProcess] = {}
@@ -131,10 +132,10 @@ class _Life:
             UnfitError: it ended instead.
         """
         if self._imported is None:
-            loop = asyncio.get_running_loop()
-            self._imported = loop.create_future()
-            self._reader = loop.create_task(Output(LABEL).read(self._pipe))
-            loop.add_reader(self._control, self._receive)
+            self._loop = asyncio.get_running_loop()
+            self._imported = self._loop.create_future()
+            self._reader = self._loop.create_task(Output(LABEL).read(self._pipe))
+            self._loop.add_reader(self._control, self._receive)
         return await asyncio.shield(self._imported)
 
     async def fork(self, request: Fork, output: int) -> ForkedProcess:
@@ -183,16 +184,17 @@ class _Life:
             return
         process = self._living[pid] = ForkedProcess(pid)
         if answer.done():  # nobody waits for it any more
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         else:
             answer.set_result(process)
 
     def _end(self) -> None:
         """Note that it is gone, and with it all that it forked."""
         self.gone = True
-        if self._imported is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
+        if self._loop is None:  # nobody reads it
+            os.close(self._pipe)
+        elif not self._loop.is_closed():
+            self._loop.remove_reader(self._control)
         self._control.close()
         code = self._process.wait()
         reason = f"the {LABEL} has ended with code {code}"

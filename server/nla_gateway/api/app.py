@@ -47,8 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="nla-serve", version=version("nla-serve"), description=DESCRIPTION, lifespan=lifespan,
                   docs_url="/docs" if docs else None, openapi_url="/openapi.json" if docs else None,
-                  redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False)  # fmt: skip
-    app.include_router(router)
+                  redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False,
+                  routes=router.routes)  # fmt: skip
     install_error_handlers(app)
     tracing.trace_requests(app)
     app.add_middleware(

@@ -2,19 +2,16 @@
 exceptions become the contract's error body.
 """
 
+import asyncio
 import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Final
 
-import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,60 +67,11 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_error(request: Request, error: RequestError) -> JSONResponse:
         return _response_to(error, request.state.request_id)
 
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        problem = error.errors()[0]
-        param = param_of(problem["loc"])
-        message = _message(problem, param)
-        return error_response("invalid_request", message, request.state.request_id, param=param)
-
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         kind = TYPES_BY_STATUS.get(error.status_code, "invalid_request")
         message = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
         return error_response(kind, message, request.state.request_id, headers=dict(error.headers or {}))
-
-
-def param_of(loc: tuple[Any, ...]) -> str | None:
-    """Name a field as the contract does, `vectors[3]`, from pydantic's location."""
-    name = ""
-    for part in loc[1:]:
-        if isinstance(part, int):
-            name += f"[{part}]" if name else ""
-        elif not name:
-            name = str(part)
-    return name or None
-
-
-def _message(problem: dict[str, Any], param: str | None) -> str:
-    if problem["type"] == "json_invalid":
-        return f"the body is not valid JSON: {problem['ctx']['error']} at character {problem['loc'][1]}"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {param!r}"
-    if param is None:
-        return "the body must be a JSON object, sent with content-type: application/json"
-    return f"{param}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-
-
-class JsonRequest(Request):
-    """Parses its body with orjson: a batch of vectors is megabytes, and other requests wait meanwhile."""
-
-    async def json(self) -> Any:
-        """Parse the body; raises json.JSONDecodeError, also for half a surrogate pair, which is no text."""
-        return orjson.loads(await self.body())
-
-
-class JsonRoute(APIRoute):
-    """A route whose requests are JsonRequests."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Form the handler, as FastAPI documents it for custom requests."""
-        handle = super().get_route_handler()
-
-        async def handle_json(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
-
-        return handle_json
 
 
 class EdgeMiddleware:
@@ -146,8 +94,7 @@ class EdgeMiddleware:
         caller = self._caller(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
-        counted = scope["path"] not in POLLED_PATHS
-        self._metrics.in_flight.inc(counted)
+        self._metrics.in_flight.inc(scope["path"] not in POLLED_PATHS)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -170,18 +117,24 @@ class EdgeMiddleware:
                 await response(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.in_flight.dec(counted)
-            self._metrics.request(_endpoint(scope), status, seconds)
-            fields = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": _one_line(scope["path"]),
-                "status": status,
-                "seconds": round(seconds, 3),
-                "caller": caller,
-            }
-            line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")
-            logger.log(logging.INFO if counted else logging.DEBUG, line, fields, extra={"fields": fields})
+            # In the loop's next turn: uvloop sends what was written, the answer, at the end of this one.
+            asyncio.get_running_loop().call_soon(self._note, scope, request_id, caller, status, seconds)
+
+    def _note(self, scope: Scope, request_id: str, caller: str | None, status: int, seconds: float) -> None:
+        """Count one exchange that has ended, and log it."""
+        counted = scope["path"] not in POLLED_PATHS
+        self._metrics.in_flight.dec(counted)
+        self._metrics.request(_endpoint(scope), status, seconds)
+        fields = {
+            "request_id": request_id,
+            "method": scope["method"],
+            "path": _one_line(scope["path"]),
+            "status": status,
+            "seconds": round(seconds, 3),
+            "caller": caller,
+        }
+        line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")
+        logger.log(logging.INFO if counted else logging.DEBUG, line, fields, extra={"fields": fields})
 
     def _caller(self, headers: dict[bytes, bytes]) -> str | None:
         """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""

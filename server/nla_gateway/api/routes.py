@@ -23,7 +23,8 @@ from nla_client.wire import (
     VerbalizeResponse,
 )
 from nla_gateway.api import jobs
-from nla_gateway.api.http import JsonRoute, error_detail, retry_after_header
+from nla_gateway.api.http import error_detail, retry_after_header
+from nla_gateway.api.json_route import JsonRoute
 from nla_gateway.engines.engine_metrics import engine_metrics
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.gateway import Gateway

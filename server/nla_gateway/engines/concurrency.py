@@ -23,9 +23,12 @@ SMALL_COMES_AGAIN_S: Final = 2.0
 
 async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run all at the same time and return the results in order; the first failure cancels the rest."""
+    coroutines = list(work)
+    if len(coroutines) == 1:  # needs no task of its own
+        return [await coroutines[0]]
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in work]
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -211,6 +211,7 @@ def open_session(url: str, settings: EngineSettings) -> aiohttp.ClientSession:
         headers={"authorization": f"Bearer {settings.api_key}", "content-type": "application/json"},
         timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S),
         # No limit: requests wait in the pool's Turns.
+        skip_auto_headers=("accept", "accept-encoding", "user-agent"),  # an engine looks at none of them
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_IDLE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,  # a proxy from the environment must not stand between us and the engine

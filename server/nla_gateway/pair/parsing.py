@@ -1,16 +1,48 @@
-"""Explanations out of generated text: what stands between the tags."""
+"""Explanations out of generated text: what stands between the tags, after whatever the model thought first."""
 
+from dataclasses import dataclass
 from typing import Final
 
 OPENING: Final = "<explanation>"
 CLOSING: Final = "</explanation>"
+THINKING: Final = "<think>"
+THOUGHT: Final = "</think>"
 
 
-def parse(generated: str) -> tuple[str, bool]:
-    """Return the explanation, stripped, and whether it is complete (the closing tag came)."""
-    body = generated.split(OPENING, 1)[-1]
-    text, closing, _ = body.partition(CLOSING)
-    return text.strip(), bool(closing)
+@dataclass(frozen=True)
+class Form:
+    """What a verbalizer's answers look like, by its prompt."""
+
+    tags: bool = True
+    """Whether it was asked for tags; else all of a text that ended by itself is an explanation."""
+    thinks: bool = False
+    """Whether the prompt ends inside a think block."""
+
+
+TAGGED: Final = Form()
+
+
+def parse(generated: str, form: Form = TAGGED, *, ended: bool = False) -> tuple[str, bool]:
+    """Return the explanation, stripped, and whether it is complete.
+
+    Args:
+        generated: all the text, special tokens cut off its end.
+        form: what to look for.
+        ended: whether the text ended by itself, and not at its limit.
+    """
+    answer = _answer(generated, form)
+    if answer is None:
+        return generated.strip().removeprefix(THINKING).strip(), False
+    text, closing, _ = answer.split(OPENING, 1)[-1].partition(CLOSING)
+    return text.strip(), bool(closing) or (ended and not form.tags)
+
+
+def _answer(generated: str, form: Form) -> str | None:
+    """What follows the think block, if there is one; None while it lasts."""
+    if not form.thinks and not generated.lstrip().startswith(THINKING):
+        return generated
+    _, thought, answer = generated.partition(THOUGHT)
+    return answer if thought else None
 
 
 class DeltaParser:
@@ -20,9 +52,10 @@ class DeltaParser:
     explanation, except where text precedes the opening tag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form = TAGGED) -> None:
         self.given = ""
         """All deltas so far, joined."""
+        self._form = form
 
     def feed(self, generated: str) -> str:
         """Return the new part of the explanation, given all the text generated so far."""
@@ -38,9 +71,10 @@ class DeltaParser:
         return self._new(text)
 
     def _body(self, generated: str) -> str:
-        if OPENING not in generated and OPENING.startswith(generated.lstrip()[: len(OPENING)]):
+        answer = _answer(generated, self._form)
+        if answer is None or _begins(answer, THINKING) or (OPENING not in answer and _begins(answer, OPENING)):
             return ""
-        return parse(generated)[0] if CLOSING in generated else generated.split(OPENING, 1)[-1].lstrip()
+        return parse(generated, self._form)[0] if CLOSING in answer else answer.split(OPENING, 1)[-1].lstrip()
 
     def _new(self, text: str) -> str:
         if not text.startswith(self.given):
@@ -48,3 +82,8 @@ class DeltaParser:
         new = text[len(self.given) :]
         self.given = text
         return new
+
+
+def _begins(text: str, tag: str) -> bool:
+    """Whether text could be the beginning of a tag."""
+    return tag.startswith(text.lstrip()[: len(tag)])

@@ -8,17 +8,19 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Final, Self
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
+from nla_gateway.pair.parsing import CLOSING, OPENING, THINKING, Form
 from nla_gateway.pair.sidecar import Sidecar
 from nla_gateway.pair.transformers import import_transformers
 from nla_gateway.roles import Role
 
 logger = logging.getLogger(__name__)
 
-MARKER_FIELD: Final = "{injection_char}"
-EXPLANATION_FIELD: Final = "{explanation}"
+MARKER_FIELD: Final = "injection_char"
+EXPLANATION_FIELD: Final = "explanation"
 FAMILIES_WITH_BOS: Final = ("llama", "gemma")
 """Beginnings of config.json's model_type."""
 
@@ -46,6 +48,42 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 @dataclass(frozen=True)
+class Template:
+    """A prompt template of the sidecar, which its trainer fills by `str.format`: other braces are doubled."""
+
+    text: str
+    field: str
+
+    @classmethod
+    def read(cls, text: str, role: Role, field: str, folder: Path) -> Self:
+        """Check that the template has its one field, once, and no other.
+
+        Raises:
+            CheckpointError: it has not.
+        """
+        try:
+            parsed = [(name, spec or "", way) for _, name, spec, way in Formatter().parse(text) if name is not None]
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: the {role} template is not one of str.format: {error}") from None
+        fields = [_as_written(*parts) for parts in parsed]
+        unknown = next((name for name in fields if name != field), None)
+        if unknown is not None:
+            raise CheckpointError(f"{folder}: the {role} template has {{{unknown}}}, which nla-serve cannot fill")
+        if len(fields) != 1:
+            message = f"the {role} template has {{{field}}} {len(fields)} times; it must be once"
+            raise CheckpointError(f"{folder}: {message}")
+        return cls(text, field)
+
+    def filled(self, value: str) -> str:
+        """Fill its field."""
+        return self.text.format(**{self.field: value})
+
+    def has(self, *words: str) -> bool:
+        """Whether any of some words stands in it."""
+        return any(word in self.text for word in words)
+
+
+@dataclass(frozen=True)
 class VerbalizerPrompt:
     """The one prompt of a verbalizer: `ids`, with the marker standing at `position`."""
 
@@ -53,6 +91,8 @@ class VerbalizerPrompt:
     position: int
     stop_texts: dict[int, str]
     """Text of each special token id, to trim the one that ended a sample."""
+    form: Form
+    """What answers look like."""
 
     @classmethod
     def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
@@ -63,12 +103,9 @@ class VerbalizerPrompt:
         """
         tokenizer, tokens = load_tokenizer(folder, trust_remote_code=trust_remote_code), sidecar.tokens
         _check_marker(tokenizer, sidecar, folder)
-        template = sidecar.prompt_templates[Role.AV]
-        if template.count(MARKER_FIELD) != 1:
-            raise CheckpointError(
-                f"{folder}: the av template has {MARKER_FIELD} {template.count(MARKER_FIELD)} times; it must be once"
-            )
-        ids = _render_chat(tokenizer, template.replace(MARKER_FIELD, tokens.injection_char), folder)
+        template = Template.read(sidecar.prompt_templates[Role.AV], Role.AV, MARKER_FIELD, folder)
+        text = _render_chat(tokenizer, template.filled(tokens.injection_char), folder)
+        ids = list(tokenizer.encode(text, add_special_tokens=False))
         positions = [i for i, token in enumerate(ids) if token == tokens.injection_token_id]
         if len(positions) != 1:
             raise CheckpointError(
@@ -81,7 +118,8 @@ class VerbalizerPrompt:
             # Not refused: the chat template is what the verbalizer was trained with.
             logger.warning("%s: the chat template renders no BOS, which models of this family usually need", folder)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        return cls(ids=ids, position=position, stop_texts=specials)
+        form = Form(tags=template.has(OPENING, CLOSING), thinks=text.rstrip().endswith(THINKING))
+        return cls(ids=ids, position=position, stop_texts=specials, form=form)
 
 
 @dataclass(frozen=True)
@@ -89,7 +127,7 @@ class ReconstructorPrompt:
     """Turns an explanation into a reconstructor's token ids, special tokens included."""
 
     tokenizer: Any
-    template: str
+    template: Template
     suffix_ids: list[int]
     overhead: int
     """Tokens of the prompt around an empty text."""
@@ -103,10 +141,7 @@ class ReconstructorPrompt:
         Raises:
             CheckpointError: the sidecar and the tokenizer disagree.
         """
-        template = sidecar.prompt_templates[Role.AR]
-        if template.count(EXPLANATION_FIELD) != 1:
-            count = template.count(EXPLANATION_FIELD)
-            raise CheckpointError(f"{folder}: the ar template has {EXPLANATION_FIELD} {count} times; it must be once")
+        template = Template.read(sidecar.prompt_templates[Role.AR], Role.AR, EXPLANATION_FIELD, folder)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         overhead = len(_encode(tokenizer, template, ""))
         longest = max(map(len, tokenizer.get_vocab()))
@@ -151,21 +186,20 @@ class ReconstructorPrompt:
         return ids
 
 
-def _encode(tokenizer: Any, template: str, text: str) -> list[int]:
-    return list(tokenizer(template.replace(EXPLANATION_FIELD, text), add_special_tokens=True)["input_ids"])
+def _as_written(name: str, spec: str, conversion: str | None) -> str:
+    return name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
 
 
-def _render_chat(tokenizer: Any, content: str, folder: Path) -> list[int]:
-    """Render one user message to text, then encode it.
+def _encode(tokenizer: Any, template: Template, text: str) -> list[int]:
+    return list(tokenizer(template.filled(text), add_special_tokens=True)["input_ids"])
 
-    In two steps, because `apply_chat_template(tokenize=True)` splits some markers into bytes.
-    """
+
+def _render_chat(tokenizer: Any, content: str, folder: Path) -> str:
+    """Render one user message to text, to be encoded: `apply_chat_template(tokenize=True)` splits some markers."""
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: the tokenizer has no chat template, which the verbalizer's prompt needs")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    messages = [{"role": "user", "content": content}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _check_marker(tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
@@ -181,9 +215,18 @@ def _check_marker(tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
 def _check_bos(tokenizer: Any, ids: list[int], folder: Path) -> bool:
     """Refuse two BOS; tell whether one is missing that the family needs, which no other check can see."""
     bos = tokenizer.bos_token_id
-    if bos is not None and ids.count(bos) > 1:
-        raise CheckpointError(f"{folder}: the rendered prompt has more than one BOS; mend its template")
-    return bos is not None and ids[0] != bos and _family(folder).startswith(FAMILIES_WITH_BOS)
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise CheckpointError(f"{folder}: the rendered prompt begins with more than one BOS; mend its template")
+    needed = _family(folder).startswith(FAMILIES_WITH_BOS) and not _begins_turns(tokenizer)
+    return bos is not None and ids[0] != bos and needed
+
+
+def _begins_turns(tokenizer: Any) -> bool:
+    """Whether the BOS stands before every message, as SmolLM2's `<|im_start|>`, and not once before all."""
+    if tokenizer.bos_token is None or not tokenizer.chat_template:
+        return False
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False)).count(tokenizer.bos_token) > 1
 
 
 def _family(folder: Path) -> str:

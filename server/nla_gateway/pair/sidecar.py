@@ -7,10 +7,18 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
@@ -19,13 +27,29 @@ logger = logging.getLogger(__name__)
 
 SIDECAR: Final = "nla_meta.yaml"
 KNOWN_SCHEMA_VERSIONS: Final = (2,)
-OLDER_ROLES: Final = {"actor": "av", "critic": "ar"}
+OTHER_SPELLINGS: Final = {"actor": "av", "verbalizer": "av", "critic": "ar", "reconstructor": "ar"}
+PLAIN: Final = (None, "raw", "none")
+"""Ways to say that nothing is done to a vector."""
+INJECTION_KEYS: Final = {
+    "injection_scale", "injection_char", "injection_token_id", "injection_left_neighbor_id",
+    "injection_right_neighbor_id",
+}  # fmt: skip
+"""What is known of injection. Another key may well be a rule, and one that is not followed gives fluent nonsense."""
 
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["sqrt_d_model"] | None
+
+def _number_if_any(value: object) -> object:
+    """Take numbers as trainers write them: `8e4` and "150" are strings in YAML."""
+    if value in PLAIN:
+        return None
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
-def _raw_is_none(value: object) -> object:
-    return None if value == "raw" else value
+Scale = Annotated[
+    Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["sqrt_d_model"] | None, BeforeValidator(_number_if_any)
+]
 
 
 class _Section(BaseModel):
@@ -38,8 +62,16 @@ class Extraction(_Section):
     """Lengths that vectors are scaled to; null means unscaled (injection) or unscorable (mse)."""
 
     # No default: a misspelt key must not pass for null, which would inject unscaled vectors.
-    injection_scale: Annotated[Scale, BeforeValidator(_raw_is_none)]
-    mse_scale: Scale
+    injection_scale: Scale
+    mse_scale: Scale = "sqrt_d_model"
+    norm: object = None
+
+    @field_validator("norm")
+    @classmethod
+    def _is_plain(cls, value: object) -> object:
+        if value not in PLAIN:
+            raise ValueError(f"vectors of this pair are prepared by {value!r}, which nla-serve does not know")
+        return value
 
 
 class Tokens(_Section):
@@ -55,26 +87,38 @@ class Tokens(_Section):
 class Sidecar(_Section):
     """One checkpoint's sidecar, in today's spelling."""
 
-    schema_version: int
+    schema_version: int | None = None
     kind: Literal["nla_model"]
     role: Annotated[Role, Field(strict=False)]
     d_model: int = Field(gt=0)
-    layer: int = Field(ge=0, alias="extraction_layer_index")
+    layer: int | None = Field(default=None, ge=0, alias="extraction_layer_index")
+    """None: trainers give it to reconstructors alone."""
     extraction: Extraction
     tokens: Tokens
     prompt_templates: dict[str, str]
 
     @model_validator(mode="before")
     @classmethod
-    def _from_older_spelling(cls, data: Any) -> Any:
+    def _from_other_spellings(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        templates = data.get("prompt_templates")
-        if isinstance(templates, dict):
-            templates = {OLDER_ROLES.get(key, key): text for key, text in templates.items()}
+        for section in (data, data.get("extraction"), data.get("tokens")):
+            _refuse_unknown_injection(section)
         role = data.get("role")
-        return {**data, "role": OLDER_ROLES.get(role, role) if isinstance(role, str) else role,
-                "prompt_templates": templates}  # fmt: skip
+        return {
+            **data,
+            "role": OTHER_SPELLINGS.get(role, role) if isinstance(role, str) else role,
+            "prompt_templates": _in_our_spelling(data.get("prompt_templates")),
+            "extraction_layer_index": _layer(data),
+        }
+
+    @model_validator(mode="after")
+    def _has_what_its_role_needs(self) -> Self:
+        if self.role not in self.prompt_templates:
+            raise ValueError(f"prompt_templates has no `{self.role}`, which the role needs")
+        if self.role is Role.AR and self.layer is None:
+            raise ValueError("no `extraction_layer_index`, which a reconstructor needs")
+        return self
 
     @property
     def injection_scale(self) -> float | None:
@@ -107,8 +151,7 @@ def read_sidecar(folder: Path) -> Sidecar:
         raise CheckpointError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise CheckpointError(f"{path}: {_first_problem(error)}") from None
-    _check_template(sidecar, path)
-    if sidecar.schema_version not in KNOWN_SCHEMA_VERSIONS:
+    if sidecar.schema_version not in (None, *KNOWN_SCHEMA_VERSIONS):
         logger.warning("%s has schema_version %d, which is not known here; all fields fit, going on",
                        path, sidecar.schema_version)  # fmt: skip
     return sidecar
@@ -121,17 +164,40 @@ def check_pair(sidecars: Mapping[Role, Sidecar]) -> None:
         return
     if av.d_model != ar.d_model:
         raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
-    if av.layer != ar.layer:
+    if av.layer is not None and av.layer != ar.layer:
         raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
 
 
-def _check_template(sidecar: Sidecar, path: Path) -> None:
-    template = sidecar.prompt_templates.get(sidecar.role)
-    if template is None:
-        raise CheckpointError(f"{path}: prompt_templates has no `{sidecar.role}`, which the role needs")
+def _refuse_unknown_injection(section: object) -> None:
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if isinstance(key, str) and key.startswith("inject") and key not in INJECTION_KEYS and value is not None:
+            raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
+
+
+def _in_our_spelling(templates: object) -> object:
+    """Rename the roles of templates, and leave null ones out; two that differ for one role are refused."""
+    if not isinstance(templates, dict):
+        return templates
+    found: dict[object, object] = {}
+    for key, text in templates.items():
+        role = OTHER_SPELLINGS.get(key, key) if isinstance(key, str) else key
+        if text is not None and found.setdefault(role, text) != text:
+            raise ValueError(f"prompt_templates has two different ones for `{role}`")
+    return found
+
+
+def _layer(data: dict[str, Any]) -> object:
+    """Find the layer at the top, or where trainers put it: in the section of the reconstructor."""
+    name = "extraction_layer_index"
+    sections = [data, *(data.get(key) for key in ("ar", "critic", "reconstructor"))]
+    given = [section[name] for section in sections if isinstance(section, dict) and section.get(name) is not None]
+    if any(layer != given[0] for layer in given):
+        raise ValueError(f"`{name}` is {' and '.join(map(str, given))}")
+    return given[0] if given else None
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("literal[", "constrained-")))
-    return f"`{where}`: {problem['msg']}" if where else str(problem["msg"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"`{where}`: {message}" if where else message

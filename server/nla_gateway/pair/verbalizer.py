@@ -130,7 +130,7 @@ class Verbalizer:
             self._keep_warm(engine, generated.usage)
             yield generated
 
-        deltas, again = DeltaParser(), False
+        deltas, again = DeltaParser(self.prompt.form), False
         async with self.engines.turn(ticket.owner), aclosing(self.engines.stream(attempt)) as pieces:
             async for piece in pieces:
                 if piece is Mark.ANEW:
@@ -171,13 +171,14 @@ class Verbalizer:
             raise EngineUnavailable(f"the verbalizer broke the sample off: {matched}")
         # The end-of-text token is kept in the text, like all special tokens, but is no part of it.
         ending = "" if isinstance(matched, str) else self.prompt.stop_texts.get(matched, "")
-        text, complete = parse(answer["text"].removesuffix(ending))
+        ended = reason["type"] != "length"
+        text, complete = parse(answer["text"].removesuffix(ending), self.prompt.form, ended=ended)
         usage = Usage(
             prompt_tokens=meta["prompt_tokens"],
             cached_tokens=meta["cached_tokens"],
             completion_tokens=meta["completion_tokens"],
         )
-        return Generated(text, complete, "length" if reason["type"] == "length" else "stop", usage)
+        return Generated(text, complete, "stop" if ended else "length", usage)
 
 
 def sampling(call: VerbalizeRequest, seed: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -11,6 +12,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from nla_client.wire import Score, Usage
 from nla_gateway.settings import COUNTERS_VARIABLE
 from nla_gateway.states import EngineState
+
+M = TypeVar("M", Counter, Histogram)
 
 SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 UNEXPLAINED: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 4.0)
@@ -48,22 +51,22 @@ class Metrics:
 
     def request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count one finished request."""
-        self._requests.labels(endpoint, str(status)).inc()
-        self._seconds.labels(endpoint).observe(seconds)
+        _of(self._requests, endpoint, str(status)).inc()
+        _of(self._seconds, endpoint).observe(seconds)
 
     def vectors(self, endpoint: str, count: int) -> None:
         """Count the vectors of one answered request."""
-        self._vectors.labels(endpoint).inc(count)
+        _of(self._vectors, endpoint).inc(count)
 
     def sample(self, *, complete: bool) -> None:
         """Count one sampled text."""
-        self._samples.labels(str(complete).lower()).inc()
+        _of(self._samples, str(complete).lower()).inc()
 
     def tokens(self, engine: str, usage: Usage) -> None:
         """Count what `verbalizer` or `reconstructor` has read and written."""
-        self._tokens.labels(engine, "prompt").inc(usage.prompt_tokens)
-        self._tokens.labels(engine, "cached").inc(usage.cached_tokens)
-        self._tokens.labels(engine, "completion").inc(usage.completion_tokens)
+        _of(self._tokens, engine, "prompt").inc(usage.prompt_tokens)
+        _of(self._tokens, engine, "cached").inc(usage.cached_tokens)
+        _of(self._tokens, engine, "completion").inc(usage.completion_tokens)
 
     def scores(self, scores: Iterable[Score]) -> None:
         """Count scores that have an fve."""
@@ -85,6 +88,12 @@ class Metrics:
     def text(self) -> bytes:
         """Render everything in Prometheus's text format."""
         return generate_latest(self._shown)
+
+
+@lru_cache(maxsize=1024)
+def _of(metric: M, *labels: str) -> M:
+    """Return the metric with these labels; prometheus_client's own look-up costs more than to count."""
+    return metric.labels(*labels)
 
 
 def _of_all_gateways() -> CollectorRegistry:

@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
+from nla_gateway.pair.parsing import Form
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
-from nla_gateway.pair.sidecar import read_sidecar
-from tests.checkpoints import SPECIALS, Family, Pair, edit_sidecar, make_pair
+from nla_gateway.pair.sidecar import check_pair, read_sidecar
+from nla_gateway.roles import Role
+from tests.checkpoints import LAYER, SPECIALS, Family, Pair, edit_sidecar, make_pair
 
 
 @pytest.fixture(scope="module", params=sorted(SPECIALS))
@@ -44,7 +46,65 @@ def test_older_spelling_loads(pair: Pair) -> None:
     assert (read_sidecar(pair.av).role, read_sidecar(pair.ar).role) == ("av", "ar")
 
 
-@pytest.mark.parametrize(("value", "scale"), [("raw", None), (None, None), (30, 30.0), ("sqrt_d_model", 8.0)])
+def as_the_trainer_writes_it(pair: Pair) -> None:
+    """`write_model_sidecar` of the public trainer: the layer with the critic alone, scales and templates left out."""
+    for folder, role, other in ((pair.av, "actor", "critic"), (pair.ar, "critic", "actor")):
+        sidecar = yaml.safe_load((folder / "nla_meta.yaml").read_text())
+        templates = {"actor": sidecar["prompt_templates"]["av"], "critic": sidecar["prompt_templates"]["ar"]}
+        changes: dict[str, Any] = {
+            "role": role, "schema_version": ..., "extraction_layer_index": ..., "extraction.mse_scale": ...,
+            "prompt_templates": templates | {other: None}, "stage": "rl", "created_by": "trainer",
+        }  # fmt: skip
+        if role == "critic":
+            changes["critic"] = {"extraction_layer_index": LAYER}
+        edit_sidecar(folder, changes)
+
+
+def test_sidecars_of_the_public_trainer_load(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    as_the_trainer_writes_it(pair)
+    load_both(pair)
+    av, ar = read_sidecar(pair.av), read_sidecar(pair.ar)
+    assert (av.role, av.layer, av.mse_scale) == ("av", None, 8.0)
+    assert (ar.role, ar.layer) == ("ar", LAYER)
+    check_pair({Role.AV: av, Role.AR: ar})
+    assert caplog.text == ""
+
+
+def test_braces_are_doubled_as_for_str_format(pair: Pair) -> None:
+    prompts = []
+    for extra in ("", ' as JSON, {{"text": "..."}}'):
+        changed = yaml.safe_load((pair.av / "nla_meta.yaml").read_text())["prompt_templates"]["av"] + extra
+        edit_sidecar(pair.av, {"prompt_templates.av": changed})
+        prompts.append(VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).ids)
+    added = load_tokenizer(pair.av, trust_remote_code=False).decode(prompts[1])
+    assert '{"text": "..."}' in added
+    assert "{{" not in added
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{injection_char} at {depth_pct}%", "{depth_pct}, which nla-serve cannot fill"),
+        ("{injection_char!r}", "{injection_char!r}, which"),
+        ("{injection_char:>9}", "{injection_char:>9}, which"),
+        ("{injection_char.real}", "{injection_char.real}, which"),
+        ('{injection_char} {"text": 1}', "which nla-serve cannot fill"),
+        ("{injection_char} {", "is not one of str.format"),
+        ("{injection_char} }", "is not one of str.format"),
+        ("{injection_char} {}", "{}, which nla-serve cannot fill"),
+    ],
+)
+def test_templates_that_cannot_be_filled(pair: Pair, text: str, message: str) -> None:
+    edit_sidecar(pair.av, {"prompt_templates.av": text})
+    with pytest.raises(CheckpointError) as caught:
+        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "scale"),
+    [("raw", None), ("none", None), (None, None), (30, 30.0), ("sqrt_d_model", 8.0), ("8e4", 80000.0), ("150", 150.0)],
+)
 def test_injection_scale_forms(pair: Pair, value: Any, scale: float | None) -> None:
     edit_sidecar(pair.av, {"extraction.injection_scale": value})
     assert read_sidecar(pair.av).injection_scale == scale
@@ -91,6 +151,13 @@ def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.Log
         ({"prompt_templates.av": "{injection_char} twice {injection_char}"}, "must be once"),
         ({"prompt_templates.av": "no marker"}, "must be once"),
         ({"prompt_templates": {"ar": "x"}}, "prompt_templates has no `av`"),
+        ({"prompt_templates": {"av": None, "ar": "x"}}, "prompt_templates has no `av`"),
+        ({"prompt_templates.actor": "{injection_char}"}, "two different ones for `av`"),
+        ({"critic": {"extraction_layer_index": 7}}, "`extraction_layer_index` is 1 and 7"),
+        ({"extraction.norm": "whitened_zca"}, "prepared by 'whitened_zca', which nla-serve does not know"),
+        ({"extraction.injection_mode": "norm_matched_add"}, "`injection_mode: norm_matched_add` is a way of injection"),
+        ({"injection": {"rule": "add_after_block", "block": 1}}, "is a way of injection that nla-serve does not know"),
+        ({"tokens.injection_layer": 1}, "`injection_layer: 1` is a way of injection"),
     ],
 )
 def test_verbalizer_faults(pair: Pair, changes: dict[str, Any], message: str) -> None:
@@ -112,6 +179,7 @@ def test_marker_in_the_text_of_the_template(pair: Pair) -> None:
     ("changes", "message"),
     [
         ({"tokens.critic_suffix_ids": [1, 2]}, "critic_suffix_ids"),
+        ({"extraction_layer_index": ...}, "no `extraction_layer_index`, which a reconstructor needs"),
         ({"prompt_templates.ar": "{explanation} and {explanation}"}, "must be once"),
         ({"prompt_templates.ar": "<text>{explanation}</text>"}, "critic_suffix_ids"),
     ],
@@ -151,6 +219,32 @@ def test_a_chat_template_with_two_bos(pair: Pair) -> None:
         return
     with pytest.raises(CheckpointError, match="more than one BOS"):
         VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+
+
+def begin_turns_with_bos(folder: Path, family: Family) -> None:
+    """As SmolLM2 has it: Llama's architecture, and a BOS that is also what begins each message."""
+    end = SPECIALS[family].end
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ bos_token }}{{ m['role'] }}\n{{ m['content'] }}" + end + "\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+    )
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+
+
+def test_a_bos_that_begins_every_message_is_no_fault(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in (pair.av, pair.ar):
+        begin_turns_with_bos(folder, pair.family)
+    load_both(pair)
+    assert "BOS" not in caplog.text
+
+
+def test_what_answers_look_like_is_read_from_the_prompt(pair: Pair) -> None:
+    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).form == Form(tags=True, thinks=False)
+    edit_sidecar(pair.av, {"prompt_templates.av": "One item a line: <concept>{injection_char}</concept>"})
+    path = pair.av / "chat_template.jinja"
+    path.write_text(path.read_text().replace("{% endif %}", "<think>\n{% endif %}"))
+    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).form == Form(tags=False, thinks=True)
 
 
 def test_a_chat_template_without_bos_is_warned_of(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nla_gateway.pair.parsing import DeltaParser, parse
+from nla_gateway.pair.parsing import TAGGED, DeltaParser, Form, parse
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,52 @@ def test_parse(generated: str, expected: tuple[str, bool]) -> None:
     assert parse(generated) == expected
 
 
-def feed_all(pieces: list[str]) -> str:
-    parser, generated, out = DeltaParser(), "", ""
+THOUGHT = "<think>I put it in <explanation> tags.</think>"
+OPEN = Form(thinks=True)
+BARE = Form(tags=False)
+
+
+@pytest.mark.parametrize(
+    ("generated", "form", "ended", "expected"),
+    [
+        (f"{THOUGHT}<explanation>cats</explanation>", Form(), True, ("cats", True)),
+        (f"\n{THOUGHT}\n\ncats</explanation>", Form(), True, ("cats", True)),
+        (f"{THOUGHT}<explanation>the </think> token</explanation>", Form(), True, ("the </think> token", True)),
+        ("<explanation>the </think> token</explanation>", Form(), True, ("the </think> token", True)),
+        ("tags, <explanation>.\n</think>\n<explanation>cats</explanation>", OPEN, True, ("cats", True)),
+        ("still thinking <explanation>", OPEN, False, ("still thinking <explanation>", False)),
+        ("<think>still thinking", Form(), False, ("still thinking", False)),
+        ("one\ntwo", BARE, True, ("one\ntwo", True)),
+        ("one\ntwo", BARE, False, ("one\ntwo", False)),
+        ("one\ntwo", Form(), True, ("one\ntwo", False)),
+        ("<think>hm</think>one", BARE, True, ("one", True)),
+        ("<think>hm", BARE, True, ("hm", False)),
+        ("<explanation>one</explanation>", BARE, False, ("one", True)),
+    ],
+)
+def test_answers_that_think_or_have_no_tags(
+    generated: str, form: Form, ended: bool, expected: tuple[str, bool]
+) -> None:
+    assert parse(generated, form, ended=ended) == expected
+
+
+def feed_all(pieces: list[str], form: Form = TAGGED) -> str:
+    parser, generated, out = DeltaParser(form), "", ""
     for piece in pieces:
         generated += piece
         out += parser.feed(generated)
-    return out + parser.finish(parse(generated)[0])
+    return out + parser.finish(parse(generated, form)[0])
+
+
+@pytest.mark.parametrize("form", [Form(), OPEN, BARE, Form(tags=False, thinks=True)])
+@given(
+    st.text(alphabet="<>/thinkexplanation ab", max_size=30), st.text(alphabet="<>/abc ", max_size=9), st.integers(1, 9)
+)
+def test_no_thought_is_ever_streamed(form: Form, thought: str, text: str, step: int) -> None:
+    start = "" if form.thinks else "<think>"
+    generated = f"{start}{thought}</think><explanation>{text}</explanation>"
+    pieces = [generated[i : i + step] for i in range(0, len(generated), step)]
+    assert feed_all(pieces, form) == parse(generated, form)[0]
 
 
 @given(st.text(), st.booleans(), st.integers(1, 7))
