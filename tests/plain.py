@@ -79,6 +79,8 @@ def events_of(body: str) -> list[tuple[str, Any]]:
     """Server-sent events: their names, and their data parsed."""
     events = []
     for block in body.strip().split("\n\n"):
+        if block.startswith(":"):  # a comment, sent where nothing comes for long
+            continue
         name, data = block.split("\n", 1)
         assert name.startswith("event: ")
         assert data.startswith("data: ")

@@ -18,7 +18,7 @@ import psutil
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
-from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings
+from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
 
 START_TIMEOUT_S: Final = 420.0
@@ -54,11 +54,13 @@ class Stack:
     def gateway(self) -> psutil.Process:
         """The gateway's process."""
         children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if SETTINGS_VARIABLE in child.environ())
+        return next(child for child in children if "nla_gateway" in child.cmdline())
 
     def settings(self) -> Settings:
         """The gateway's settings: addresses and keys of the engines."""
-        return Settings.model_validate_json(self.gateway().environ()[SETTINGS_VARIABLE])
+        gateway = self.gateway()
+        descriptor = gateway.cmdline()[gateway.cmdline().index("--settings") + 1]
+        return Settings.model_validate_json(Path(f"/proc/{gateway.pid}/fd/{descriptor}").read_bytes())
 
     def wait_ready(self) -> None:
         """Wait for the ready line on stdout; fail with the log's end where it never comes."""

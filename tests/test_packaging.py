@@ -1,7 +1,10 @@
 """What `pip install nla-serve` gives: the client alone, from a real wheel in a fresh environment."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,26 @@ files = [folder / "verbalizer" / "model.safetensors", folder.parent / "configs" 
 files.append(folder.parents[1] / "nla_data" / "report" / "template.html")
 print(heavy, all(path.is_file() for path in files))
 """
+
+
+ELSEWHERE = """
+import importlib, os, pkgutil, signal, sys
+posix = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "uvloop"}
+for name in posix - {"posix"}:
+    sys.modules[name] = None
+for module, names in ((os, "fork register_at_fork getuid geteuid getpgid killpg setsid sched_getaffinity"),
+                      (signal, "SIGKILL SIGHUP SIGUSR1 SIGUSR2 SIGALRM SIGCHLD SIGQUIT setitimer pthread_sigmask")):
+    for name in names.split():
+        delattr(module, name)
+import nla_client, nla_data.__main__, nla_data.cli, nla_data.show
+for module in pkgutil.iter_modules(nla_client.__path__):
+    importlib.import_module(f"nla_client.{module.name}")
+nla_client.NLAClient("http://127.0.0.1:9").close()
+sys.argv = ["nla", *sys.argv[1:]]
+sys.exit(nla_data.__main__.main())
+"""
+POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "uvloop", "posixpath"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +120,67 @@ def test_the_command_says_what_is_missing(environment: Path) -> None:
     assert done.stderr.startswith("nla-serve: ")
     assert "pip install 'nla-serve[server]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_client_is_for_any_system_and_every_python_from_three_eleven_on() -> None:
+    assert PROJECT["requires-python"] == ">=3.11"
+    versions = {it.rpartition(" ")[2] for it in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", it)}
+    assert versions == {f"3.{minor}" for minor in range(11, 16)}
+    systems = [it for it in PROJECT["classifiers"] if it.startswith("Operating System")]
+    assert systems == ["Operating System :: OS Independent"]
+    extras = PROJECT["optional-dependencies"]
+    assert all(it.endswith("; sys_platform == 'linux'") for it in extras["server"])
+    assert not [it for it in PROJECT["dependencies"] if "sys_platform" in it or "python_version" in it]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "client" / "nla_client").glob("*.py")), ids=lambda path: path.name)
+def test_the_client_imports_nothing_that_only_some_systems_have(path: Path) -> None:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    assert not found & POSIX
+
+
+def test_it_works_without_what_other_systems_lack(environment: Path) -> None:
+    for arguments, message in (
+        (["info", "--url", "http://127.0.0.1:9"], "nla: GET /v1/info at 127.0.0.1:9"),
+        (["verbalize", "in.parquet", "out"], "nla: "),
+    ):
+        command = [environment / "python", "-c", ELSEWHERE, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("version", "system"),
+    [("3.11", "windows"), ("3.15", "x86_64-manylinux_2_40"), ("3.15", "macos"), ("3.15", "windows")],
+)
+def test_wheels_of_all_that_it_needs_are_there(tmp_path: Path, version: str, system: str) -> None:
+    """The index knows wheels for all of it, so that nothing has to be compiled."""
+    asked = [
+        "--python-version",
+        version,
+        "--python-platform",
+        system,
+        "--only-binary",
+        ":all:",
+        "--no-python-downloads",
+    ]
+    command = [UV, "pip", "compile", "--quiet", *asked, str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "numpy==" in done.stdout
+    assert not re.search(r"^(torch|sglang)\b", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("system", ["windows", "macos"])
+def test_the_server_is_for_linux_alone(tmp_path: Path, system: str) -> None:
+    asked = ["--python-version", "3.13", "--python-platform", system, "--extra", "server", "--no-python-downloads"]
+    command = [UV, "pip", "compile", "--quiet", *asked, str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"^(torch|sglang|uvloop)\b", done.stdout, re.MULTILINE)

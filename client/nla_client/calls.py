@@ -7,7 +7,7 @@ vectors of a large batch do not pile up in memory.
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import orjson
@@ -15,15 +15,28 @@ from numpy.typing import NDArray
 
 from nla_client import replies
 from nla_client.errors import InvalidArgumentError
-from nla_client.results import Scores, Verbalizations
+from nla_client.results import Scores, Verbalization, Verbalizations
 from nla_client.vectors import Matrix, Vector, Vectors, check_dtype
-from nla_client.wire import Info, VectorDType
+from nla_client.wire import Info, Sample, VectorDType
 
 T = TypeVar("T")
 
 MAX_SAMPLES: Final = 256
 """Samples (vectors times n) that the client asks for in one request."""
 SEEDS: Final = 2**31
+
+OneText = str | Verbalization | Sample
+"""What is one text."""
+
+
+class Column(Protocol):
+    """A column of texts, of numpy, pandas or pyarrow."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+ManyTexts = list[str] | tuple[str, ...] | Sequence[Verbalization] | Sequence[Sample] | Column
+"""What is several texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,11 @@ class Sampling:
     max_tokens: int
     seed: int | None
     score: bool
+
+    def __post_init__(self) -> None:
+        for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed", "score"):
+            # One of numpy's would count with its own few bits.
+            object.__setattr__(self, name, as_python(getattr(self, name)))
 
 
 def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalizations]:
@@ -130,16 +148,27 @@ def ready() -> Call[bool]:
 
 
 def as_texts(texts: object) -> tuple[list[str], bool]:
-    """The texts as a list, and whether it was one text alone.
+    """The texts as a list, and whether it was one text alone. A result, and one of its samples, stand for their text.
 
     Raises:
-        InvalidArgumentError: neither a text nor a sequence of texts.
+        InvalidArgumentError: neither a text nor a sequence or column of texts.
     """
-    if isinstance(texts, str):
-        return [texts], True
-    if not isinstance(texts, Sequence | np.ndarray) or not all(isinstance(text, str) for text in texts):
-        raise InvalidArgumentError("texts must be a str or a list of str")
-    return [str(text) for text in texts], False
+    if isinstance(texts, str | Verbalization | Sample):
+        return [_text(texts, 0)], True
+    if hasattr(texts, "__array__"):
+        column = np.asarray(texts)
+        texts = column.tolist() if column.ndim == 1 else column
+    if not isinstance(texts, Sequence) or isinstance(texts, bytes | bytearray):
+        raise InvalidArgumentError(f"texts must be a str or a list of str, not a {type(texts).__name__}")
+    return [_text(text, index) for index, text in enumerate(texts)], False
+
+
+def _text(text: object, index: int) -> str:
+    if isinstance(text, Verbalization | Sample):
+        return text.text
+    if not isinstance(text, str):
+        raise InvalidArgumentError(f"texts must be str, and texts[{index}] is {text!r}")
+    return str(text)
 
 
 def as_array(vectors: Sequence[NDArray[np.float32]], single: bool) -> Vector | Matrix:
@@ -170,6 +199,12 @@ def _split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) ->
         return replace(build(start, stop), halves=halves)
 
     return Batch(-(-count // size), lambda k: part(k * size, min((k + 1) * size, count)))
+
+
+def as_python(value: Any) -> Any:
+    """A number of numpy's as one of Python's; all else as it is."""
+    is_scalar = isinstance(value, np.generic | np.ndarray) and not value.shape
+    return value.item() if is_scalar else value
 
 
 def _vectors_per_request(sampling: Sampling, batch_size: int) -> int:

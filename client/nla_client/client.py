@@ -1,12 +1,12 @@
 """The synchronous clients. What they send is in `calls`, how in `connection`; `async_client` mirrors this."""
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import httpx
 
 from nla_client import calls
+from nla_client.calls import ManyTexts, OneText
 from nla_client.connection import Connection
 from nla_client.errors import EngineUnavailableError
 from nla_client.results import Scores, Verbalization, Verbalizations
@@ -17,19 +17,21 @@ from nla_client.wire import Info, Score, VectorDType
 
 
 class Client:
-    """What both clients share. Safe to use from several threads; a context manager.
+    """What both clients share. Safe to use from several threads and after a fork, and to pickle; a context manager.
 
     Args:
         base_url: Such as `http://host:8000`.
         api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
-        timeout: Seconds to wait for a connection, and for each read and write; None waits for ever.
+        timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
         max_retries: Attempts after the first, on connection errors, 429 and 503.
         batch_size: Most vectors or texts in one request; a larger batch is split.
         max_in_flight: Most requests that one call has under way at once.
+        max_connections: Most requests that all calls together have under way at once, unread streams too; others wait.
         transport: Replaces the network, for instance `httpx.MockTransport` in tests.
 
     Raises:
-        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least.
+        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least, or a
+            variable of the environment about proxies or certificates that makes no sense.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class Client:
         max_retries: int = 2,
         batch_size: int = 64,
         max_in_flight: int = 8,
+        max_connections: int = 128,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight)
+        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
         self._batch_size = batch_size
         self._connection = Connection(settings, transport)
 
@@ -156,7 +159,8 @@ class NLAClient(Client):
         """Say in words what a vector holds.
 
         Args:
-            vec: Activation [d], or a batch [N, d] of any N: numpy, torch (any device) or sequences, of reals.
+            vec: Activation [d], or a batch [N, d] of any N: numpy, torch (any device), Arrow or pandas columns of rows,
+                or sequences, of real numbers; uint16 is the bits of bfloat16.
             dtype: What the vectors are sent as.
             n: Samples of each vector.
             temperature: 0 means greedy.
@@ -174,10 +178,11 @@ class NLAClient(Client):
 
         Raises:
             InvalidVectorError: vectors that no server would take; nothing was sent.
+            ClientStateError: the client was closed, or cannot be used here.
             APIStatusError: one subclass for each type; the first request that fails stops the rest.
             APIConnectionError: no connection; APITimeoutError: no answer in time.
         """
-        vectors = as_vectors(vec, dtype)
+        vectors = as_vectors(vec, dtype, nonzero=True)
         sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
             calls.check_stream(best=best)
@@ -193,14 +198,14 @@ class NLACritic(Client):
     """Texts to vectors, and scores of texts against vectors: the reconstructor and the critic."""
 
     @overload
-    def reconstruct(self, text: str, *, dtype: VectorDType = "bfloat16") -> Vector: ...
+    def reconstruct(self, text: OneText, *, dtype: VectorDType = "bfloat16") -> Vector: ...
     @overload
-    def reconstruct(self, text: list[str] | tuple[str, ...], *, dtype: VectorDType = "bfloat16") -> Matrix: ...
-    def reconstruct(self, text: str | Sequence[str], *, dtype: VectorDType = "bfloat16") -> Vector | Matrix:
+    def reconstruct(self, text: ManyTexts, *, dtype: VectorDType = "bfloat16") -> Matrix: ...
+    def reconstruct(self, text: OneText | ManyTexts, *, dtype: VectorDType = "bfloat16") -> Vector | Matrix:
         """Rebuild the vector that a text describes.
 
         Args:
-            text: An explanation, or a list of any length.
+            text: An explanation, or a list or column of any length; what `verbalize` returned is taken for its texts.
             dtype: What the vectors are sent back as.
 
         Returns:
@@ -215,16 +220,14 @@ class NLACritic(Client):
         return calls.as_array(vectors, single)
 
     @overload
-    def score(self, text: str, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score: ...
+    def score(self, text: OneText, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score: ...
     @overload
-    def score(
-        self, text: list[str] | tuple[str, ...], vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
-    ) -> Scores: ...
-    def score(self, text: str | Sequence[str], vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score | Scores:
+    def score(self, text: ManyTexts, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Scores: ...
+    def score(self, text: OneText | ManyTexts, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score | Scores:
         """Tell how near the vector rebuilt from a text comes to the true one.
 
         Args:
-            text: An explanation, or a list of N of any length.
+            text: An explanation, or N of them of any N, as for `reconstruct`.
             vec: The vector [d] that it should describe, or [N, d], as for `verbalize`.
             dtype: What the vectors are sent as.
 
@@ -236,7 +239,7 @@ class NLACritic(Client):
             InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
         texts, single = calls.as_texts(text)
-        vectors = as_vectors(vec, dtype)
+        vectors = as_vectors(vec, dtype, nonzero=True)
         calls.check_pairs(texts, single, vectors)
         scores = Scores.join(self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores

@@ -1,10 +1,12 @@
 """Sending calls: retries, batches with several requests in flight, streams.
 
-It knows httpx and nothing of the endpoints. Sync and async differ only by `await`, threads and tasks.
+It knows httpx and nothing of the endpoints. Sync and async differ only by `await`, threads and tasks, and in that an
+async client belongs to one event loop.
 """
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable
@@ -13,16 +15,21 @@ from typing import Final, TypeVar
 import httpx
 
 from nla_client.calls import Batch, Call
-from nla_client.errors import PayloadTooLargeError
+from nla_client.errors import ClientStateError, PayloadTooLargeError
+from nla_client.network import Way
+from nla_client.places import AsyncBoundedTransport, BoundedTransport
 from nla_client.settings import Settings
 from nla_client.stream import AsyncEventStream, EventStream
 
 T = TypeVar("T")
 
-CONNECTIONS: Final = httpx.Limits(keepalive_expiry=30)
-"""No limit: how many requests are under way is the caller's choice, and to keep within one httpcore may close a
-connection that another thread has just begun to use, which then hangs (encode/httpcore#1110). Idle ones are closed
-before the server does it, and later than a retry comes after a 503."""
+CLOSED: Final = "the client is closed: make another"
+OTHER_PROCESS: Final = "a client with a transport of its own does not cross a fork: make one in each process"
+PICKLED: Final = "a client with a transport of its own cannot be pickled: make one in each process"
+OTHER_LOOP: Final = (
+    "an asynchronous client belongs to the event loop that first used it, and this is another one: make a client in "
+    "each (`async with` inside of what asyncio.run is given), or use the synchronous client"
+)
 
 
 class Connection:
@@ -32,13 +39,31 @@ class Connection:
         self.settings = settings
         # Between attempts: wait for the seconds to pass or the event to be set, and tell which.
         self.sleep: Callable[[threading.Event, float], bool] = threading.Event.wait
-        self._http = httpx.Client(
-            base_url=settings.base_url,
-            headers=settings.headers(),
-            timeout=settings.timeouts(),
-            limits=CONNECTIONS,
-            transport=transport,
+        self._given = transport
+        self._way = Way() if transport else Way.to(httpx.URL(settings.base_url))
+        self._closed = False
+        # After a fork the child opens its own: two processes on one connection would read each other's answers.
+        self._clients = {os.getpid(): self._open()}
+
+    @property
+    def _http(self) -> httpx.Client:
+        process = os.getpid()
+        return self._clients.get(process) or self._clients.setdefault(process, self._open())
+
+    def _open(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.settings.base_url,
+            headers=self.settings.headers(),
+            timeout=self.settings.timeouts(),
+            transport=BoundedTransport(self._given or self._way.transport(), self.settings.max_connections),
+            trust_env=False,
         )
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ClientStateError(CLOSED)
+        if self._given and os.getpid() not in self._clients:
+            raise ClientStateError(OTHER_PROCESS)
 
     def send(self, call: Call[T]) -> T:
         """One request, its answer parsed."""
@@ -90,10 +115,18 @@ class Connection:
         return EventStream(self._reply(call, threading.Event(), stream=True))
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process."""
+        self._closed = True
         self._http.close()
 
+    def __reduce__(self) -> "tuple[type[Connection], tuple[Settings, None]]":
+        # In another process it opens its own connections.
+        if self._given:
+            raise ClientStateError(PICKLED)
+        return type(self), (self.settings, None)
+
     def _reply(self, call: Call[T], stopped: threading.Event, *, stream: bool = False) -> httpx.Response:
+        self._check_usable()
         attempt = 0
         while True:
             request = self._http.build_request(call.method, call.path, content=call.body)
@@ -117,13 +150,37 @@ class AsyncConnection:
     def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None) -> None:
         self.settings = settings
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-        self._http = httpx.AsyncClient(
-            base_url=settings.base_url,
-            headers=settings.headers(),
-            timeout=settings.timeouts(),
-            limits=CONNECTIONS,
-            transport=transport,
+        self._given = transport
+        self._way = Way() if transport else Way.to(httpx.URL(settings.base_url))
+        self._closed = False
+        # After a fork the child opens its own: two processes on one connection would read each other's answers.
+        self._clients = {os.getpid(): self._open()}
+        self._loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        process = os.getpid()
+        return self._clients.get(process) or self._clients.setdefault(process, self._open())
+
+    def _open(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self.settings.base_url,
+            headers=self.settings.headers(),
+            timeout=self.settings.timeouts(),
+            transport=AsyncBoundedTransport(self._given or self._way.async_transport(), self.settings.max_connections),
+            trust_env=False,
         )
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ClientStateError(CLOSED)
+        if self._given:  # which may well serve any loop
+            if os.getpid() not in self._clients:
+                raise ClientStateError(OTHER_PROCESS)
+            return
+        here = asyncio.get_running_loop()
+        if self._loops.setdefault(os.getpid(), here) is not here:
+            raise ClientStateError(OTHER_LOOP)
 
     async def send(self, call: Call[T]) -> T:
         """One request, its answer parsed."""
@@ -166,10 +223,20 @@ class AsyncConnection:
         return AsyncEventStream(await self._reply(call, stream=True))
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections of this process."""
+        if not self._closed:
+            self._check_usable()
+        self._closed = True
         await self._http.aclose()
 
+    def __reduce__(self) -> "tuple[type[AsyncConnection], tuple[Settings, None]]":
+        # In another process it opens its own connections.
+        if self._given:
+            raise ClientStateError(PICKLED)
+        return type(self), (self.settings, None)
+
     async def _reply(self, call: Call[T], *, stream: bool = False) -> httpx.Response:
+        self._check_usable()
         attempt = 0
         while True:
             request = self._http.build_request(call.method, call.path, content=call.body)

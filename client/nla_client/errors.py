@@ -3,6 +3,7 @@
     NLAError
     ├─ InvalidArgumentError (also a ValueError)    refused before anything was sent
     │  └─ InvalidVectorError
+    ├─ ClientStateError (also a RuntimeError)      a client used where, or when, it cannot work
     ├─ APIConnectionError                          no answer, or it broke off
     │  └─ APITimeoutError                          no answer in time
     ├─ InvalidResponseError                        a success whose body does not fit the contract
@@ -34,7 +35,21 @@ class InvalidArgumentError(NLAError, ValueError):
 
 
 class InvalidVectorError(InvalidArgumentError):
-    """Vectors of a wrong shape or kind, or with elements that are NaN, infinite or too large."""
+    """Vectors of a wrong shape or kind, all zero, or with elements that are masked, NaN, infinite or too large.
+
+    Attributes:
+        message: What is wrong.
+        param: Where one of several is at fault, which: such as `vectors[3]`.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class ClientStateError(NLAError, RuntimeError):
+    """A client or a stream used where it cannot work: closed, or in another event loop or process than its own."""
 
 
 class APIConnectionError(NLAError):

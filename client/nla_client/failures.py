@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urljoin
 
 import httpx
 from pydantic import ValidationError
@@ -61,7 +62,9 @@ def transport_error(error: httpx.RequestError, where: str) -> APIConnectionError
     return failure
 
 
-def status_error(status: int, headers: Mapping[str, str], body: bytes, offset: int = 0) -> APIStatusError:
+def status_error(
+    status: int, headers: Mapping[str, str], body: bytes, offset: int = 0, url: str = ""
+) -> APIStatusError:
     """The error to raise for a reply that is not a success.
 
     A body that is not the contract's comes from something else on the way, such as a proxy: its first line of
@@ -73,6 +76,7 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes, offset: i
         headers: The reply's headers, found in any case.
         body: The reply's body.
         offset: Items of the caller's batch before this request's: `vectors[3]` becomes `vectors[offset + 3]`.
+        url: What was asked; where a redirect leads may be told relative to it.
     """
     text = body.decode("utf-8", "replace")
     request_id, retry_after = headers.get(REQUEST_ID_HEADER), _seconds(headers.get("retry-after"))
@@ -80,8 +84,9 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes, offset: i
         detail = ErrorResponse.model_validate_json(body).error
     except ValidationError:
         foreign = ERROR_CLASSES[_foreign_type(status)]
+        message = _redirect(status, headers.get("location"), url) or _first_line(text) or _phrase(status)
         return foreign(
-            _first_line(text) or _phrase(status),
+            message,
             status_code=status,
             request_id=request_id,
             body=text,
@@ -95,6 +100,13 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes, offset: i
         body=text,
         retry_after=retry_after,
     )
+
+
+def _redirect(status: int, location: str | None, url: str) -> str | None:
+    if not 300 <= status < 400 or not location:
+        return None
+    there = urljoin(url, location)
+    return f"{_phrase(status)}: redirected to {there}, which is not followed: give base_url as it is there"
 
 
 def _shift(text: str, offset: int) -> str:

@@ -3,7 +3,7 @@
 import os
 import random
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import httpx
 
@@ -12,6 +12,8 @@ from nla_client.errors import InvalidArgumentError, NLAError
 from nla_client.failures import retry_delay, status_error, transport_error
 
 T = TypeVar("T")
+CONNECT_S: Final = 10.0
+"""Longest wait for a connection: a server that is there takes it at once, however long its answers take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Settings:
     max_retries: int
     batch_size: int
     max_in_flight: int
+    max_connections: int
 
     def __post_init__(self) -> None:
         try:
@@ -36,8 +39,9 @@ class Settings:
             raise InvalidArgumentError(f"base_url: {error}") from error
         if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
             raise InvalidArgumentError(f"base_url must look like http://host:8000, not {self.base_url!r}")
-        if self.max_retries < 0 or self.batch_size < 1 or self.max_in_flight < 1:
-            raise InvalidArgumentError("max_retries must be at least 0, batch_size and max_in_flight 1")
+        if self.max_retries < 0 or min(self.batch_size, self.max_in_flight, self.max_connections) < 1:
+            least = "max_retries must be at least 0; batch_size, max_in_flight and max_connections at least 1"
+            raise InvalidArgumentError(least)
         if not (self.key.isascii() and self.key.isprintable()):
             raise InvalidArgumentError("api_key has characters that no header can hold, such as a line end")
 
@@ -53,14 +57,15 @@ class Settings:
 
     def timeouts(self) -> httpx.Timeout:
         """For connecting, reading and writing; the wait for a free connection has no limit of its own."""
-        return httpx.Timeout(self.timeout, pool=None)
+        connect = CONNECT_S if self.timeout is None else min(self.timeout, CONNECT_S)
+        return httpx.Timeout(self.timeout, connect=connect, pool=None)
 
     def failure(self, call: Call[T], reply: httpx.Response | httpx.RequestError) -> NLAError:
         """The error that an attempt ended in."""
         if isinstance(reply, httpx.RequestError):
             host = httpx.URL(self.base_url).netloc.decode()
             return transport_error(reply, f"{call.method} {call.path} at {host}")
-        return status_error(reply.status_code, reply.headers, reply.content, call.offset)
+        return status_error(reply.status_code, reply.headers, reply.content, call.offset, str(reply.request.url))
 
     def delay(self, call: Call[T], failure: NLAError, attempt: int) -> float | None:
         """Seconds to wait before the next attempt, or None to give up."""

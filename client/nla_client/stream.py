@@ -3,19 +3,24 @@
 `EventParser` does no I/O; the two iterators differ only by `await`.
 """
 
+import asyncio
+import contextlib
+import os
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import httpx
 from pydantic import ValidationError
 
-from nla_client.errors import APIConnectionError, InvalidResponseError
+from nla_client.errors import APIConnectionError, ClientStateError, InvalidResponseError
 from nla_client.failures import transport_error
 from nla_client.wire import EVENT_NAMES, StreamDone, StreamEvent
 
 _MODELS: Final = {name: model for model, name in EVENT_NAMES.items()}
 _WHERE: Final = "reading the stream"
+_ELSEWHERE: Final = "the stream was opened in another process or event loop: open it where it is read"
 _TRUNCATED: Final = "the stream ended before its `done` event"
 
 
@@ -65,18 +70,28 @@ class EventParser:
 
 
 class EventStream(Iterator[StreamEvent]):
-    """Events of one streamed request, the last a `StreamDone`. Closing it early makes the server stop.
+    """Events of one streamed request, the last a `StreamDone`. Closing or dropping it early makes the server stop.
 
-    Iterating raises APIConnectionError (or APITimeoutError) where the stream breaks off, and
-    InvalidResponseError for an event that does not fit the contract.
+    Iterating raises APIConnectionError (or APITimeoutError) where the stream breaks off, InvalidResponseError for an
+    event that does not fit the contract, and ClientStateError in another process. Several threads may share it.
     """
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._events = _read(response)
+        self._process, self._turn = os.getpid(), threading.Lock()
 
     def __next__(self) -> StreamEvent:
-        return next(self._events)
+        if os.getpid() != self._process:
+            raise ClientStateError(_ELSEWHERE)
+        with self._turn:
+            return next(self._events)
+
+    def __del__(self) -> None:
+        # Of one that never began, the generator has no end that would close the response.
+        if os.getpid() == self._process:
+            with contextlib.suppress(Exception):  # at the interpreter's end little is left to close it with
+                self._response.close()
 
     def close(self) -> None:
         """End the request; the server stops sampling for it."""
@@ -93,18 +108,36 @@ class EventStream(Iterator[StreamEvent]):
 
 
 class AsyncEventStream(AsyncIterator[StreamEvent]):
-    """Events of one streamed request, the last a `StreamDone`. Closing it early makes the server stop.
+    """Events of one streamed request, the last a `StreamDone`. Closing or dropping it early makes the server stop.
 
-    Iterating raises APIConnectionError (or APITimeoutError) where the stream breaks off, and
-    InvalidResponseError for an event that does not fit the contract.
+    Iterating raises APIConnectionError (or APITimeoutError) where the stream breaks off, InvalidResponseError for an
+    event that does not fit the contract, and ClientStateError in another event loop. Several tasks may share it.
     """
+
+    _closing: ClassVar[set[asyncio.Task[None]]] = set()
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._events = _aread(response)
+        self._loop, self._turn = asyncio.get_running_loop(), asyncio.Lock()
 
     async def __anext__(self) -> StreamEvent:
-        return await anext(self._events)
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClientStateError(_ELSEWHERE)
+        async with self._turn:
+            return await anext(self._events)
+
+    def __del__(self) -> None:
+        # Of one that never began, the generator has no end that would close the response.
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its connections with it
+            if not self._response.is_closed:
+                self._loop.call_soon_threadsafe(self._close_later, self._response)
+
+    @classmethod
+    def _close_later(cls, response: httpx.Response) -> None:
+        task = asyncio.get_running_loop().create_task(response.aclose())
+        cls._closing.add(task)  # a loop alone does not keep its tasks
+        task.add_done_callback(cls._closing.discard)
 
     async def aclose(self) -> None:
         """End the request; the server stops sampling for it."""

@@ -12,6 +12,9 @@ def main() -> int:
 
         code = cli.main()
     except ModuleNotFoundError as error:
+        if error.name in sys.stdlib_module_names:
+            sys.stderr.write(f"nla: files of vectors need Linux or macOS: this Python has no {error.name}\n")
+            return 2
         sys.stderr.write(f"nla: {error.name} is not installed: pip install 'nla-serve[data]' brings what nla needs\n")
         return 2
     if blocking.is_left():  # the libraries would wait for it at exit

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nla_client import Info
+from nla_client.calls import as_python
 from nla_data.asking import checks
 from nla_data.asking.tasks import Task, Verbalize
 from nla_data.asking.totals import Totals
@@ -21,6 +23,7 @@ from nla_data.cluster import run as cluster
 from nla_data.cluster.chunks import Order
 from nla_data.cluster.workers import Servers
 from nla_data.errors import UsageError
+from nla_data.given import as_found_again, as_list
 from nla_data.reading import files, vectors
 from nla_data.reading.files import reason
 from nla_data.reading.source import Source
@@ -40,6 +43,8 @@ NAMELESS: Final = "activation_vector"
 @dataclass(frozen=True)
 class Job:
     """What is to be done.
+
+    One path, URL or column may stand alone, without a list; paths may be `Path`s, and numbers numpy's.
 
     Attributes:
         task: With the rows.
@@ -70,6 +75,17 @@ class Job:
     progress: Mode = "quiet"
     ray: bool = False
     ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        plain = {
+            "inputs": as_list(self.inputs),
+            "out": None if self.out is None else os.fspath(self.out),
+            "urls": as_list(self.urls),
+            "drop": as_list(self.drop),
+        }
+        numbers = {name: as_python(getattr(self, name)) for name in ("limit", "keep_vectors", "patience", "ray")}
+        for name, value in (plain | numbers).items():
+            object.__setattr__(self, name, value)
 
     def settings(self) -> dict[str, object]:
         """What the output depends on, beside the rows and the models."""
@@ -173,7 +189,13 @@ async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None
 
 async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
     inputs = [InputFile.of(file) for file in work.source.files]
-    wanted = Manifest(task=job.task.name, settings=job.settings(), inputs=inputs, served=Served.of(work.info))
+    wanted = Manifest(
+        task=job.task.name,
+        settings=job.settings(),
+        inputs=inputs,
+        given=[as_found_again(path) for path in job.inputs],
+        served=Served.of(work.info),
+    )
     output = Output.open(store, wanted)
     if output.manifest.finished:
         return Outcome(output.manifest.totals, job.out, was_finished=True)

@@ -11,7 +11,7 @@ from types import FrameType
 def main() -> int:
     """Run the command and return its exit code."""
     # Until the supervisor takes over there is nothing to stop, and a download would not let itself be interrupted.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
         from nla_launch import cli
@@ -19,6 +19,8 @@ def main() -> int:
         return cli.main()
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed: pip install 'nla-serve[server]' brings what a server needs"
+        if sys.platform != "linux":
+            message = "the server runs on Linux alone; here are the clients, and nla info and nla try"
         sys.stderr.write(f"nla-serve: {message}\n")
         return 2
 

@@ -75,6 +75,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _preset(arguments: argparse.Namespace) -> Preset:
     """Combine the preset with the checkpoints given; given all and no preset, none is needed."""
     wanted = [Role(arguments.only)] if arguments.only else list(Role)
+    for role in Role:
+        if role not in wanted and (getattr(arguments, role) or getattr(arguments, f"{role}_url")):
+            raise LaunchError(f"--only {arguments.only} serves no {role.label}, but one is given: leave out either")
     given = {role: source for role in wanted if (source := getattr(arguments, role))}
     if arguments.preset is None and len(given) == len(wanted):
         base = Preset(name="custom", av=None, ar=None)

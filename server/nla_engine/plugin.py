@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nla_engine import names
-from nla_engine.platform import ATTENTION, on_cpu
+from nla_engine.platform import on_cpu
 
 ROLE_VARIABLE: Final = "NLA_ENGINE_ROLE"
 """Set to `av` or `ar` by nla-serve, and by nothing else, for the engines that it starts."""
@@ -61,19 +61,3 @@ def activate() -> None:
 
     for hook in hooks_for(role):
         HookRegistry.register(hook.target, hook.function, HookType[hook.kind])
-    if on_cpu():
-        _offer_attention()
-
-
-def _offer_attention() -> None:
-    """Let `--attention-backend` name ours."""
-    from sglang.srt.arg_groups.choices import add_attention_backend_choices
-    from sglang.srt.layers.attention.attention_registry import register_attention_backend
-
-    def create(model_runner: object) -> object:
-        from nla_engine.attention import CpuAttention
-
-        return CpuAttention(model_runner)
-
-    add_attention_backend_choices([ATTENTION])
-    register_attention_backend(ATTENTION)(create)

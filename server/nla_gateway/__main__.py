@@ -1,8 +1,7 @@
-"""`python -m nla_gateway --fd N ...`: serves the app on listening sockets that the launcher opened."""
+"""`python -m nla_gateway --settings N --fd N ...`: serves the app on listening sockets that the launcher opened."""
 
 import argparse
 import logging
-import os
 import resource
 import socket
 import sys
@@ -13,7 +12,7 @@ from fastapi import FastAPI
 
 from nla_gateway.api.app import create_app
 from nla_gateway.api.protocol import protocol
-from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+from nla_gateway.settings import Settings, read_settings
 from nla_gateway.telemetry.logs import JsonFormatter, StderrHandler
 
 KEEPALIVE_S: Final = 75
@@ -37,11 +36,12 @@ class Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Read the settings from the environment and serve until SIGTERM."""
+    """Read the settings and serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m nla_gateway", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, nargs="+", help="file descriptors of listening sockets")
+    parser.add_argument("--settings", type=int, required=True, help="file descriptor of the settings, in JSON")
     arguments = parser.parse_args()
-    settings = Settings.model_validate_json(os.environ[SETTINGS_VARIABLE])
+    settings = read_settings(arguments.settings)
     # As JSON for the launcher, which has the say in what a user sees.
     logging.basicConfig(level=settings.log_level.upper(), handlers=[StderrHandler(JsonFormatter("gateway"))])
     allow_open_files(OPEN_FILES)

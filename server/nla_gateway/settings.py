@@ -1,7 +1,8 @@
 """What the gateway is told at its start, as one frozen model. It reads no flags and no files of its own."""
 
+import os
 from pathlib import Path
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,8 +10,6 @@ from nla_client.wire import VectorDType
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
 
-SETTINGS_VARIABLE: Final = "NLA_GATEWAY_SETTINGS"
-"""Holds the settings as JSON: unlike a flag, other users of the machine cannot read it."""
 COUNTERS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder where several gateways keep their counts together; prometheus_client looks for it."""
 
@@ -70,3 +69,18 @@ class Settings(_Frozen):
             return engine.model_copy(update={"max_in_flight": places, "shared_in_flight": shared})
 
         return self.model_copy(update={"engines": {role: part(engine) for role, engine in self.engines.items()}})
+
+
+def write_settings(settings: Settings) -> IO[bytes]:
+    """Write settings to a file without a name, for a child process that inherits it.
+
+    Unlike flags, no other user of the machine can read it; unlike the environment, it takes any number of keys.
+    """
+    file = os.fdopen(os.memfd_create("nla-gateway-settings"), "wb", buffering=0)
+    file.write(settings.model_dump_json().encode())
+    return file
+
+
+def read_settings(descriptor: int) -> Settings:
+    """Read them there; several processes may, at the same time."""
+    return Settings.model_validate_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0))

@@ -18,6 +18,7 @@ STARTING_POLL_S: Final = 0.5
 READY_POLL_S: Final = 2.0
 PROOF_S: Final = 300.0
 """For a self-test, in which kernels may be compiled."""
+EXPECTED: Final = (ProofError, RequestError, TimeoutError)
 PROVE_AGAIN_S: Final = 30.0
 """After a failed self-test, where nobody ends the engine."""
 
@@ -34,14 +35,12 @@ async def watch(part: Part, engine: Engine, hung_after_s: float) -> None:
     while True:
         info = await _wait_until_up(pool, engine, hung_after_s)
         try:
-            async with asyncio.timeout(max(PROOF_S, hung_after_s)):
-                await prove(part, engine, info)
-                await engine.freeze_gc()
+            await _prove_twice(part, engine, info, max(PROOF_S, hung_after_s))
         except EngineLostError:
             continue
         except Exception as error:  # whatever it was, an engine that cannot be tested is not ready
-            reason = "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-            expected = isinstance(error, ProofError | RequestError | TimeoutError)
+            reason = _reason(error)
+            expected = isinstance(error, EXPECTED)
             logger.error("the %s failed its self-test: %s", engine.label, reason, exc_info=None if expected else error)
             pool.set_state(engine, "failed", reason)
             await _doubt_or(PROVE_AGAIN_S, engine)
@@ -52,6 +51,24 @@ async def watch(part: Part, engine: Engine, hung_after_s: float) -> None:
         logger.warning("the %s is %s", engine.label, "gone" if what == "restarting" else what)
         pool.set_state(engine, what)
         engine.drop_requests()
+
+
+async def _prove_twice(part: Part, engine: Engine, info: dict[str, Any], limit_s: float) -> None:
+    """Run the self-test, and once more where it fails: what is wrong is so twice."""
+    for last in (False, True):
+        try:
+            async with asyncio.timeout(limit_s):
+                await prove(part, engine, info)
+                await engine.freeze_gc()
+                return
+        except EXPECTED as error:
+            if last:
+                raise
+            logger.warning("the %s is tested again, for it failed: %s", engine.label, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return "it took too long" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 
 async def _wait_until_up(pool: EnginePool, engine: Engine, hung_after_s: float) -> dict[str, Any]:

@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from nla_client import InvalidArgumentError, InvalidResponseError, NLAClient, calls, wire
@@ -81,6 +83,14 @@ def test_numpy_scalars_are_numbers() -> None:
     assert (body["n"], body["seed"], body["top_p"]) == (2, 3, 0.5)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64, np.array])
+def test_seeds_of_numpy_go_on_as_others(kind: Any) -> None:
+    seeds = [body["seed"] for body in bodies(calls.verbalize(vectors(300), sampling(seed=kind(100), n=kind(1)), 64))]
+    assert seeds == [100, 164, 228, 292, 356]
+    last = calls.verbalize(vectors(2), sampling(seed=np.int32(2**31 - 1)), 1)
+    assert [body["seed"] for body in bodies(last)] == [2**31 - 1, 0]
+
+
 @pytest.mark.parametrize("changes", [{"n": 1.5}, {"n": "2"}, {"temperature": object()}, {"seed": 2**70}])
 def test_what_cannot_be_sent_is_refused(changes: Any) -> None:
     with pytest.raises(InvalidArgumentError):
@@ -100,11 +110,48 @@ def test_texts() -> None:
     assert calls.as_texts(("a", "b")) == (["a", "b"], False)
     assert calls.as_texts(np.array(["a"])) == (["a"], False)
     assert calls.as_texts([]) == ([], False)
-    for wrong in (None, 1, b"a", ["a", None], {"a"}):
+    for wrong in (
+        None,
+        1,
+        b"a",
+        ["a", None],
+        {"a"},
+        {"a": 1},
+        [["a"]],
+        np.array([["a"]]),
+        np.array("a"),
+        np.array([1]),
+    ):
         with pytest.raises(InvalidArgumentError, match="str"):
             calls.as_texts(wrong)
     with pytest.raises(InvalidArgumentError, match="JSON"):
         bodies(calls.reconstruct(["\ud800"], "bfloat16", 64))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array(["a", "b"], object),
+        pd.Series(["a", "b"]),
+        pd.Series(["a", "b"], dtype="category"),
+        pd.Series(["a", "b"], dtype="string"),
+        pa.array(["a", "b"]),
+        pa.chunked_array([["a"], ["b"]], pa.large_string()),
+        pa.array(["a", "b"], pa.string_view()),
+        pa.array(["a", "b"]).dictionary_encode(),
+        np.array(["a", "b"], np.dtypes.StringDType()),
+    ],
+)
+def test_columns_of_texts(column: Any) -> None:
+    assert calls.as_texts(column) == (["a", "b"], False)
+    texts = calls.as_texts(column)[0]
+    assert {type(text) for text in texts} == {str}
+
+
+@pytest.mark.parametrize("column", [pa.array(["a", None]), pd.Series(["a", None]), ["a", float("nan")]])
+def test_a_missing_text_is_named(column: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"texts\[1\] is"):
+        calls.as_texts(column)
 
 
 def result(index: Any, samples: Any = 1) -> Any:

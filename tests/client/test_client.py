@@ -14,6 +14,7 @@ import pytest
 
 from nla_client import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     AsyncNLAClient,
     AsyncNLACritic,
@@ -63,7 +64,7 @@ def test_a_batch_comes_back_in_order_though_answers_do_not(faces: Any, server: A
             time.sleep(0.1)
 
     server.before = later_ones_first
-    told = faces.nla(batch_size=2).verbalize(np.arange(7.0)[:, None], seed=5)
+    told = faces.nla(batch_size=2).verbalize([[float(k), 1.0] for k in range(7)], seed=5)
     assert [str(one) for one in told] == [f"{k} seed {5 + k // 2 * 2}" for k in range(7)]
     assert len(server.requests) == 4
 
@@ -124,7 +125,8 @@ def test_async_requests_overlap_up_to_the_limit(server: Any) -> None:
         return server(request)
 
     nla = AsyncNLAClient("http://nla", batch_size=1, max_in_flight=3, transport=httpx.MockTransport(answer))
-    assert [str(one) for one in asyncio.run(nla.verbalize(np.arange(9.0)[:, None]))] == [f"{k}" for k in range(9)]
+    told = asyncio.run(nla.verbalize([[float(k), 1.0] for k in range(9)]))
+    assert [str(one) for one in told] == [f"{k}" for k in range(9)]
     assert most == 3
 
 
@@ -239,6 +241,17 @@ def test_score(faces: Any, server: Any) -> None:
     assert len(server.requests) == 3
 
 
+def test_results_and_columns_are_texts(faces: Any, server: Any) -> None:
+    told = faces.nla(batch_size=2).verbalize([[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]], n=2)
+    critic, vectors = faces.critic(), np.array([[1.0], [2.0], [4.0]])
+    for texts in (told, list(told), [one.samples[1] for one in told], told.to_arrow()["explanation"]):
+        assert [score.mse for score in critic.score(texts, vectors)] == [0, 0, 0]
+        assert critic.reconstruct(texts).tolist() == [[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]]
+    for text in (told[2], told[2].samples[0]):
+        assert critic.score(text, vectors[2]).mse == 0
+        assert critic.reconstruct(text).tolist() == [4.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("texts", "vectors", "match"),
     [
@@ -263,6 +276,40 @@ def test_bad_vectors_send_nothing(faces: Any, server: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="a stream takes 1 to 64 vectors with n=1, not 65"):
         faces.nla().verbalize(np.ones((65, 2)), stream=True)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-45, 1e-60])
+def test_a_vector_without_a_direction_sends_nothing(faces: Any, server: Any, tiny: float) -> None:
+    """Found at the end of a batch, it would throw away all answers before it."""
+    batch = np.ones((100, 2))
+    batch[-1] = tiny
+    told = r"vectors\[99\] is all zero.*no direction"
+    with pytest.raises(InvalidVectorError, match=told) as caught:
+        faces.nla(batch_size=1).verbalize(batch)
+    assert caught.value.param == "vectors[99]"
+    with pytest.raises(InvalidVectorError, match=told):
+        faces.critic().score(["a"] * 100, batch)
+    with pytest.raises(InvalidVectorError, match="the vector is all zero"):
+        faces.nla().verbalize(batch[-1], stream=True)
+    assert server.requests == []
+
+
+def test_a_redirect_says_where_to(faces: Any, server: Any) -> None:
+    for location, there in {
+        "https://other/verbalize": "https://other/verbalize",
+        "/v2/verbalize": "http://nla:8000/v2/verbalize",
+    }.items():
+        server.script = [httpx.Response(308, headers={"Location": location}, text="<html>Moved")]
+        with pytest.raises(APIStatusError, match=f"redirected to {there}") as caught:
+            faces.nla().verbalize([1.0])
+        assert caught.value.status_code == 308
+
+
+def test_a_connection_is_waited_for_ten_seconds_and_an_answer_longer(faces: Any, server: Any) -> None:
+    for given, connect in {330: 10.0, 2: 2.0, None: 10.0}.items():
+        faces.nla(timeout=given).info()
+        waits = server.requests[-1].extensions["timeout"]
+        assert (waits["connect"], waits["read"], waits["write"]) == (connect, given, given)
 
 
 @pytest.mark.parametrize("kind", STATUS)
@@ -369,6 +416,7 @@ def test_a_base_url_may_have_a_path() -> None:
         ("http://nla", {"max_retries": -1}, "at least"),
         ("http://nla", {"batch_size": 0}, "at least"),
         ("http://nla", {"max_in_flight": 0}, "at least"),
+        ("http://nla", {"max_connections": 0}, "at least"),
     ],
 )
 def test_settings_are_checked(base_url: Any, options: Any, match: str) -> None:

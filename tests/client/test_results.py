@@ -46,14 +46,14 @@ def rows_of(html: str) -> list[str]:
 
 
 def test_a_batch_is_a_list_that_knows_what_it_cost(faces: Any) -> None:
-    batch = faces.nla(batch_size=2).verbalize([[float(k)] for k in range(5)])
+    batch = faces.nla(batch_size=2).verbalize([[float(k), 1.0] for k in range(5)])
     assert isinstance(batch, Verbalizations)
     assert isinstance(batch, list)
     assert all(isinstance(one, Verbalization) for one in batch)
     assert batch.model == "m"
     assert batch.usage.model_dump() == {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 3}
     assert [one.text for one in batch[1:3]] == ["1", "2"]
-    scores = faces.critic(batch_size=2).score(["0", "1", "2"], [[0.0], [1.0], [2.0]])
+    scores = faces.critic(batch_size=2).score(["1", "2", "3"], [[1.0], [2.0], [3.0]])
     assert isinstance(scores, Scores)
     assert (scores.model, scores.usage.prompt_tokens) == ("m", 2)
 
@@ -81,11 +81,11 @@ def test_best_of_one_vector(faces: Any, server: Any) -> None:
 def test_best_of_a_batch(faces: Any) -> None:
     nla = faces.nla(batch_size=2)
     firsts = [3.0, 0.0, 1.0, 2.0, 9.0]
-    best = nla.verbalize([[first] for first in firsts], n=4, best=True)
+    best = nla.verbalize([[first, 1.0] for first in firsts], n=4, best=True)
     assert isinstance(best, Verbalizations)
     assert [one.chosen for one in best] == [3, 0, 1, 2, 3]
     assert (best.model, best.usage.prompt_tokens) == ("m", 3)
-    scored = nla.verbalize([[first] for first in firsts], n=4, score=True)
+    scored = nla.verbalize([[first, 1.0] for first in firsts], n=4, score=True)
     assert [one.chosen for one in scored] == [0] * 5
     assert [one.samples for one in scored] == [one.samples for one in best]
 

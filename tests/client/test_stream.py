@@ -1,6 +1,7 @@
 import asyncio
 import gc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from nla_client import (
     APIConnectionError,
     APITimeoutError,
     AsyncEventStream,
+    ClientStateError,
     EventStream,
     InvalidResponseError,
     OverloadedError,
@@ -145,11 +147,43 @@ def test_closing_early_closes_the_response(wire_bytes: bytes, started: Any) -> N
     assert asyncio.run(leave_early())
 
 
-def test_dropping_a_begun_stream_closes_the_response(wire_bytes: bytes) -> None:
+@pytest.mark.parametrize("started", [False, True])
+def test_dropping_a_stream_closes_the_response(wire_bytes: bytes, started: bool) -> None:
     gc.disable()
     try:
         body = Body([wire_bytes])
-        assert next(EventStream(httpx.Response(200, stream=body))) == EVENTS[0]
+        stream = EventStream(httpx.Response(200, stream=body))
+        assert not started or next(stream) == EVENTS[0]
+        del stream
         assert body.closed
+
+        async def drop() -> bool:
+            abody = Body([wire_bytes])
+            astream = AsyncEventStream(httpx.Response(200, stream=abody))
+            assert not started or await anext(astream) == EVENTS[0]
+            del astream
+            await asyncio.sleep(0.05)
+            return abody.closed
+
+        assert asyncio.run(drop())
     finally:
         gc.enable()
+
+
+def test_a_stream_dropped_after_its_loop_has_ended_raises_nothing(wire_bytes: bytes) -> None:
+    async def keep() -> AsyncEventStream:
+        return AsyncEventStream(httpx.Response(200, stream=Body([wire_bytes])))
+
+    stream = asyncio.run(keep())
+
+    with pytest.raises(ClientStateError, match="another process or event loop"):
+        asyncio.run(anext(stream))
+    del stream
+
+
+def test_several_threads_may_share_a_stream(wire_bytes: bytes) -> None:
+    body = Body([wire_bytes[k : k + 1] for k in range(len(wire_bytes))])
+    stream = EventStream(httpx.Response(200, stream=body))
+    with ThreadPoolExecutor(4) as pool:
+        read = [event for events in pool.map(lambda _: list(stream), range(4)) for event in events]
+    assert sorted(map(repr, read)) == sorted(map(repr, EVENTS))

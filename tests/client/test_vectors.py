@@ -1,7 +1,10 @@
+import array
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from nla_client import InvalidArgumentError, InvalidVectorError
@@ -38,6 +41,100 @@ def test_numpy_dtypes(dtype: Any) -> None:
 def test_sequences_and_views(value: Any, single: Any, rows: Any) -> None:
     vectors = as_vectors(value, "float32")
     assert (vectors.single, decoded(vectors)) == (single, rows)
+
+
+ROWS = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
+BITS = (ROWS.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def of_objects(rows: Any) -> Any:
+    array = np.empty(len(rows), object)
+    for index, row in enumerate(rows):
+        array[index] = row
+    return array
+
+
+FLAT = pa.array(ROWS.reshape(-1))
+IN_HAND = {
+    "object array of arrays": of_objects(ROWS),
+    "object array of lists": of_objects(ROWS.tolist()),
+    "object array of both": of_objects([ROWS[0], ROWS[1].tolist()]),
+    "object array of numbers": ROWS.astype(object),
+    "object rows": [row.astype(object) for row in ROWS],
+    "a column of pandas": pd.Series(list(ROWS)),
+    "a frame of pandas": pd.DataFrame(ROWS),
+    "a frame of several types": pd.DataFrame(ROWS).astype({0: "int64", 1: object}),
+    "fixed-size lists": pa.FixedSizeListArray.from_arrays(FLAT, 4),
+    "lists": pa.array(ROWS.tolist()),
+    "large lists": pa.array(ROWS.tolist(), pa.large_list(pa.float32())),
+    "views of lists": pa.array(ROWS.tolist(), pa.list_view(pa.float32())),
+    "a column of a table": pa.table({"v": list(ROWS)})["v"],
+    "tensors of Arrow": pa.FixedShapeTensorArray.from_numpy_ndarray(ROWS),
+    "rows of Arrow": list(pa.array(ROWS.tolist())),
+    "lists of float16": pa.array(list(ROWS.astype(np.float16))),
+    "lists of bits of bfloat16": pa.array(BITS.tolist(), pa.list_(pa.uint16())),
+    "rows of several types": [ROWS[0].astype(np.float16), BITS[1]],
+    "array.array": [array.array("f", row) for row in ROWS],
+    "bfloat16 that numpy has saved": ROWS.astype(ml_dtypes.bfloat16).view("V2"),
+    "bits of bfloat16": BITS,
+    "big-endian bits of bfloat16": BITS.astype(">u2"),
+    "a masked array without a mask": np.ma.masked_array(ROWS),
+    "a masked array of which nothing is masked": np.ma.masked_array(ROWS, mask=ROWS < 0),
+}
+
+
+@pytest.mark.parametrize("name", IN_HAND)
+def test_what_users_have_in_hand(name: str) -> None:
+    vectors = as_vectors(IN_HAND[name], "float32")
+    assert (vectors.single, decoded(vectors)) == (False, ROWS.tolist())
+    one = as_vectors(IN_HAND[name].iloc[0] if hasattr(IN_HAND[name], "iloc") else IN_HAND[name][0], "float32")
+    assert (one.single, decoded(one)) == (True, ROWS[:1].tolist())
+
+
+@pytest.mark.parametrize("empty", [pa.array([], pa.list_(pa.float32())), pd.Series([], dtype=object), of_objects([])])
+def test_an_empty_column_is_a_batch_of_none(empty: Any) -> None:
+    assert as_vectors(empty, "float32").count == 0
+
+
+MASKED = np.ma.masked_array(ROWS, mask=ROWS > 7)
+
+
+@pytest.mark.parametrize(
+    "value", [MASKED, list(MASKED), of_objects(list(MASKED)), pd.Series([ROWS[0], MASKED[1]]), [ROWS[0], MASKED[1]]]
+)
+def test_what_is_masked_is_never_sent(value: Any) -> None:
+    with pytest.raises(InvalidVectorError, match=r"vectors\[1\] has 1 masked elements, the first at 3") as caught:
+        as_vectors(value, "float32")
+    assert caught.value.param == "vectors[1]"
+
+
+def test_one_masked_vector() -> None:
+    with pytest.raises(InvalidVectorError, match="the vector has 1 masked"):
+        as_vectors(MASKED[1], "float32")
+    assert decoded(as_vectors(MASKED[0], "float32")) == [ROWS[0].tolist()]
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([ROWS[0].tolist(), None]), pd.Series([ROWS[0], None]), pd.Series([ROWS[0], np.nan])]
+)
+def test_a_missing_row_is_named(column: Any) -> None:
+    with pytest.raises(InvalidVectorError, match=r"vectors\[1\] is (None|nan), not a row"):
+        as_vectors(column, "float32")
+
+
+def test_a_missing_element_is_no_number() -> None:
+    for column in (pa.array([[1.0, None]]), pa.array([[1, None]], pa.list_(pa.uint16()))):
+        with pytest.raises(InvalidVectorError, match=r"vectors\[0\] has 1 elements that are NaN"):
+            as_vectors(column, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_zero_is_refused_where_a_direction_is_needed(dtype: Any) -> None:
+    batch = np.ones((200, 3))
+    batch[150] = 0
+    assert as_vectors(batch, dtype).count == 200
+    with pytest.raises(InvalidVectorError, match=r"vectors\[150\] is all zero"):
+        as_vectors(batch, dtype, nonzero=True)
 
 
 @pytest.mark.parametrize("value", [[], (), np.empty((0, 4))])
@@ -119,12 +216,17 @@ class TestTorch:
         wanted = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
         assert decoded(as_vectors(wanted * 2, "float32")) == [[2, 2, 2, 2]]
 
+    def test_uint16_is_the_bits_of_bfloat16(self, torch: Any) -> None:
+        for tensor in (torch.from_numpy(BITS), list(torch.from_numpy(BITS)), of_objects(list(torch.from_numpy(BITS)))):
+            assert decoded(as_vectors(tensor, "bfloat16")) == ROWS.tolist()
+
     def test_lists_and_views_of_tensors(self, torch: Any) -> None:
         tensor = torch.arange(6.0, requires_grad=True).reshape(2, 3)
         assert decoded(as_vectors(list(tensor), "float32")) == [[0, 1, 2], [3, 4, 5]]
         assert decoded(as_vectors(tensor.T, "float32")) == [[0, 3], [1, 4], [2, 5]]
         assert decoded(as_vectors([tensor[0].bfloat16(), np.ones(3)], "float32")) == [[0, 1, 2], [1, 1, 1]]
 
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of:UserWarning")
     def test_what_cannot_be_sent(self, torch: Any) -> None:
         for tensor, match in (
             (torch.tensor(1.0), "not 0-d"),
@@ -135,6 +237,8 @@ class TestTorch:
             (torch.tensor([1.0, torch.nan]), "has 1 elements"),
             (torch.eye(2).to_sparse(), "dense real numbers"),
             (torch.zeros(2, device="meta"), "cannot read the tensor"),
+            (torch.masked.masked_tensor(torch.ones(2), torch.tensor([True, False])), "not a masked tensor"),
+            (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "dense real numbers"),
         ):
             with pytest.raises(InvalidVectorError, match=match):
                 as_vectors(tensor, "bfloat16")

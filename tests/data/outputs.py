@@ -53,13 +53,15 @@ def write(
     baseline: float | None = BASELINE,
     text: str = "a text",
     verbalize: Verbalize | None = None,
+    more: dict[str, Any] | None = None,
     **job: Any,
 ) -> Written:
-    """Every eleventh row has an error: its vector is zero."""
+    """Every eleventh row has an error: its vector is zero. `more` are more columns of the input."""
     vectors, columns = made_up(count)
     vectors[::11] = 0
     given = out.with_name("given.parquet")
-    table = pa.table(columns | {"activation_vector": list(vectors)})
+    width = pa.list_(pa.float32(), D)
+    table = pa.table(columns | {"activation_vector": pa.array(list(vectors), width)} | (more or {}))
     pq.write_table(table, given, row_group_size=64)
     task = Job(verbalize or Verbalize(score=True), [str(given)], str(out), [], **job)
     source = Source(files.find(task.inputs), "activation_vector", task.where, task.limit)

@@ -1,10 +1,17 @@
 """The demo pair does what its page says, through the server: concepts named, vectors rebuilt."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_gateway.engines.pool import EnginePool
+from nla_gateway.pair.proof import prove
+from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.roles import Role
+from nla_gateway.settings import Settings
+from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.demo.data import named
 from tests.plain import DEMO, decode, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
@@ -41,7 +48,7 @@ def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) 
     with np.load(DEMO / "vectors.npz") as stored:
         concepts = [set(names.split(", ")) for names in stored["concepts"]]
     reference = ReferenceReconstructor(DEMO / "reconstructor")
-    with serving(tmp_path / "log", "--preset", "demo", "--dtype", "bfloat16") as stack:
+    with serving(tmp_path / "log", "--preset", "demo", "--dtype", "bfloat16", "--workers", "4") as stack:
         assert stack.http.get("/v1/info").json()["verbalizer"]["checkpoint_dtype"] == "bfloat16"
         texts = texts_of(verbalize(stack, demo_vectors))
         assert np.mean([named(text) == wanted for text, wanted in zip(texts, concepts, strict=True)]) >= 0.9
@@ -49,6 +56,23 @@ def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) 
         for text, data in zip(texts, map(decode, reply["vectors"]), strict=False):
             wanted = reference.vector(text)
             assert np.linalg.norm(data - wanted) <= 0.03 * np.linalg.norm(wanted)
+        assert "is tested again" not in stack.log_text()
+        asyncio.run(prove_often(stack.settings(), times=50, at_once=4))
+
+
+async def prove_often(settings: Settings, times: int, at_once: int) -> None:
+    """Run the verbalizer's self-test again and again, as that many gateways do at their start."""
+    engine_settings = settings.engines[Role.AV]
+    async with EnginePool("verbalizer", engine_settings, Metrics()).open() as pool:
+        verbalizer, engine = Verbalizer(pool, engine_settings), pool.engines[0]
+        info = await engine.server_info()
+        turns = asyncio.Semaphore(at_once)
+
+        async def once() -> None:
+            async with turns:
+                await prove(verbalizer, engine, info)
+
+        await asyncio.gather(*(once() for _ in range(times)))
 
 
 def test_the_files_are_small() -> None:

@@ -194,9 +194,8 @@ def ask_and_read_nothing(stack: Stack, body: dict[str, Any]) -> socket.socket:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", stack.port))
     content = json.dumps(body).encode()
-    head = (
-        f"POST /verbalize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
-    )
+    head = "POST /verbalize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(content)}\r\n"
     connection.sendall(head.encode() + b"\r\n" + content)
     return connection
 
@@ -224,7 +223,8 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors:
 def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
     """Bytes that nobody takes while another request is in work are no stalled caller."""
     body = json.dumps({"vectors": encode(demo_vectors[0]), "n": 32, **RANDOM}).encode()
-    head = f"POST /verbalize HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head = "POST /verbalize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n"
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
         connection.sendall(head.encode() + b"\r\n" + body + b"GET /health HTTP/1.1\r\nhost:")

@@ -1,10 +1,7 @@
 """Spans of real requests, as a collector gets them over OTLP."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +15,8 @@ from numpy.typing import NDArray
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from nla_gateway.settings import SETTINGS_VARIABLE, Settings
+from nla_gateway.settings import Settings
+from tests.gateway.process import start
 from tests.plain import LONG, encode
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -68,16 +66,8 @@ def collecting() -> Iterator[Collector]:
 def traced_gateway(settings: Settings, collector: Collector) -> Iterator[httpx.Client]:
     """One more gateway before the demo's engines, told to export; all spans are out when the block is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        environment = {
-            **os.environ,
-            SETTINGS_VARIABLE: settings.model_dump_json(),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nla_gateway", "--fd", str(listener.fileno())],
-            env=environment,
-            pass_fds=[listener.fileno()],
-        )
+        exporter = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
+        process = start(settings, listener, **exporter)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -119,7 +109,7 @@ def test_a_request_and_its_engine_calls(demo_settings: Settings, demo_vectors: N
     assert sorted(span.name for span in calls) == ["reconstructor /v1/embeddings"] * 3 + ["verbalizer /generate"] * 3
     for call in calls:
         assert (call.parent_span_id, call.kind) == (request.span_id, Span.SPAN_KIND_CLIENT)
-        assert attributes(call)["nla.rid"].startswith("mine.")
+        assert ".mine." in attributes(call)["nla.rid"]
         assert request.start_time_unix_nano <= call.start_time_unix_nano < call.end_time_unix_nano
         assert call.status.code == Status.STATUS_CODE_UNSET
     assert len({attributes(call)["nla.rid"] for call in calls}) == 6

@@ -14,7 +14,7 @@ import psutil
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
-from nla_gateway.settings import SETTINGS_VARIABLE, EngineSettings, Settings, Tls
+from nla_gateway.settings import EngineSettings, Settings, Tls, write_settings
 from nla_launch.run.service import listen
 from tests.plain import DEMO
 
@@ -47,16 +47,24 @@ class Running:
         return sum(c.status != psutil.CONN_LISTEN for c in ours)
 
 
+def start(settings: Settings, listener: socket.socket, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a gateway's process on a socket."""
+    with write_settings(settings) as told:
+        descriptors = {"--settings": told.fileno(), "--fd": listener.fileno()}
+        flags = [word for flag, descriptor in descriptors.items() for word in (flag, str(descriptor))]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "nla_gateway", *flags],
+            env={**os.environ, **environment},
+            pass_fds=list(descriptors.values()),
+        )
+
+
 @contextmanager
 def gateway(limits: GatewayLimits, tls: Tls | None = None) -> Iterator[Running]:
     settings = Settings(engines={Role.AR: NOBODY}, limits=limits, tls=tls)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno())],
-        env={**os.environ, SETTINGS_VARIABLE: settings.model_dump_json()},
-        pass_fds=[listener.fileno()],
-    )
+    process = start(settings, listener)
     listener.close()
     scheme = "http" if tls is None else "https"
     try:

@@ -213,6 +213,11 @@ def test_preset_that_does_not_fit(tmp_path: Path, text: str, message: str) -> No
     assert message in fails("--preset", str(path))
 
 
+@pytest.mark.parametrize(("only", "other"), [("av", "--ar"), ("ar", "--av"), ("av", "--ar-url")])
+def test_what_only_leaves_out_is_not_given(only: str, other: str) -> None:
+    assert f"--only {only} serves no" in fails("--preset", "demo", "--only", only, other, "http://127.0.0.1:9")
+
+
 SLOW_IMPORTS = """
 import sys
 from nla_launch import cli

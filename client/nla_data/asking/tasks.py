@@ -5,14 +5,14 @@ A task knows the columns that it reads and writes and the clients' calls; nothin
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from nla_client import Info, Verbalization, tables
-from nla_client.calls import MAX_SAMPLES, SEEDS
+from nla_client.calls import MAX_SAMPLES, SEEDS, as_python
 from nla_client.wire import PairInfo, VectorDType
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Answers, Call, Done, Work, ask
@@ -63,6 +63,10 @@ class Task(Protocol):
 @dataclass(frozen=True)
 class _Fields:
     """What tasks that differ in their fields have in common."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # a number of numpy's is none for JSON, and has few bits
+            object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
 
     def settings(self) -> dict[str, Any]:
         """All of its fields."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, PayloadTooLargeError
+from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, InvalidVectorError, PayloadTooLargeError
 from nla_client.results import NO_USAGE
 from nla_client.wire import Usage, add_usage
 from nla_data.asking.totals import Totals
@@ -121,7 +121,7 @@ async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, st
     try:
         results = await send(start, stop)
         return _Sent(list(results), {}, getattr(results, "model", ""), getattr(results, "usage", NO_USAGE))
-    except InvalidRequestError as error:
+    except (InvalidRequestError, InvalidVectorError) as error:  # the second, say, of what is zero once in bfloat16
         match = _PARAM.fullmatch(error.param or "")
         if not match or int(match[1]) >= stop - start:
             raise

@@ -31,6 +31,7 @@ from nla_data.asking.tasks import Verbalize
 from nla_data.cluster import chunks
 from nla_data.cluster.chunks import Chunk, Order
 from nla_data.errors import DataError, StoppedError, UsageError
+from nla_data.given import as_list
 from nla_data.reading import vectors
 from nla_data.reading.source import Piece, Position
 from nla_data.running.gateways import PATIENCE_S, Gateways
@@ -78,7 +79,7 @@ class VerbalizeBatches:
 
     Args:
         task: With a seed.
-        urls: Gateways that serve the same models.
+        urls: One gateway, or several that serve the same models.
         api_key: As for the clients.
         patience: Seconds without any answer after which it gives up.
 
@@ -92,7 +93,7 @@ class VerbalizeBatches:
         if task.seed is None:
             raise UsageError("the task needs a seed: each worker would draw another")
         self._task = task
-        self._session = Session(Servers(urls, api_key, patience))
+        self._session = Session(Servers(as_list(urls), api_key, patience))
 
     def __call__(self, batch: Any) -> Any:
         """A pyarrow.Table with the results of another, in its order.

@@ -1,5 +1,6 @@
 """From an output to its report on disk."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from nla_data.errors import UsageError
+from nla_data.given import as_list
 from nla_data.reading.files import reason
 from nla_data.report import examples, originals, page, plots, rows, statistics
 from nla_data.report.deviations import Deviations, deviations
@@ -20,15 +22,18 @@ _ENDINGS: Final = (".html", ".htm")
 _PLOTS: Final = ("fve", "mse", "norm", "norm_against", "by_layer")
 
 
-def write_report(out: str, to: str | None = None, groups: Sequence[str] = ()) -> Path:
-    """Write the page and its plots; returns where the page is.
+StrPath = str | os.PathLike[str]
+
+
+def write_report(out: StrPath, to: StrPath | None = None, groups: str | Sequence[str] = ()) -> Path:
+    """Write the page and its plots; returns where the page is. One group may stand alone, without a list.
 
     Raises:
         UsageError: no output with scores, a column that is not there or has too many values, or no place to write to.
     """
-    results = Results.open(out)
-    target = _target(results, to)
-    read = rows.read(results, groups)
+    results = Results.open(os.fspath(out))
+    target = _target(results, None if to is None else os.fspath(to))
+    read = rows.read(results, as_list(groups))
     content = _content(results, read, target.with_name(f"{target.stem}_files"))
     try:
         _write(target, page.render(content), content.plots)

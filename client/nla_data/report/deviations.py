@@ -17,7 +17,10 @@ _ROUNDING: Final = 1e-24
 
 @dataclass(frozen=True)
 class Deviations:
-    """Squared distances of the rows from their group's mean, [N].
+    """Squared distances of the rows from their group's mean, [N], times n / (n - 1).
+
+    For the mean is the group's own, and so nearer to its n rows than to others of their kind: with that factor the mean
+    over the rows is the variance of their kind, however few there are.
 
     Attributes:
         unit: Of the vectors scaled to norm sqrt(d), by element.
@@ -53,6 +56,7 @@ class _Means:
     def __init__(self, grouping: Grouping) -> None:
         self._codes = grouping.codes
         self._counts = np.bincount(grouping.codes, minlength=len(grouping.labels))[:, None]
+        self._factors = self._counts / np.maximum(self._counts - 1, 1)
         self._sums: tuple[Vectors, Vectors] | None = None
 
     def add(self, taken: slice, unit: Vectors, raw: Vectors) -> None:
@@ -71,7 +75,7 @@ class _Means:
         for code in np.unique(codes):
             member = codes == code
             for out, total, values in zip(told, self._sums, (unit, raw), strict=True):
-                out[member] = _distances(values[member], total[code] / self._counts[code])
+                out[member] = self._factors[code] * _distances(values[member], total[code] / self._counts[code])
         return told[0] / raw.shape[1], told[1]
 
 

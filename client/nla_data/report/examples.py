@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nla_data.asking.tasks import Verbalize
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
+from nla_data.report.words import readable, values
 
 COUNT: Final = 10
 SEED: Final = 0
@@ -73,7 +74,9 @@ def _texts(results: Results, places: NDArray[np.int64], carried: list[str]) -> I
     for batch in results.batches(columns, _BATCH_ROWS):
         inside = places[(places >= begin) & (places < begin + batch.num_rows)] - begin
         if len(inside):
-            yield from batch.take(pa.array(inside)).to_pylist()
+            chosen = batch.take(pa.array(inside))
+            told = {name: values(chosen.column(name)) for name in columns}
+            yield from (dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True))
         begin += batch.num_rows
 
 
@@ -95,9 +98,14 @@ def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | Non
 def _carried(schema: pa.Schema) -> list[str]:
     """The input's columns whose values may be short."""
     own = set(Verbalize().output(0).names)
-    kinds = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    names = [it.name for it in schema if it.name not in own and not any(kind(it.type) for kind in kinds)]
+    names = [it.name for it in schema if it.name not in own and _is_short(it.type)]
     return names[:MAX_COLUMNS]
+
+
+def _is_short(kind: pa.DataType) -> bool:
+    plain = readable(pa.nulls(0, kind)).type
+    kinds = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return not any(kind(plain) for kind in kinds)
 
 
 def _short(value: Any) -> str:

@@ -39,7 +39,10 @@ def command(manifest: Manifest) -> str:
 
 def settings(manifest: Manifest) -> Facts:
     """All of them."""
-    return [(name, _setting(value)) for name, value in manifest.settings.items()]
+    told = {name: _setting(value) for name, value in manifest.settings.items()}
+    if manifest.settings.get("ray"):
+        told["ray"] = f"yes, in parts of {manifest.settings['ray']:,} rows"
+    return list(told.items())
 
 
 def inputs(manifest: Manifest) -> Facts:
@@ -87,13 +90,13 @@ def _flags(given: dict[str, Any]) -> Iterator[str]:
     usual = {field.name: field.default for field in fields(Verbalize)} | {"seed": None}
     for name, value in given.items():
         flag = "--column" if name == "vector_column" else f"--{name.replace('_', '-')}"
-        if value in (None, False, []) or value == usual.get(name):
+        if value is None or value is False or value == [] or (name in usual and value == usual[name]):
             continue
-        if value is True:
+        if value is True or name == "ray":  # which says how many rows a part has
             yield flag
         else:
             for one in value if isinstance(value, list) else [value]:
-                yield from (flag, str(one))
+                yield from ((f"{flag}={one}",) if str(one).startswith("-") else (flag, str(one)))
 
 
 def _setting(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Rows by the value of a column."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nla_data.errors import UsageError
+from nla_data.report.words import readable, values
 
 MAX_VALUES: Final = 100
 NO_VALUE: Final = "(no value)"
@@ -55,8 +57,8 @@ class Codes:
         Raises:
             TooManyValuesError: there are more than can be shown.
         """
-        encoded = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
-        own = [self._code(value) for value in encoded.dictionary.to_pylist()]
+        encoded = readable(column).dictionary_encode()
+        own = [self._code(value) for value in values(encoded.dictionary)]
         indices = encoded.indices
         missing = self._code(None) if indices.null_count else 0
         # One more at the end, for rows without a value.
@@ -65,12 +67,12 @@ class Codes:
 
     def grouping(self) -> Grouping:
         """The rows, with values in order: numbers by size, all else by name."""
-        values = sorted(self._codes, key=_order)
-        place = np.empty(max(len(values), 1), np.int64)
-        for index, value in enumerate(values):
+        ordered = sorted(self._codes, key=_order)
+        place = np.empty(max(len(ordered), 1), np.int64)
+        for index, value in enumerate(ordered):
             place[self._codes[value]] = index
         codes = np.concatenate(self._batches) if self._batches else np.empty(0, np.int64)
-        return Grouping(self.name, [NO_VALUE if value is None else value for value in values], place[codes])
+        return Grouping(self.name, [NO_VALUE if value is None else value for value in ordered], place[codes])
 
     def _code(self, value: Any) -> int:
         value = None if value != value else value  # noqa: PLR0124 - NaN is no value, and unlike itself
@@ -83,4 +85,4 @@ class Codes:
 def _order(value: Any) -> tuple[int, float, str]:
     if value is None:
         return 2, 0.0, ""
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+    return (0, float(value), "") if isinstance(value, int | float | Decimal) else (1, 0.0, str(value))

@@ -36,23 +36,36 @@ def pieces(results: Results, rows: Rows) -> Pieces:
         UnavailableError: neither the output nor the inputs have them, as far as can be seen beforehand.
     """
     size = max(1, _BYTES // (8 * results.manifest.served.d_model))
-    if results.manifest.settings.get("keep_vectors"):
+    name = results.manifest.settings["vector_column"]
+    if (
+        results.manifest.settings.get("keep_vectors") and name in results.schema.names
+    ):  # they may be dropped all the same
         return lambda: _checked(_from_output(results, size), results, rows)
-    source, name = _source(results), results.manifest.settings["vector_column"]
+    source = _source(results)
     return lambda: _checked(_from_inputs(source, name, size), results, rows)
 
 
 def _source(results: Results) -> Source:
     settings = results.manifest.settings
     try:
-        found = files.find(file.path for file in results.manifest.inputs)
+        found = _inputs(results)
         if [InputFile.of(file) for file in found] != results.manifest.inputs:
-            raise UnavailableError("The input files have changed since the run (another size or time).")
+            raise UnavailableError(
+                "The input files have changed since the run (another size or time, or some are gone)."
+            )
         source = Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
         source.use([settings["vector_column"]])
     except UsageError as error:
         raise UnavailableError(f"The input files cannot be read here: {error}.") from error
     return source
+
+
+def _inputs(results: Results) -> list[files.File]:
+    """The run's input files, on the storage where they were found."""
+    manifest = results.manifest
+    there = files.find(manifest.given or [file.path for file in manifest.inputs], results.store.paths())
+    by_path = {file.path: file for file in there}
+    return [by_path[file.path] for file in manifest.inputs if file.path in by_path]
 
 
 def _from_output(results: Results, size: int) -> Iterator[_Numbered]:

@@ -14,7 +14,7 @@ from nla_data.report.examples import Example
 from nla_data.report.plots import Plot
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
-from nla_data.report.statistics import RESAMPLES, Figure, Figures
+from nla_data.report.statistics import MIN_ROWS, RESAMPLES, Figure, Figures
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def render(content: Content) -> str:
         manifest=manifest,
         facts=told,
         resamples=RESAMPLES,
+        min_rows=MIN_ROWS,
         out=content.results.store.out,
         name=PurePosixPath(content.results.store.out).name,
     )

@@ -1,7 +1,9 @@
 """What a run has written, finished or not, as a stream of its columns. It knows nothing of what they mean."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -10,12 +12,15 @@ import pyarrow.parquet as pq
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
 from nla_data.reading.files import reason
+from nla_data.report.words import readable
 from nla_data.writing.manifest import Manifest, PartState
 from nla_data.writing.output import read_manifest
 from nla_data.writing.parts import STATE_KEY
 from nla_data.writing.store import Store
 
 _BUFFER: Final = 2**20
+_READERS: Final = 16
+"""Parts that are looked at at once: on object storage each takes a while."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,13 @@ class Results:
             raise UsageError(f"{out}: an output of nla {manifest.task}; a report needs one of nla verbalize --score")
         if not (settings.get("score") or settings.get("best")):
             raise UsageError(f"{out}: has no scores; run with --score, into another output")
-        paths = [store.file] if store.file and store.has_file() else store.parts()
+        paths = [store.file] if store.file and store.has_file() else _parts(store, manifest)
         if not paths:
             raise UsageError(f"{out}: no part is written yet; wait for the first")
-        return cls(store, manifest, _totals(store, manifest, paths[-1]), paths, _schema(store, paths[0]))
+        return cls(store, manifest, _totals(store, manifest, paths), paths, _schema(store, paths[0]))
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[Any]:
-        """Some columns of all rows in order, as record batches of at most so many rows.
+        """Some columns of all rows in order, as record batches of at most so many rows; types as `readable` makes them.
 
         Raises:
             UsageError: a file cannot be read.
@@ -66,17 +71,31 @@ class Results:
                 with self.store.open(path) as opened:
                     # Through a buffer, or a file that is one row group would be in memory whole.
                     file = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
-                    yield from file.iter_batches(rows, columns=list(columns), use_threads=False)
+                    for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
+                        named = dict(zip(batch.schema.names, batch.columns, strict=True))
+                        yield pa.record_batch({name: readable(named[name]) for name in columns})
             except (pa.ArrowException, OSError) as error:
                 raise UsageError(f"{path}: cannot be read: {reason(error)}") from error
 
 
-def _totals(store: Store, manifest: Manifest, last: str) -> Totals:
+def _parts(store: Store, manifest: Manifest) -> list[str]:
+    """Those that are there, in order; Ray's are written in any."""
+    return list(store.found_parts().values()) if manifest.settings.get("ray") else store.parts()
+
+
+def _totals(store: Store, manifest: Manifest, paths: Sequence[str]) -> Totals:
     if manifest.finished:
         return manifest.totals
-    state = PartState.model_validate_json(store.metadata(last).get(STATE_KEY, b'{"run": ""}'))
+    if manifest.settings.get("ray"):  # each part counts its own rows
+        with ThreadPoolExecutor(_READERS) as pool:
+            return sum(pool.map(partial(_part_totals, store, manifest), paths), start=Totals())
+    return _part_totals(store, manifest, paths[-1])
+
+
+def _part_totals(store: Store, manifest: Manifest, path: str) -> Totals:
+    state = PartState.model_validate_json(store.metadata(path).get(STATE_KEY, b'{"run": ""}'))
     if state.run != manifest.run:
-        raise UsageError(f"{last} is of another run than {store.out} says")
+        raise UsageError(f"{path} is of another run than {store.out} says")
     return state.totals
 
 

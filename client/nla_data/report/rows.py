@@ -106,7 +106,8 @@ class _Gathered:
             del self.codes[name]  # a column that merely is called so
 
     def rows(self) -> Rows:
-        joined = {name: np.concatenate(parts) for name, parts in self._arrays.items()}
+        empty = {name: np.empty(0, np.float64 if name in _NUMBERS else np.int64) for name in self._arrays}
+        joined = {name: np.concatenate([empty[name], *parts]) for name, parts in self._arrays.items()}
         numbers = {name: joined[name].astype(np.float64) for name in _NUMBERS}
         return Rows(
             count=self._count,

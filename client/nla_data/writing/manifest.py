@@ -66,13 +66,18 @@ class Served(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What is done with which rows by which models."""
+    """What is done with which rows by which models.
+
+    Attributes:
+        given: How the inputs were named, so that they are found again: absolute paths, and URIs without their keys.
+    """
 
     version: int = VERSION
     run: str = Field(default_factory=lambda: uuid.uuid4().hex)
     task: str
     settings: dict[str, Any]
     inputs: list[InputFile]
+    given: list[str] = []
     served: Served
     started: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     finished: bool = False

@@ -1,8 +1,12 @@
 """The GPUs that this process may use, asked of the driver; importing torch for it would take seconds."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,23 @@ class Gpu:
 
 
 def find_gpus() -> list[Gpu]:
-    """List the visible GPUs; none where there is no driver."""
+    """List the visible GPUs; none where there is no driver. One that the driver cannot tell of hides no other."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        numbers = range(pynvml.nvmlDeviceGetCount())
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in numbers]
-        by_name = {str(number): number for number in numbers}
-        by_name |= {str(pynvml.nvmlDeviceGetUUID(handles[number])): number for number in numbers}
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        wanted = list(map(str, numbers)) if visible is None else [name.strip() for name in visible.split(",")]
-        found = [by_name[name] for name in wanted if name in by_name]
-        return [_gpu(index, number, handles[number]) for index, number in enumerate(found)]
+        handles = {number: _or_none(pynvml.nvmlDeviceGetHandleByIndex, number)
+                   for number in range(pynvml.nvmlDeviceGetCount())}  # fmt: skip
     except pynvml.NVMLError:
         return []
+    there = {number: handle for number, handle in handles.items() if handle is not None}
+    by_name = {str(number): number for number in there}
+    by_name |= {str(_or_none(pynvml.nvmlDeviceGetUUID, handle)): number for number, handle in there.items()}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = list(map(str, there)) if visible is None else [name.strip() for name in visible.split(",")]
+    found = [by_name[name] for name in wanted if name in by_name]
+    gpus = [_gpu(index, number, there[number]) for index, number in enumerate(found)]
+    return [gpu for gpu in gpus if gpu is not None]
 
 
 def supposed_gpus(count: int) -> list[Gpu]:
@@ -58,9 +64,26 @@ def in_ranges(indices: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def _gpu(index: int, number: int, handle: object) -> Gpu:
+def _gpu(index: int, number: int, handle: object) -> Gpu | None:
+    """Describe a GPU; None, with a warning, where the driver cannot."""
     import pynvml
 
-    memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Gpu(index, str(pynvml.nvmlDeviceGetName(handle)), memory, (int(major), int(minor)), number)
+    memory = _or_none(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = _or_none(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    if memory is None:
+        logger.warning(
+            "GPU %d is left out: the driver does not tell its memory (is it split by MIG, or broken?)", number
+        )
+        return None
+    name = str(_or_none(pynvml.nvmlDeviceGetName, handle) or "unknown")
+    return Gpu(index, name, int(memory.total), capability and (int(capability[0]), int(capability[1])), number)
+
+
+def _or_none(ask: Callable[[Any], Any], about: object) -> Any:
+    """Ask the driver; None where it answers with an error."""
+    import pynvml
+
+    try:
+        return ask(about)
+    except pynvml.NVMLError:
+        return None

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import IO, Final, Protocol
 
 from nla_launch.run.forking import ForkServer, UnfitError
 from nla_launch.run.messages import Fork
@@ -41,7 +41,7 @@ class ChildProcess:
         label: who it is, for messages.
         command: argv; `python -P -m MODULE` and arguments where it may be forked.
         environment: variables on top of ours.
-        shares: sockets that it has too, under the same file numbers.
+        shares: sockets and files that it has too, under the same file numbers.
         check: raises LaunchError where it cannot start; for before it starts again.
         level: logging level at which its output is passed on.
         hides: what no log line may show.
@@ -54,7 +54,7 @@ class ChildProcess:
         command: list[str],
         environment: dict[str, str],
         *,
-        shares: tuple[socket.socket, ...] = (),
+        shares: tuple[socket.socket | IO[bytes], ...] = (),
         check: Callable[[], None] = lambda: None,
         level: int = logging.DEBUG,
         hides: str | None = None,

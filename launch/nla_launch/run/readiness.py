@@ -15,6 +15,8 @@ class EngineReport:
     label: str
     state: str
     reason: str | None
+    given_up: bool
+    """Whether all gateways say that it fails or hangs: one that others use is left alone."""
 
 
 class Readiness:
@@ -46,7 +48,7 @@ class Readiness:
             self.answered = False
             return []
         self.answered = True
-        changed = [report for report in reports if self._state(report.label) != report.state]
+        changed = [report for report in reports if self._differs(report)]
         self._known = {report.label: report for report in reports}
         return changed
 
@@ -55,10 +57,15 @@ class Readiness:
         known = dict.fromkeys([*engines, *self._known]) if self._urls else {}
         return [label for label in known if self._state(label) != "ready"]
 
+    def _differs(self, report: EngineReport) -> bool:
+        known = self._known.get(report.label)
+        return known is None or (known.state, known.given_up) != (report.state, report.given_up)
+
     def _state(self, label: str) -> str | None:
         return self._known[label].state if label in self._known else None
 
 
 def _worst(label: str, states: list[dict[str, str | None]]) -> EngineReport:
     worst = max(states, key=lambda engine: BEST_TO_WORST.index(str(engine["state"])))
-    return EngineReport(label, str(worst["state"]), worst["reason"])
+    given_up = all(engine["state"] in ("failed", "hung") for engine in states)
+    return EngineReport(label, str(worst["state"]), worst["reason"], given_up)

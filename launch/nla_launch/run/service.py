@@ -16,7 +16,7 @@ from typing import Final
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
-from nla_gateway.settings import COUNTERS_VARIABLE, SETTINGS_VARIABLE, Access, EngineSettings, Settings, Tls
+from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, Settings, Tls, write_settings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.pair.preset import Preset
@@ -106,6 +106,7 @@ def serve(
             url=url,
             grace_s=settings.limits.grace_s,
             forks=forks,
+            key=next(iter(access.api_keys.values()), None),
         )
         asyncio.run(supervisor.run())
 
@@ -124,17 +125,15 @@ def _gateways(
     settings: Settings, listener: socket.socket, private: list[socket.socket], counters: str
 ) -> dict[str, ChildProcess]:
     """Form the gateways, one a private socket, by the URL at which each alone says whether it is ready."""
-    environment = {
-        SETTINGS_VARIABLE: settings.model_dump_json(),
-        COUNTERS_VARIABLE: counters,
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = {COUNTERS_VARIABLE: counters, "CUDA_VISIBLE_DEVICES": ""}
+    told = write_settings(settings)
+    command = [sys.executable, "-P", "-m", "nla_gateway", "--settings", str(told.fileno()), "--fd"]
     return {
         f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
             "gateway" if len(private) == 1 else f"gateway {number}",
-            [sys.executable, "-P", "-m", "nla_gateway", "--fd", str(listener.fileno()), str(own.fileno())],
+            [*command, str(listener.fileno()), str(own.fileno())],
             environment,
-            shares=(listener, own),
+            shares=(listener, own, told),
             level=logging.INFO,
         )
         for number, own in enumerate(private, 1)

@@ -37,6 +37,7 @@ class Supervisor:
         url: where they listen, for users.
         grace_s: how long requests in flight may take to finish at a stop.
         forks: what forks the engines; ended at a stop.
+        key: a caller's, where the gateways want one: only callers are told why an engine failed.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Supervisor:
         url: str,
         grace_s: float,
         forks: ForkServer,
+        key: str | None = None,
     ) -> None:
         self._engines, self._gateways = {engine.label: engine for engine in engines}, list(gateways.values())
         self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
@@ -55,16 +57,17 @@ class Supervisor:
         self._listeners, self._url, self._grace_s = listeners, url, grace_s
         self._was_ready = not gateways
         self._forks = forks
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGINT or SIGTERM.
+        """Serve until SIGINT, SIGTERM or, where the terminal is closed, SIGHUP.
 
         Raises:
             ServiceError: a process could not start or kept dying, or an engine failed its self-test.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         try:
             await self._watch()
@@ -134,7 +137,7 @@ class Supervisor:
         """
         spoken = time.monotonic()
         # The gateways' own sockets on loopback, opened by us: whatever its certificate says, nobody else is there.
-        async with httpx.AsyncClient(trust_env=False, timeout=5.0, verify=False) as http:  # noqa: S501
+        async with httpx.AsyncClient(headers=self._headers, trust_env=False, timeout=5.0, verify=False) as http:  # noqa: S501
             while True:
                 for report in await self._readiness.changes(http):
                     self._on_change(report)
@@ -159,12 +162,12 @@ class Supervisor:
                 self._restarts[engine].worked()
         elif report.state == "failed":
             message = f"the {report.label} failed its self-test: {report.reason}"
-            if not self._was_ready and engine is not None:
+            if report.given_up and not self._was_ready and engine is not None:
                 raise ServiceError(message)
-            logger.error("%s", message)
-        elif report.state == "hung":
+            logger.error("%s%s", message, "" if report.given_up else "; other gateways go on with it")
+        elif report.state == "hung" and report.given_up:
             logger.error("%s: hangs%s", report.label, "" if engine is None else ", and is ended")
-        if report.state in ("failed", "hung") and engine is not None:
+        if report.given_up and engine is not None:
             engine.kill()
 
     def _show_progress(self, now: float) -> None:

@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
             expose_headers=["retry-after", REQUEST_ID_HEADER],
+            allow_private_network=True,  # Chrome asks so where a page of the open web calls a private address
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app

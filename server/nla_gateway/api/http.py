@@ -8,7 +8,9 @@ import logging
 import re
 import time
 import uuid
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -25,6 +27,7 @@ logger = logging.getLogger("nla_gateway.access")
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 POLLED_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
+UNSUPPORTED_MEDIA_TYPE: Final = 415
 SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
 
@@ -79,7 +82,7 @@ class EdgeMiddleware:
 
     def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], limits: GatewayLimits, metrics: Metrics) -> None:
         self._app = app
-        self._keys = {name: f"Bearer {key}".encode() for name, key in api_keys.items()}
+        self._keys = {name: key.encode() for name, key in api_keys.items()}
         self._bodies = Bodies(limits)
         self._metrics = metrics
 
@@ -92,7 +95,8 @@ class EdgeMiddleware:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         caller = self._caller(headers)
-        scope.setdefault("state", {})["request_id"] = request_id
+        known = caller is not None or not self._keys
+        scope.setdefault("state", {}).update(request_id=request_id, known=known)
         status = 0
         self._metrics.in_flight.inc(scope["path"] not in POLLED_PATHS)
 
@@ -138,8 +142,10 @@ class EdgeMiddleware:
 
     def _caller(self, headers: dict[bytes, bytes]) -> str | None:
         """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""
-        given = headers.get(b"authorization", b"")
-        known = [name for name, key in self._keys.items() if hmac.compare_digest(given, key)]
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        known = [name for name, key in self._keys.items() if hmac.compare_digest(given.strip(), key)]
         return known[0] if known else None
 
     def _refusal(
@@ -147,9 +153,27 @@ class EdgeMiddleware:
     ) -> JSONResponse | None:
         if self._keys and caller is None and path not in OPEN_PATHS:
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._keys and not is_loopback(host):
+            # A page of any site may have its own name lead here (DNS rebinding); without a key only this would tell.
+            message = f"host {host!r}: a server without an API key is called as localhost or 127.0.0.1"
+            return error_response("invalid_request", message, request_id)
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            response = error_response("invalid_request", "send the body as it is, without content-encoding", request_id)
+            response.status_code = UNSUPPORTED_MEDIA_TYPE
+            return response
         length = headers.get(b"content-length", b"0")
         problem = self._bodies.refusal(int(length)) if length.isdigit() else None
         return None if problem is None else _response_to(problem, request_id)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine to itself; where there is none, the caller is no browser."""
+    name = urlsplit(f"//{host}").hostname or "localhost"
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -69,6 +69,8 @@ class VerbalizeJob:
             RequestError: it is wrong, or its engines are not ready.
         """
         count = len(as_list(call.vectors))
+        if "max_tokens" not in call.model_fields_set:
+            call = call.model_copy(update={"max_tokens": min(call.max_tokens, gateway.limits.max_tokens)})
         check_batch(gateway, count, "vectors")
         check_sampling(gateway, call, count)
         verbalizer = gateway.verbalizer()
@@ -174,8 +176,11 @@ class VerbalizeJob:
 
 
 def owner_of(request_id: str, items: int) -> Owner:
-    """Name a request within the gateway and the engines; callers may use one request id twice."""
-    return Owner(f"{request_id}.{uuid.uuid4().hex[:8]}", items)
+    """Name a request within the gateway and the engines.
+
+    Callers may use one request id twice, and none of theirs may begin an engine's: SGLang takes some for its own.
+    """
+    return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items)
 
 
 async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,9 @@ from nla_client.wire import REQUEST_ID_HEADER, ErrorDetail, ErrorResponse
 
 HEAD_BYTES: Final = 2**16
 """Of a request's first line and headers, give or take what the system hands over at a time."""
+PIECE_BYTES: Final = 8192
+MOST_PIPELINED: Final = 16
+"""Requests of one connection that are parsed ahead, give or take those of a piece; what follows is not yet read."""
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -21,6 +24,7 @@ class GatewayProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._due: asyncio.TimerHandle | None = None
         self._head: int | None = None
+        self._unparsed = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -30,17 +34,35 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._expect_nothing()
+        self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take some bytes, as long as they are no head without end."""
+        """Take some bytes, and parse what does not run too far ahead."""
+        self._unparsed += data
+        self._parse()
+
+    def _parse(self) -> None:
+        view, start = memoryview(self._unparsed), 0
+        while start < len(view) and len(self.pipeline) < MOST_PIPELINED and not self.transport.is_closing():
+            self._take(view[start : start + PIECE_BYTES])
+            start += PIECE_BYTES
+        self._unparsed = bytes(view[start:])
+        if self._unparsed:
+            self.flow.pause_reading()
+
+    def _take(self, piece: memoryview) -> None:
+        """Parse a piece, as long as it is no head without end."""
         before = self._due
-        super().data_received(data)
-        if self._due is None or self._due is not before or self._head is None or self.transport.is_closing():
+        super().data_received(piece)  # type: ignore[arg-type]  # httptools takes any buffer
+        if self.transport.is_closing():
             return
-        self._head += len(data)
-        if self._head > HEAD_BYTES:
-            self.send_400_response(f"the request's headers are over {HEAD_BYTES} bytes")
+        if self._due is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect(head=len(piece))  # line ends that begin nothing
+        elif self._due is not None and self._due is before and self._head is not None:
+            self._head += len(piece)
+            if self._head > HEAD_BYTES:
+                self.send_400_response(f"the request's headers are over {HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         """Wait for the rest of the head."""
@@ -57,6 +79,9 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body:
             self._expect(head=None)
+        if self._unparsed:
+            self.flow.pause_reading()
+            self.loop.call_soon(self._parse)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP request as the contract has it, and hang up."""

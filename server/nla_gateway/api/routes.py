@@ -46,6 +46,10 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         504: "The request took too long.",
     }.items()
 }
+UNBUFFERED: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""For proxies: events are to be passed on as they come, and kept by nobody."""
+SIGN_OF_LIFE_S: Final = 15.0
+"""After so long without an event a comment is sent: proxies close connections on which nothing comes."""
 EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -104,22 +108,26 @@ async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> An
     return await _unless_gone(request, jobs.critic(_gateway(request), call, request.state.request_id))
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> dict[str, str]:
     """Answer while the process lives."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=ReadyResponse, responses={503: {"model": NotReadyResponse}})
 async def ready(request: Request) -> JSONResponse:
     """Tell whether every engine has passed its self-test, and which has not; of several alike one is enough."""
-    pools = [part.engines for part in _gateway(request).parts]
+    pools, known = [part.engines for part in _gateway(request).parts], request.state.known
     engines = [engine for pool in pools for engine in pool.engines]
-    states = {engine.label: EngineStatus(state=engine.state, reason=engine.reason) for engine in engines}
+    # What an engine says of itself is for callers with a key alone.
+    states = {one.label: EngineStatus(state=one.state, reason=one.reason if known else None) for one in engines}
     problems = [problem for pool in pools if (problem := pool.unavailable()) is not None]
     if not problems:
         return JSONResponse(ReadyResponse(ready=True, engines=states).model_dump())
-    message = "; ".join(problem.message for problem in problems)
+    unready = [f"the {label} is {status.state}" for label, status in states.items() if status.state != "ready"]
+    message = "; ".join([problem.message for problem in problems] if known else unready)
     error = EngineUnavailable(message, retry_after_s=problems[0].retry_after_s)
     detail = error_detail(error, request.state.request_id)
     body = NotReadyResponse(error=detail, ready=False, engines=states)
@@ -147,7 +155,8 @@ class EventsResponse(StreamingResponse):
     """
 
     def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None], limit_s: float) -> None:
-        super().__init__(_encode_events(first, rest), media_type="text/event-stream")
+        self._encoded = _encode_events(first, rest)
+        super().__init__(self._encoded, media_type="text/event-stream", headers=UNBUFFERED)
         self._rest, self._limit_s = rest, limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,13 +171,26 @@ class EventsResponse(StreamingResponse):
         except TimeoutError:
             raise RequestTimeout("the answer was not read in time") from None
         finally:
+            await self._encoded.aclose()
             await self._rest.aclose()
 
 
-async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncIterator[str]:
+async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncGenerator[str, None]:
     yield _encode_event(first)
-    async for event in rest:
-        yield _encode_event(event)
+    coming = asyncio.ensure_future(anext(rest, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=SIGN_OF_LIFE_S)
+            if not done:
+                yield ": still at it\n\n"
+            elif (event := coming.result()) is None:
+                return
+            else:
+                yield _encode_event(event)
+                coming = asyncio.ensure_future(anext(rest, None))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _encode_event(event: StreamEvent) -> str:

@@ -198,6 +198,8 @@ def _render_chat(tokenizer: Any, content: str, folder: Path) -> str:
     """Render one user message to text, to be encoded: `apply_chat_template(tokenize=True)` splits some markers."""
     if not tokenizer.chat_template:
         raise CheckpointError(f"{folder}: the tokenizer has no chat template, which the verbalizer's prompt needs")
+    if "strftime_now" in str(tokenizer.chat_template):
+        logger.warning("%s: the chat template writes today's date, so that texts may differ from day to day", folder)
     messages = [{"role": "user", "content": content}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 

@@ -10,21 +10,30 @@ from typing import Any, Final, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_gateway.engines.concurrency import gather
 from nla_gateway.engines.engine import Engine
 from nla_gateway.pair.parts import Part
+from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.verbalizer import ONE_TOKEN, Verbalizer
 
 TOP_LOGPROBS: Final = 20
+FLOOR: Final = -10.0
+"""Log-probabilities below count as this: of what is never said, rounding alone tells."""
+FORCED_TOKENS: Final = 16
+"""Tokens of an answer at which logits are compared: the first, such as an opening tag, depend on no vector."""
 SAME: Final = 1e-3
 """Largest difference of log-probabilities that counts as none."""
-NOISE: Final = 0.1
-"""Largest difference of one vector sent twice, as a share of that between two: kernels may not repeat bitwise."""
 DRIFT: Final = 0.5
-LEAST_DRIFT: Final = 0.05
-"""The same for a prompt whose start is cached: other shapes round otherwise, in bfloat16 by up to 0.1."""
+"""Largest difference of one vector sent again, as a share of that between two: other batches round otherwise."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
-SAMPLED: Final = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2, "sampling_seed": 0}
+GREEDY: Final = {"temperature": 0.0, "max_new_tokens": FORCED_TOKENS}
+USUAL: Final = {"temperature": 1.0, "max_new_tokens": 2, "sampling_seed": 0}
+WARMED: Final = (USUAL, USUAL | {"top_p": 0.9})
+BATCH: Final = 8
+
+Logprobs = list[dict[int, float]]
+"""For each place in an answer, the log-probabilities of the likeliest tokens."""
 
 
 class ProofError(Exception):
@@ -57,31 +66,45 @@ async def prove(part: Part, engine: Engine, info: dict[str, Any]) -> None:
 async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
     """Prove that injected vectors reach the model, in one of the engine's replicas.
 
-    Two vectors must give different logits, both different from the plain marker's, and one vector twice the same.
+    Along one answer, two vectors must give different logits, both different from the plain marker's, and one vector
+    sent again the same, also where the prompt's start comes from the cache.
 
     Raises:
         ProofError: they do not.
     """
     first, second = np.random.default_rng(0).standard_normal((2, verbalizer.sidecar.d_model)).astype(np.float32)
+    injected = verbalizer.inject(first)
+    answer = await engine.generate(verbalizer.payload(injected, GREEDY, _rid("answer")) | replica)
+    ids = [*verbalizer.prompt.ids, *answer["output_ids"]]
 
-    async def logprobs(vector: NDArray[np.float32] | None, name: str) -> dict[int, float]:
-        return await _logprobs(verbalizer, engine, vector, name, replica)
+    async def logprobs(vector: NDArray[np.float32] | None, name: str) -> Logprobs:
+        injected = None if vector is None else verbalizer.inject(vector)
+        payload = verbalizer.payload(injected, ONE_TOKEN, _rid(name)) | replica | {"input_ids": ids}
+        return await _logprobs(engine, payload, verbalizer.prompt)
 
     one, again = await logprobs(first, "one"), await logprobs(first, "again")
     other, marker = await logprobs(second, "other"), await logprobs(None, "marker")
-    signal = min(_distance(one, marker), _distance(other, marker))
-    if signal <= SAME:
+    # The marker's request has filled the prefix cache.
+    reused = await logprobs(first, "reused")
+    from_marker = min(_distance(one, marker), _distance(other, marker))
+    if from_marker <= SAME:
         raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
-    signal = min(signal, _distance(one, other))
+    signal = min(from_marker, _distance(one, other))
     if signal <= SAME:
         raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
-    if _distance(one, again) > max(SAME, NOISE * signal):
-        raise ProofError("the same vector gives different logits when sent twice")
-    # The marker's request has filled the prefix cache.
-    if _distance(one, await logprobs(first, "reused")) > max(LEAST_DRIFT, DRIFT * signal):
-        raise ProofError("the same vector gives different logits when the prompt's start comes from the cache")
-    # Sampling compiles a kernel on first use; no caller should wait for it.
-    await engine.generate(verbalizer.payload(None, SAMPLED, _rid("sampled")) | replica)
+    for name, same in (("sent twice", again), ("the prompt's start comes from the cache", reused)):
+        if _distance(one, same) > max(SAME, DRIFT * signal):
+            raise ProofError(f"the same vector gives different logits when {name}")
+    await _warm_up(verbalizer, engine, replica)
+
+
+async def _warm_up(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
+    """Take the ways that requests take, alone and as a batch: what compiles on first use does it now."""
+    vectors = np.random.default_rng(1).standard_normal((BATCH, verbalizer.sidecar.d_model)).astype(np.float32)
+    injected = [verbalizer.inject(vector) for vector in vectors]
+    for sampling in WARMED:
+        await engine.generate(verbalizer.payload(injected[0], sampling, _rid("alone")) | replica)
+        await gather(engine.generate(verbalizer.payload(one, sampling, _rid("batch")) | replica) for one in injected)
 
 
 async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> None:
@@ -91,6 +114,7 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
         ProofError: they do not.
     """
     prompts = [reconstructor.prompt.encode(text) for text in PROOF_TEXTS]
+    await engine.embed(prompts[:1], reconstructor.settings.model, _rid("alone"))  # warms up for a text alone
     vectors, _ = await engine.embed(prompts, reconstructor.settings.model, _rid("texts"))
     d_model = reconstructor.sidecar.d_model
     for vector in vectors:
@@ -122,24 +146,17 @@ def _check_report(part: Part, report: dict[str, Any] | None) -> None:
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
 
 
-async def _logprobs(
-    verbalizer: Verbalizer, engine: Engine, vector: NDArray[np.float32] | None, name: str, replica: dict[str, int]
-) -> dict[int, float]:
-    injected = None if vector is None else verbalizer.inject(vector)
-    payload = verbalizer.payload(injected, ONE_TOKEN, _rid(name))
+async def _logprobs(engine: Engine, payload: dict[str, Any], prompt: VerbalizerPrompt) -> Logprobs:
     # From the marker on, so that the marker's own request reuses as much as the others and is computed as they are.
-    payload |= {
-        **replica,
-        "return_logprob": True,
-        "top_logprobs_num": TOP_LOGPROBS,
-        "logprob_start_len": verbalizer.prompt.position,
-    }
-    answer = await engine.generate(payload)
-    top = {token: logprob for logprob, token, *_ in answer["meta_info"]["output_top_logprobs"][0]}
+    asked = {"return_logprob": True, "top_logprobs_num": TOP_LOGPROBS, "logprob_start_len": prompt.position}
+    meta = (await engine.generate(payload | asked))["meta_info"]
+    forced = len(payload["input_ids"]) - len(prompt.ids)
+    places = [*meta["input_top_logprobs"][-forced:], *meta["output_top_logprobs"]]
+    tops = [{token: logprob for logprob, token, *_ in place} for place in places]
     # JSON has no NaN: the engine sends null for it.
-    if not all(logprob is not None and np.isfinite(logprob) for logprob in top.values()):
+    if not all(logprob is not None and np.isfinite(logprob) for top in tops for logprob in top.values()):
         raise ProofError("the logits are not finite: check the sidecar's injection_scale")
-    return top
+    return tops
 
 
 def _rid(name: str) -> str:
@@ -147,7 +164,13 @@ def _rid(name: str) -> str:
     return f"proof.{name}.{uuid.uuid4().hex}."
 
 
-def _distance(one: dict[int, float], other: dict[int, float]) -> float:
-    """Largest difference of log-probabilities; a token outside a top list has at most that list's least."""
+def _distance(one: Logprobs, other: Logprobs) -> float:
+    """Largest difference of log-probabilities at any place."""
+    return max(_distance_at(*place) for place in zip(one, other, strict=True))
+
+
+def _distance_at(one: dict[int, float], other: dict[int, float]) -> float:
+    """The same at one place; a token outside a top list has at most that list's least."""
     least_one, least_other = min(one.values()), min(other.values())
-    return max(abs(one.get(token, least_one) - other.get(token, least_other)) for token in one.keys() | other.keys())
+    pairs = ((one.get(token, least_one), other.get(token, least_other)) for token in one.keys() | other.keys())
+    return max(abs(max(a, FLOOR) - max(b, FLOOR)) for a, b in pairs)

@@ -70,6 +70,8 @@ class Verbalizer:
         trust = settings.trust_remote_code
         self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
         self._warming: dict[Engine, asyncio.Task[None]] = {}
+        self._caching: set[Engine] = set()
+        """Engines that have answered from their cache since they were warmed."""
 
     async def _warm(self, engine: Engine) -> None:
         """Put the prompt into an engine's prefix caches, which requests with vectors read and never fill."""
@@ -78,8 +80,11 @@ class Verbalizer:
                 await engine.generate(self.payload(None, ONE_TOKEN, f"warm.{uuid.uuid4().hex}.") | replica)
 
     def _keep_warm(self, engine: Engine, usage: Usage) -> None:
-        """Warm again after an answer that found nothing cached: the cache was flushed."""
-        if usage.cached_tokens == 0 and (engine not in self._warming or self._warming[engine].done()):
+        """Warm again after an answer that found nothing cached, where others did: the cache was flushed."""
+        if usage.cached_tokens:
+            self._caching.add(engine)
+        elif engine in self._caching:  # not where the cache's pages end behind the marker, and nothing ever is cached
+            self._caching.discard(engine)
             self._warming[engine] = asyncio.create_task(self._warm(engine))
 
     @property

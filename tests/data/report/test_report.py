@@ -25,11 +25,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def fves(vectors: Any, cosine: Any) -> tuple[float, float, float]:
     """The three, straight from their formulas."""
-    mse = 2 * (1 - cosine)
+    mse, own = 2 * (1 - cosine), len(cosine) / (len(cosine) - 1)
     norms = np.linalg.norm(vectors, axis=1)
     unit = np.sqrt(D) * vectors / norms[:, None]
-    data = (np.linalg.norm(unit - unit.mean(axis=0), axis=1) ** 2 / D).mean()
-    raw = (np.linalg.norm(vectors - vectors.mean(axis=0), axis=1) ** 2).sum()
+    data = own * (np.linalg.norm(unit - unit.mean(axis=0), axis=1) ** 2 / D).mean()
+    raw = own * (np.linalg.norm(vectors - vectors.mean(axis=0), axis=1) ** 2).sum()
     return 1 - mse.mean() / BASELINE, 1 - mse.mean() / data, 1 - (2 * norms**2 * (1 - cosine)).sum() / raw
 
 

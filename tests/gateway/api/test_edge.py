@@ -16,7 +16,7 @@ from tests.gateway.process import Running, gateway
 
 MB = 2**20
 LIMITS = GatewayLimits(max_body_bytes=MB, max_held_bytes=2 * MB, stall_timeout_s=1.5, request_timeout_s=4)
-ONE = b"POST /reconstruct HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+ONE = b"POST /reconstruct HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_body_that_trickles(edge: Running) -> None:
     assert time.monotonic() - started > 3
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n"], ids=["silence", "half a head"])
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost: localhost\r\n"], ids=["silence", "half a head"])
 def test_a_connection_that_asks_for_nothing_is_closed(edge: Running, sent: bytes) -> None:
     with edge.connect() as connection:
         connection.sendall(sent)
@@ -124,4 +124,50 @@ def test_bodies_are_bounded_together(edge: Running) -> None:
 
 def test_a_reader_that_stops_reading_is_cut_off(edge: Running) -> None:
     with edge.connect() as connection:
-        send_until_closed(edge, connection, b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n", within_s=15)
+        send_until_closed(edge, connection, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n", within_s=15)
+
+
+def test_a_line_end_after_a_reply_keeps_no_connection(edge: Running) -> None:
+    with edge.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        started = time.monotonic()
+        assert b"HTTP" not in read_all(connection)
+    assert time.monotonic() - started < 15, "it was closed by uvicorn's longer time, if at all"
+
+
+def test_many_requests_at_once_are_answered_and_not_kept(edge: Running) -> None:
+    one, count = b"GET /v1/none HTTP/1.1\r\nhost: localhost\r\n\r\n", 3000
+    last = b"GET /v1/none HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    before = edge.process.memory_info().rss
+    with edge.connect() as connection:
+        connection.sendall(one * (count - 1) + last)
+        most = max(edge.process.memory_info().rss for _ in range(20))
+        answers = read_all(connection)
+    assert answers.count(b"HTTP/1.1 404") == count
+    assert most - before < 4 * MB
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_by_head(edge: Running, path: str) -> None:
+    head, get = (httpx.request(method, f"{edge.url}{path}", trust_env=False) for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (get.status_code, b"")
+
+
+def test_encoded_bodies_are_refused_by_name(edge: Running) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    reply = httpx.post(f"{edge.url}/reconstruct", content=b"\x1f\x8b", headers=headers, trust_env=False)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"]) == (415, "invalid_request")
+    assert "content-encoding" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("evil.example", 400), ("192.168.0.7:80", 400), ("localhost:1", 200), ("127.0.0.2", 200), ("[::1]:9", 200),
+     ("app.localhost", 200), ("localhost.evil.example", 400)],
+)  # fmt: skip
+def test_without_a_key_only_loopback_is_a_host(edge: Running, host: str, status: int) -> None:
+    """Else any page of the web could call it, by a name of its own that leads here."""
+    assert httpx.get(f"{edge.url}/health", headers={"host": host}, trust_env=False).status_code == status

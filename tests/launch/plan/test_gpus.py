@@ -40,14 +40,31 @@ def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch, visible: str |
     assert [gpu.visible_device for gpu in found] == [str(card) for card in cards]
 
 
-def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any) -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+def missing(*_: Any) -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    drive(monkeypatch, 1, memory=missing)
-    assert find_gpus() == []
+
+def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    drive(monkeypatch, 1)
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert find_gpus() == []
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetMemoryInfo"])
+def test_a_gpu_that_the_driver_cannot_tell_of_hides_no_other(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    drive(monkeypatch, 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    works = getattr(pynvml, call)
+    monkeypatch.setattr(pynvml, call, lambda about: missing() if about == 1 else works(about))
+    assert [(gpu.name, gpu.visible_device) for gpu in find_gpus()] == [("card 0", "0"), ("card 2", "2")]
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetUUID", "nvmlDeviceGetCudaComputeCapability", "nvmlDeviceGetName"])
+def test_what_else_it_cannot_tell_is_done_without(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    drive(monkeypatch, 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, call, missing)
+    assert [gpu.memory_bytes for gpu in find_gpus()] == [10**9, 2 * 10**9]
 
 
 @pytest.mark.parametrize(("indices", "written"), [((0, 1, 2, 3, 6), "0-3,6"), ((3, 1), "3,1"), ((5,), "5"), ((), "")])

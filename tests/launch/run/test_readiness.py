@@ -57,6 +57,33 @@ def test_an_engine_is_as_the_worst_of_the_gateways_sees_it() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "given_up"),
+    [
+        ("failed", "ready", False),
+        ("failed", "starting", False),
+        ("hung", "ready", False),
+        ("failed", "failed", True),
+        ("failed", "hung", True),
+        ("ready", "ready", False),
+    ],
+)
+def test_an_engine_is_given_up_only_by_all(one: str, two: str, given_up: bool) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=says(verbalizer=one if request.url.host == "one" else two))
+
+    async def run() -> bool:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            return (await Readiness(URLS).changes(http))[0].given_up
+
+    assert asyncio.run(run()) is given_up
+
+
+def test_that_the_last_gateway_gives_up_is_told_though_the_state_is_the_same() -> None:
+    failed, ready = says(verbalizer="failed"), says(verbalizer="ready")
+    assert [changes for changes, _ in follow((failed, ready), (failed, failed))] == [[("verbalizer", "failed")]] * 2
+
+
 @pytest.mark.parametrize("silent", [(None, says(verbalizer="failed")), (says(verbalizer="failed"), None)])
 def test_while_a_gateway_is_silent_nothing_changes(silent: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> None:
     ready = (says(verbalizer="ready"), says(verbalizer="ready"))
