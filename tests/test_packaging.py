@@ -7,7 +7,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from tests.data.gateway import D, fake_gateway
 
 ROOT = Path(__file__).parents[1]
 UV = str(Path(sys.executable).with_name("uv"))
@@ -55,6 +60,40 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = str(folder / "venv" / "bin" / "python")
     subprocess.run([UV, "pip", "install", "--quiet", "--python", python, str(built)], check=True, timeout=300)
     return folder / "venv" / "bin"
+
+
+@pytest.fixture(scope="module")
+def lowest(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oldest versions that we say will do, for the files."""
+    folder = tmp_path_factory.mktemp("lowest")
+    wheel = next((environment.parents[1] / "wheel").glob("*.whl"))
+    python = str(folder / "bin" / "python")
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True, timeout=300)
+    install = [UV, "pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct"]
+    subprocess.run([*install, f"{wheel}[data]"], check=True, timeout=300)
+    return folder / "bin"
+
+
+def test_the_oldest_versions_do(lowest: Path, tmp_path: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ones(8 * D, np.float32)), D, mask=pa.array([False] * 7 + [True])
+    )
+    columns = {"activation_vector": vectors, "layer": [20] * 8, "token": pa.array(["a", None] * 4, pa.string_view())}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    told, rebuilt = tmp_path / "told.parquet", tmp_path / "rebuilt.parquet"
+    with fake_gateway() as gateway:
+        for arguments, code in (
+            (["verbalize", tmp_path / "in.parquet", told, "--score", "--keep-vectors", "--where", "layer = 20"], 3),
+            (["reconstruct", told, rebuilt], 3),
+            (["score", rebuilt, "--column", "reconstruction", "--drop", "mse", "--drop", "cosine", "--drop", "fve"], 3),
+            (["report", told, "--group", "token"], 0),
+        ):
+            url = [] if arguments[0] == "report" else ["--url", gateway.url, "--progress", "quiet"]
+            command = [lowest / "nla", *arguments, *url]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+            assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert pq.read_table(rebuilt)["reconstruction"].null_count == 1
+    assert pq.read_table(told)["activation_vector"].null_count == 1
 
 
 def test_the_client_needs_no_torch_and_the_wheel_is_whole(environment: Path) -> None:

@@ -249,6 +249,9 @@ class PairInfo(_Response):
     checkpoint_dtype: str
     injection_scale: float | None = None
     mse_scale: float | None = None
+    fingerprint: str | None = Field(
+        default=None, description="Of the checkpoint: other weights of the same name have another."
+    )
 
 
 class Limits(_Response):

@@ -5,6 +5,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -74,7 +75,8 @@ def _until_stopped(work: Coroutine[Any, Any, T]) -> T:
     async def cancellable() -> T:
         task = asyncio.ensure_future(work)
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            with suppress(NotImplementedError):  # on Windows Ctrl-C cancels it without
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await task
 
     return asyncio.run(cancellable())

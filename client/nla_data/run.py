@@ -3,9 +3,12 @@
 import asyncio
 import io
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
@@ -24,6 +27,7 @@ from nla_data.given import as_found_again, as_list
 from nla_data.reading import files, vectors
 from nla_data.reading.files import reason
 from nla_data.reading.source import Source
+from nla_data.running import blocking
 from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
 from nla_data.running.progress import Mode, Reporter, reporter
@@ -102,22 +106,30 @@ class Job:
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 
-    def carried(self, schema: pa.Schema) -> list[str]:
-        """The input's columns that go along.
+    def carried(self, schema: pa.Schema, troubles: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+        """The input's columns that go along; `troubles` are those that cannot be read.
 
         Raises:
             UsageError: a column that is asked for is not there, or holds something else.
         """
-        used = [name for name in (self.task.vector_column, self.task.text_column) if name]
-        for name in (*self.drop, *used):
-            if name not in schema.names:
-                raise UsageError(f"the input has no column {name!r}; it has {', '.join(schema.names)}")
+        names = [*schema.names, *troubles]
+        for name in (*self.drop, *self.used):
+            if name not in names:
+                raise UsageError(f"the input has no column {name!r}; it has {', '.join(names)}")
+        for name in self.used:
+            if name in troubles:
+                raise UsageError(troubles[name])
         if self.task.vector_column:
             vectors.check_type(schema.field(self.task.vector_column).type, self.task.vector_column)
         if self.task.text_column:
             _check_texts(schema.field(self.task.text_column))
         left_out = {*self.drop, None if self.keep_vectors else self.task.vector_column}
-        return [name for name in schema.names if name not in left_out]
+        return [name for name in names if name not in left_out]
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that the task reads."""
+        return [name for name in (self.task.vector_column, self.task.text_column) if name]
 
 
 @dataclass(frozen=True)
@@ -138,29 +150,40 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     """
     job.check_ray()
     shown = shown or reporter(job.progress)
-    store = Store(job.out) if job.out else None
-    inputs = files.find(job.inputs, store.paths() if store else ())
-    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit)
-    carried = job.carried(source.schema)
-    with store.locked() if store else nullcontext():
-        async with Gateways(job.urls, job.api_key, job.patience) as gateways:
-            info = await gateways.connect()
-            job.task.check(info)
-            schema = _schema(source, carried, job.task.output(info.d_model))
-            await _warn(source, job.task, info, shown)
-            work = _Pass(source, gateways, info, schema, carried, shown)
-            if store:
-                return await _into(store, job, work)
-            return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
+    store = await blocking.to_end(lambda _: Store(job.out) if job.out else None)
+    source, carried = await blocking.to_end(partial(_open, job, store, shown.warn))
+    lock = blocking.held(store.locked if store else lambda _: nullcontext())
+    async with lock, Gateways(job.urls, job.api_key, job.patience) as gateways:
+        info = await gateways.connect()
+        job.task.check(info)
+        schema = _schema(source, carried, job.task.output(info.d_model))
+        await _warn(source, job.task, info, shown)
+        work = _Pass(source, gateways, info, schema, carried, shown)
+        if store:
+            return await _into(store, job, work)
+        return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
+
+
+def _open(
+    job: Job, store: Store | None, warn: Callable[[str], None], stopped: threading.Event
+) -> tuple[Source, list[str]]:
+    """Find the inputs, look at all of them, and refuse what would not come out as it is."""
+    inputs = files.find(job.inputs, store.paths() if store else (), warn)
+    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit, stopped=stopped)
+    carried = job.carried(source.schema, source.columns.troubles)
+    source.use([*carried, *job.used])
+    for warning in source.warnings:
+        warn(warning)
+    return source, carried
 
 
 async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None:
     try:
-        warning = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
+        warnings = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
     except asyncio.CancelledError:
         source.stop()
         raise
-    if warning:
+    for warning in warnings:
         shown.warn(warning)
 
 
@@ -185,7 +208,7 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)
-    output.finish(totals, work.schema)
+    await blocking.to_end(lambda stopped: output.finish(totals, work.schema, stopped.is_set), wait=True)
     return Outcome(totals, job.out)
 
 
@@ -218,15 +241,16 @@ def _schema(source: Source, carried: Sequence[str], added: pa.Schema) -> pa.Sche
         raise UsageError(f"the input has columns {', '.join(both)} already; leave them out with --drop, or rename them")
     schema = pa.schema([*(source.schema.field(name) for name in carried), *added])
     for field in schema:
-        _check_writable(field)
+        _check_writable(field, source.files[0].path)
     return schema
 
 
-def _check_writable(field: pa.Field) -> None:
+def _check_writable(field: pa.Field, path: str) -> None:
     try:
         pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
-    except pa.ArrowException as error:
-        raise UsageError(f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop") from error
+    except (pa.ArrowException, OSError) as error:
+        why = f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop"
+        raise UsageError(f"{path}: {why}") from error
 
 
 def _check_texts(field: pa.Field) -> None:

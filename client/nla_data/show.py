@@ -23,6 +23,8 @@ def info(url: str, api_key: str | None) -> None:
     rows: dict[str, Any] = {"ready": "yes" if ready else "not yet"}
     for role, model in (("verbalizer", served.verbalizer), ("reconstructor", served.reconstructor)):
         rows[role] = f"{model.model} ({model.checkpoint_dtype})" if model else "not served"
+        if model and model.fingerprint:
+            rows[f"{role}'s fingerprint"] = model.fingerprint[:16]
     layer = "not known" if served.layer is None else f"output of block {served.layer}"
     rows |= {"base model": served.base_model, "layer": layer, "d_model": served.d_model}
     rows["injection_scale"] = served.verbalizer and served.verbalizer.injection_scale
@@ -90,8 +92,9 @@ def _vector(place: Place, served: Info) -> NDArray[np.float32]:
 
     file, row, column = str(place.file), place.row, place.column
     source = Source(files.find([file]), column)
-    if column not in source.schema.names:
-        raise UsageError(f"{file} has no column {column!r}; it has {', '.join(source.schema.names)}")
+    if column not in source.columns.names:
+        raise UsageError(f"{file} has no column {column!r}; it has {', '.join(source.columns.names)}")
+    source.use([column])
     vectors.check_type(source.schema.field(column).type, column)
     piece = next((piece for piece in source.pieces(Position(), 1) if piece.numbers[0] == row), None)
     if piece is None:

@@ -12,6 +12,7 @@ from nla_gateway.deadlines import Deadlines
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import EngineUnavailable
+from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.parts import Part, make_part
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.sidecar import check_pair
@@ -132,4 +133,5 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.sidecar.injection_scale,
         mse_scale=part.sidecar.mse_scale,
+        fingerprint=fingerprint(part.settings.checkpoint),
     )

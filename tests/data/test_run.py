@@ -246,6 +246,79 @@ def test_models_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.C
     assert "was begun with verbalizer fake-av, now other-av" in capsys.readouterr().err
 
 
+def test_other_weights_of_the_same_name_never_mix(
+    tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("verbalize", save(tmp_path / "in.parquet"), tmp_path / "out", "--url", gateway.url)
+    gateway.served["verbalizer"]["fingerprint"] = "a" * 64
+    assert nla(*arguments) == 0
+    assert json.loads((tmp_path / "out" / "_nla.json").read_text())["served"]["verbalizer"]["fingerprint"] == "a" * 64
+    gateway.served["verbalizer"]["fingerprint"] = "b" * 64
+    assert nla(*arguments) == 2
+    assert "was begun with verbalizer fake-av, now other weights of the same name" in capsys.readouterr().err
+    del gateway.served["verbalizer"]["fingerprint"]  # an older server cannot tell
+    assert nla(*arguments) == 0
+    gateway.served["verbalizer"]["fingerprint"] = "a" * 64
+    with fake_gateway() as other:
+        other.served["verbalizer"]["fingerprint"] = "b" * 64
+        assert nla(*arguments[:2], tmp_path / "two", "--url", gateway.url, "--url", other.url) == 2
+    assert "serves another verbalizer than the run began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "warnings"),
+    [
+        ({"extraction": {"base_model": "org/base", "layer_index": 20}}, 0),
+        ({"extraction": {"base_model": "org/Other-7B", "layer_index": 19}}, 2),
+        ({"activation_layer": 21}, 1),
+        ("not: [yaml", 1),
+        (["no", "keys"], 0),
+    ],
+)
+def test_a_data_set_from_elsewhere_warns(
+    tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str], said: Any, warnings: int
+) -> None:
+    given = save(tmp_path / "in.parquet", 0.1 * VECTORS)
+    Path(f"{given}.nla_meta.yaml").write_text(said if isinstance(said, str) else json.dumps(said))
+    assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url, "--progress", "quiet") == 0
+    found = [line for line in capsys.readouterr().err.splitlines() if "in.parquet.nla_meta.yaml: " in line]
+    assert len(found) == warnings
+
+
+def test_a_layer_that_the_server_does_not_know(tmp_path: Path, gateway: FakeGateway) -> None:
+    gateway.served["layer"] = None
+    given = save(tmp_path / "in.parquet", activation_layer=np.full(COUNT, 19))
+    Path(f"{given}.nla_meta.yaml").write_text("activation_layer: 19")
+    for _ in range(2):
+        assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 0
+
+
+def test_a_column_that_names_another_layer_warns(
+    tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = save(tmp_path / "in.parquet", activation_layer=np.full(COUNT, 19))
+    assert nla("verbalize", given, tmp_path / "out", "--url", gateway.url) == 0
+    error = capsys.readouterr().err
+    assert (
+        "column 'activation_layer': these vectors are from layer 19, but the pair explains those of layer 20" in error
+    )
+
+
+def test_a_refused_rows_reason_names_no_place_of_a_request(tmp_path: Path, gateway: FakeGateway) -> None:
+    def refuse(_path: str, body: Any) -> Any:
+        texts = [it["samples"][0]["text"].split()[0] for it in gateway.answer("verbalize", body)["results"]]
+        bad = [k for k, text in enumerate(texts) if text == text_of(VECTORS[70])]
+        place = f"vectors[{bad[0]}]" if bad else ""
+        return failure("invalid_request", f"{place}: has NaN or infinite elements", place) if bad else None
+
+    gateway.trouble = refuse
+    out = tmp_path / "out.parquet"
+    assert nla("verbalize", save(tmp_path / "in.parquet"), out, "--url", gateway.url, "--dtype", "float32") == 3
+    failed = {row["input_row"]: row["error"] for row in rows(out) if row["error"]}
+    assert 70 in failed
+    assert set(failed.values()) == {"has NaN or infinite elements"}
+
+
 def test_no_answer_for_too_long(tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
     given, out = save(tmp_path / "in.parquet"), tmp_path / "out.parquet"
 

@@ -228,6 +228,8 @@ def test_health_ready_info_metrics(demo: Stack) -> None:
     info = demo.http.get("/v1/info").json()
     assert (info["d_model"], info["layer"], info["predict_mean_mse"]) == (D, 1, 0.96)
     assert info["verbalizer"]["model"] == "demo-verbalizer"
+    prints = {info[role]["fingerprint"] for role in ("verbalizer", "reconstructor")}
+    assert [len(one) for one in prints] == [64, 64]
     metrics = demo.http.get("/metrics").text
     assert 'nla_engine_ready{engine="verbalizer"} 1.0' in metrics
     assert "nla_request_seconds_bucket" in metrics

@@ -4,6 +4,7 @@ from typing import Final
 
 from nla_client import Info
 from nla_client.layers import check_layer
+from nla_data.asking import origin
 from nla_data.errors import UsageError
 from nla_data.reading import vectors
 from nla_data.reading.source import Position, Source
@@ -13,15 +14,15 @@ MOST_ROWS: Final = 100_000
 """How far to look for them where a condition keeps few."""
 
 
-def first_rows(source: Source, column: str | None, info: Info) -> str | None:
-    """Look at the vectors of the first rows; returns a warning where they do not look like the pair's layer.
+def first_rows(source: Source, column: str | None, info: Info) -> list[str]:
+    """Look at the vectors of the first rows; returns warnings where they do not look like the pair's layer.
 
     Raises:
         UsageError: float16 that has overflowed, or no vector that can be used.
     """
     piece = next(source.pieces(Position(), FIRST_ROWS, MOST_ROWS), None)
     if column is None or piece is None:
-        return None
+        return []
     checked = vectors.read(piece.table.column(column), info.d_model)
     bad = [reason for reason in checked.reasons if reason]
     overflown = sum(vectors.FLOAT16_ADVICE in reason for reason in bad)
@@ -33,4 +34,5 @@ def first_rows(source: Source, column: str | None, info: Info) -> str | None:
         )
     if len(bad) == count:
         raise UsageError(f"column {column!r}: none of the first {count} rows can be used; the first: {bad[0]}")
-    return check_layer(checked.vectors, info)
+    said = [*origin.of_files(source.files, info), origin.of_rows(piece.table, info)]
+    return [warning for warning in (*said, check_layer(checked.vectors, info)) if warning]

@@ -125,7 +125,8 @@ async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, st
         match = _PARAM.fullmatch(error.param or "")
         if not match or int(match[1]) >= stop - start:
             raise
-        bad, why = start + int(match[1]), error.message
+        # The place is one in the request, which nobody knows.
+        bad, why = start + int(match[1]), error.message.removeprefix(match[0]).lstrip(": ")
     except (RepeatedFailureError, PayloadTooLargeError) as error:
         middle = (start + stop) // 2
         if stop - start > 1:

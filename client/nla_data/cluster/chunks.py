@@ -17,8 +17,7 @@ from nla_data.asking.tasks import Task
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Done, Work
 from nla_data.errors import UsageError
-from nla_data.reading import readers
-from nla_data.reading.files import File
+from nla_data.reading.columns import Columns
 from nla_data.reading.source import Piece, Position, Source
 from nla_data.running.gateways import Gateways
 from nla_data.writing import parts
@@ -46,12 +45,12 @@ class Chunk:
     number: int
 
 
-def plan(files: Sequence[File], column: str, size: int, limit: int | None) -> list[Chunk]:
+def plan(columns: Columns, size: int, limit: int | None) -> list[Chunk]:
     """Cut the first `limit` rows of all files into chunks of at most `size`: the same ones, whenever it is asked."""
     chunks: list[Chunk] = []
     before = 0
-    for index, file in enumerate(files):
-        count = _count(file, column)
+    for index in range(len(columns.files)):
+        count = _count(columns, index)
         count = count if limit is None else min(count, limit - before)
         for row in range(0, count, size):
             chunks.append(Chunk(len(chunks), index, row, min(size, count - row), before + row))
@@ -59,11 +58,9 @@ def plan(files: Sequence[File], column: str, size: int, limit: int | None) -> li
     return chunks
 
 
-def _count(file: File, column: str) -> int:
-    opened = readers.open_file(file, column)
-    if opened.rows is not None:
-        return opened.rows
-    return sum(batch.num_rows for batch in opened.batches(0))
+def _count(columns: Columns, index: int) -> int:
+    known = columns.looks[index].rows
+    return sum(batch.num_rows for batch in columns.batches(index, 0, [])) if known is None else known
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,9 @@ class Order:
 
     Attributes:
         task: With the rows.
-        files: The input.
-        column: The name for a nameless array.
+        columns: Of the input files, which need not be looked at again.
         where: An SQL condition on the rows.
-        source_schema: Columns of the input.
+        used: Columns that are read.
         carried: Those of them that go along.
         schema: Columns of the output.
         store: Where the parts go.
@@ -85,10 +81,9 @@ class Order:
     """
 
     task: Task
-    files: Sequence[File]
-    column: str
+    columns: Columns
     where: str | None
-    source_schema: pa.Schema
+    used: Sequence[str]
     carried: Sequence[str]
     schema: pa.Schema
     store: Store
@@ -99,7 +94,7 @@ class Order:
     @classmethod
     def of(cls, output: Output, source: Source, task: Task, *, carried: Sequence[str], schema: pa.Schema) -> Self:
         """What a run that was begun has its workers do."""
-        given = (source.files, source.column, source.where, source.schema)
+        given = (source.columns, source.where, source.used)
         return cls(task, *given, carried, schema, output.store, output.manifest.run, output.manifest.served)
 
 
@@ -110,9 +105,12 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
         DataError: it cannot be done, or not now.
     """
     began = time.monotonic()
-    if Served.of(info) != order.served:
-        raise UsageError("the server serves other models than the run began with: results would mix")
-    source = Source([order.files[chunk.file]], order.column, order.where, schema=order.source_schema)
+    difference = order.served.difference(Served.of(info))
+    if difference:
+        raise UsageError(f"the server serves other models than the run began with: results would mix ({difference})")
+    columns = order.columns.only(chunk.file)
+    source = Source(columns.files, columns.vectors, order.where, columns=columns)
+    source.take(order.used)
     start = Position(row=chunk.row, number=chunk.number)
     pieces = source.pieces(start, order.task.rows_per_request(info), chunk.number + chunk.rows)
     answered = await answer(order.task, gateways, pieces, info.d_model)

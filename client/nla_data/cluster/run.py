@@ -35,7 +35,7 @@ def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, sho
         UsageError: one cannot be done, or what is there does not belong to this run.
         StoppedError: it cannot go on now.
     """
-    planned = chunks.plan(order.files, order.column, CHUNK_ROWS, limit)
+    planned = chunks.plan(order.columns, CHUNK_ROWS, limit)
     done = output.done()
     if not planned and not done:  # for its columns
         chunks.write(order, 0, order.schema.empty_table(), Totals())

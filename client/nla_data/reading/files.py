@@ -1,27 +1,37 @@
 """Which files are meant, on which filesystem. It knows paths and URIs, nothing of what is in the files."""
 
-import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
 
+import orjson
 import pyarrow as pa
 from pyarrow import fs
 
 from nla_data.errors import UsageError
+from nla_data.reading import walking
 
 SUFFIXES: Final = (
-    ".parquet", ".arrow", ".feather", ".ipc", ".jsonl", ".ndjson", ".npy", ".npz", ".safetensors", ".pt", ".pth",
+    ".parquet", ".pq", ".parq", ".arrow", ".arrows", ".feather", ".ipc", ".jsonl", ".ndjson", ".npy", ".npz",
+    ".safetensors", ".pt", ".pth",
 )  # fmt: skip
+COMPRESSIONS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""By the last ending of JSON lines that are packed, what they are packed with."""
+_PACKED: Final = (".jsonl", ".ndjson")
+_COMPANIONS: Final = ("README.md", "dataset_dict.json", "dataset_info.json", "state.json")
+"""What lies beside files of vectors, and is none: nobody expects its rows."""
+_COMPANION_ENDING: Final = ".nla_meta.yaml"
+_SAVED: Final = "state.json"
+"""Where `save_to_disk` of Hugging Face's datasets names a folder's files."""
+_SHOWN: Final = 3
 _URI: Final = re.compile(r"^[a-z][a-z0-9+.-]+://")
 _PARTS: Final = re.compile(r"(?P<root>[a-z][a-z0-9+.-]+://[^/]*)(?P<path>.*?)(?P<query>\?[A-Za-z_]\w*=.*)?", re.DOTALL)
 """A `?` begins the query only where `name=` comes after it; any other is a glob's."""
 _KEPT: Final = "/%:@!$&'()*+,;=~"
 """What stays as it is in the path of a URI; `%` since it may be quoted already."""
-_WILD: Final = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,32 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """Ending of the name, in lower case."""
-        return PurePosixPath(self.path).suffix.lower()
+        """Ending of the name, in lower case; without that of its packing."""
+        name = self.path.lower()
+        return PurePosixPath(name.removesuffix(self.packing) if self.packing else name).suffix
+
+    @property
+    def packing(self) -> str:
+        """The last ending, where it tells how the file is packed; else nothing."""
+        last = PurePosixPath(self.path.lower()).suffix
+        return last if last in COMPRESSIONS else ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is of a kind that can be read."""
+        return self.suffix in (_PACKED if self.packing else SUFFIXES)
 
     def open(self) -> Any:
         """Open it for reading at any place (a pyarrow.NativeFile)."""
         try:
             return self.filesystem.open_input_file(self.path)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {reason(error)}") from error
+
+    def open_stream(self, compression: str | None) -> Any:
+        """Open it for reading from its beginning, unpacked."""
+        try:
+            return self.filesystem.open_input_stream(self.path, compression=compression)
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be read: {reason(error)}") from error
 
@@ -73,94 +102,101 @@ def _quoted(uri: str) -> str:
     return match["root"] + quote(match["path"], safe=_KEPT) + (match["query"] or "") if match else uri
 
 
-def find(inputs: Iterable[str], leave_out: Sequence[str] = ()) -> list[File]:
+def find(
+    inputs: Iterable[str], leave_out: Sequence[str] = (), warn: Callable[[str], None] = lambda _: None
+) -> list[File]:
     """All files that paths, folders and globs mean: in the given order, within a folder or glob by name.
 
     Args:
         inputs: Paths and URIs.
         leave_out: Paths of an output, which may lie in a folder of the input.
+        warn: Is told of files that are left out.
 
     Raises:
-        UsageError: one of them means no file, or a file whose kind is not known.
+        UsageError: one of them means no file, a file whose kind is not known, or one that is not there.
     """
-    found = [file for given in inputs for file in _find_one(given, tuple(leave_out))]
+    found = [file for given in inputs for file in _find_one(given, tuple(leave_out), warn)]
     if len({file.path for file in found}) < len(found):
         raise UsageError("an input file is named twice: its rows would come twice")
     return found
 
 
-def _find_one(given: str, leave_out: tuple[str, ...]) -> list[File]:
+def _find_one(given: str, leave_out: tuple[str, ...], warn: Callable[[str], None]) -> list[File]:
     filesystem, path = locate(given)
-    wild = bool(_WILD.search(path)) and _info(filesystem, path, given).type == fs.FileType.NotFound
-    if wild:
-        below = _below(filesystem, _fixed_part(path), given)
-        matching = [info for info in below if _matches(info.path, path)]
-        return _known(given, _not_below(matching, _fixed_part(path), leave_out), filesystem)
-    info = _info(filesystem, path, given)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound and walking.is_wild(path):
+            infos = list(walking.matching(filesystem, path, leave_out))
+        elif info.type == fs.FileType.Directory:
+            infos = list(walking.below(filesystem, path, leave_out))
+        else:
+            return [_one(filesystem, info, given)]
+        return _known(given, infos, filesystem, warn)
+    except OSError as error:
+        raise UsageError(f"{given}: {reason(error)}") from error
+
+
+def _one(filesystem: Any, info: Any, given: str) -> File:
     if info.type == fs.FileType.NotFound:
         raise UsageError(f"{given}: there is no such file or folder")
-    if info.type == fs.FileType.Directory:
-        below = _not_below(_below(filesystem, path, given), path, leave_out)
-        return _known(given, below, filesystem)
     file = _file(filesystem, info)
-    if file.suffix not in SUFFIXES:
+    if not file.is_known:
         raise UsageError(f"{given}: not a kind of file that can be read; these can: {', '.join(SUFFIXES)}")
-    return [file]
+    return file
 
 
-def _known(given: str, infos: Sequence[Any], filesystem: Any) -> list[File]:
+def _known(given: str, infos: Sequence[Any], filesystem: Any, warn: Callable[[str], None]) -> list[File]:
     """Those of a folder or glob that can be read."""
-    files = [_file(filesystem, info) for info in sorted(infos, key=lambda info: info.path) if info.is_file]
-    files = [file for file in files if file.suffix in SUFFIXES]
+    seen = [_file(filesystem, info) for info in sorted(infos, key=lambda info: info.path)]
+    files = [file for file in seen if file.is_known]
+    broken = {info.path for info in infos if info.type == fs.FileType.NotFound}
+    for file in files:
+        if file.path in broken:
+            raise UsageError(f"{file.path}: a link to a file that is not there")
+    files = _saved(filesystem, files, [file.path for file in seen])
     if not files:
         raise UsageError(f"{given}: no file there ends in one of {', '.join(SUFFIXES)}")
+    read = {file.path for file in files}
+    rest = [file.path for file in seen if file.path not in read and not _is_companion(file.path)]
+    if rest:
+        more = f" and {len(rest) - _SHOWN} more" if len(rest) > _SHOWN else ""
+        warn(f"{given}: left out, since they are no files of vectors: {', '.join(rest[:_SHOWN])}{more}")
     return files
 
 
-def _not_below(infos: Sequence[Any], folder: str, leave_out: tuple[str, ...]) -> list[Any]:
-    """Without hidden ones (`_` and `.`, as Spark and pyarrow have it), and without the output."""
-    return [
-        info
-        for info in infos
-        if not any(part[0] in "._" for part in PurePosixPath(info.path).relative_to(folder).parts)
-        and not any(info.path == out or info.path.startswith(f"{out}/") for out in leave_out)
-    ]
+def _is_companion(path: str) -> bool:
+    name = PurePosixPath(path).name
+    return name in _COMPANIONS or name.endswith(_COMPANION_ENDING)
+
+
+def _saved(filesystem: Any, files: Sequence[File], paths: Sequence[str]) -> list[File]:
+    """Without what is no part of a data set in folders of Hugging Face's `save_to_disk`: what was cached there."""
+    kept = list(files)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if name != _SAVED:
+            continue
+        named = _named(filesystem, path)
+        missing = [name for name in named if f"{folder}/{name}" not in paths]
+        if missing:
+            raise UsageError(f"{path}: names {missing[0]!r}, which is not there")
+        kept = [
+            file for file in kept if file.path.rpartition("/")[0] != folder or file.path[len(folder) + 1 :] in named
+        ]
+    return kept
+
+
+def _named(filesystem: Any, path: str) -> list[str]:
+    """The files of a saved data set, or nothing where it is another kind of file."""
+    with filesystem.open_input_stream(path) as stream:
+        try:
+            state = orjson.loads(stream.read())
+            if state.get("_indices_data_files") or state.get("_indices_files"):
+                raise UsageError(f"{path}: its rows have an index, which is not read: load it, and save it again")
+            return [entry["filename"] for entry in state["_data_files"]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []
 
 
 def _file(filesystem: Any, info: Any) -> File:
     return File(filesystem, info.path, info.size or 0, info.mtime_ns or 0)
-
-
-def _info(filesystem: Any, path: str, given: str) -> Any:
-    try:
-        return filesystem.get_file_info(path)
-    except OSError as error:
-        raise UsageError(f"{given}: {reason(error)}") from error
-
-
-def _below(filesystem: Any, folder: str, given: str) -> list[Any]:
-    selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
-    try:
-        infos: list[Any] = filesystem.get_file_info(selector)
-    except OSError as error:
-        raise UsageError(f"{given}: {reason(error)}") from error
-    return infos
-
-
-def _fixed_part(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    fixed = next((k for k, part in enumerate(parts) if _WILD.search(part)), len(parts))
-    return str(PurePosixPath(*parts[:fixed]))
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Part by part, so that `*` stays within one; `**` stands for any number of parts."""
-    return _match_parts(PurePosixPath(path).parts, PurePosixPath(pattern).parts)
-
-
-def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return any(_match_parts(parts[k:], patterns[1:]) for k in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], patterns[0]) and _match_parts(parts[1:], patterns[1:])

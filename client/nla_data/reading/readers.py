@@ -1,25 +1,26 @@
-"""Opens an input file of any kind as a stream of record batches from a given row on, never the whole file at once.
+"""Reads an input file of any kind as a stream of record batches from a given row on, never the whole file at once.
 
-Files of arrays (numpy, safetensors, torch) are read in `arrays`; the rest is pyarrow's.
+Arrays (numpy, safetensors, torch) and JSON lines have modules of their own; the rest is pyarrow's.
 """
 
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.ipc
-import pyarrow.json
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from nla_data.errors import UsageError
-from nla_data.reading import arrays
+from nla_data.reading import json_lines, numpy_files, tensors
+from nla_data.reading.arrays import Arrays
 from nla_data.reading.files import File, reason
+from nla_data.reading.look import Look, Stopped
 
 BATCH_BYTES: Final = 2 * 2**20
 """About what a batch of rows holds."""
@@ -27,48 +28,37 @@ MAX_BATCH_ROWS: Final = 1024
 _STREAM_BUFFER: Final = 2**20
 _BROKEN: Final = (
     pa.ArrowException, OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, NotImplementedError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What libraries raise for files that are damaged or are not what their names say."""
-_JSON_BLOCK: Final = 16 * 2**20
-"""A line of JSON must fit in; d_model 8192 takes some 180 KB."""
+
+Batches = Iterator[Any]
+"""pyarrow.RecordBatch, one after the other."""
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A file, open.
-
-    Attributes:
-        schema: Its columns.
-        rows: How many rows it has; None where only reading it would tell.
-        batches: Its rows from one on, as record batches.
-    """
-
-    schema: pa.Schema
-    rows: int | None
-    batches: Callable[[int], Iterator[pa.RecordBatch]]
-
-
-def open_file(file: File, column: str) -> Opened:
-    """Open a file; `column` names the vectors of a file that holds one nameless array.
+def look(file: File, column: str, stopped: Stopped = lambda: False) -> Look:
+    """See what a file has; `column` names its vectors, and is the name of one nameless array.
 
     Raises:
         UsageError: not what its name says, or broken.
     """
     try:
-        return _guarded(file, _OPENERS[file.suffix](file, column))
+        return _told_once(_KINDS[file.suffix].look(file, column, stopped))
     except _BROKEN as error:
         raise UsageError(f"{file.path}: not a whole {file.suffix} file: {reason(error)}") from error
 
 
-def _guarded(file: File, opened: Opened) -> Opened:
-    def batches(start: int) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from opened.batches(start)
-        except _BROKEN as error:
-            raise UsageError(f"{file.path}: breaks off or is damaged: {reason(error)}") from error
+def batches(file: File, column: str, found: Look, start: int, names: Sequence[str]) -> Batches:
+    """The rows of a file from one on, with these columns; `found` is what a look has found.
 
-    return Opened(opened.schema, opened.rows, batches)
+    Raises:
+        UsageError: it cannot be read to its end.
+    """
+    try:
+        for batch in _KINDS[file.suffix].batches(file, column, found, start, names):
+            yield batch.select(names)
+    except _BROKEN as error:
+        raise UsageError(f"{file.path}: breaks off or is damaged: {reason(error)}") from error
 
 
 def rows_per_batch(row_bytes: float) -> int:
@@ -76,31 +66,52 @@ def rows_per_batch(row_bytes: float) -> int:
     return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES // max(row_bytes, 1))))
 
 
-def _parquet(file: File, _column: str) -> Opened:
+def _told_once(found: Look) -> Look:
+    """Names that stand for two columns are of no use."""
+    twice = {name for name, count in Counter(found.schema.names).items() if count > 1}
+    if not twice:
+        return found
+    fields = [field for field in found.schema if field.name not in twice]
+    troubles = found.troubles | dict.fromkeys(sorted(twice), "stands for two columns")
+    return Look(pa.schema(fields, found.schema.metadata), found.rows, troubles, found.left_out)
+
+
+def _look_at_parquet(file: File, _column: str, _stopped: Stopped) -> Look:
+    parquet = pq.ParquetFile(file.open())
+    return Look(parquet.schema_arrow, parquet.metadata.num_rows)
+
+
+def _parquet(file: File, _column: str, _found: Look, start: int, names: Sequence[str]) -> Batches:
     # Column chunks are read through a buffer, or a file that is one row group would be in memory whole.
     parquet = pq.ParquetFile(file.open(), buffer_size=_STREAM_BUFFER, pre_buffer=False)
     meta = parquet.metadata
     stored = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
     count = rows_per_batch(stored / max(meta.num_rows, 1))
-
-    def batches(start: int) -> Iterator[pa.RecordBatch]:
-        for group in range(meta.num_row_groups):
-            rows = meta.row_group(group).num_rows
-            if start < rows:
-                yield from _from_row(parquet.iter_batches(count, row_groups=[group], use_threads=False), start)
-            start = max(0, start - rows)
-
-    return Opened(parquet.schema_arrow, meta.num_rows, batches)
+    for group in range(meta.num_row_groups):
+        rows = meta.row_group(group).num_rows
+        if start < rows:
+            read = parquet.iter_batches(count, row_groups=[group], columns=list(names), use_threads=False)
+            yield from _from_row(read, start)
+        start = max(0, start - rows)
 
 
-def _arrow(file: File, _column: str) -> Opened:
-    with suppress(pa.ArrowInvalid):
-        return _arrow_file(pa.ipc.open_file(_mapped(file)))
+def _look_at_arrow(file: File, _column: str, _stopped: Stopped) -> Look:
+    return Look(_arrow_reader(file).schema, None)
 
-    def batches(start: int) -> Iterator[pa.RecordBatch]:
-        yield from _from_row(iter(pa.ipc.open_stream(_mapped(file))), start)
 
-    return Opened(pa.ipc.open_stream(_mapped(file)).schema, None, batches)
+def _arrow(file: File, _column: str, _found: Look, start: int, _names: Sequence[str]) -> Batches:
+    reader = _arrow_reader(file)
+    if isinstance(reader, pa.ipc.RecordBatchStreamReader):
+        return _from_row(iter(reader), start)
+    return _from_row((reader.get_batch(k) for k in range(reader.num_record_batches)), start)
+
+
+def _arrow_reader(file: File) -> Any:
+    """Of a file with an index at its end, or of a stream without one."""
+    try:
+        return pa.ipc.open_file(_mapped(file))
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(_mapped(file))
 
 
 def _mapped(file: File) -> Any:
@@ -109,53 +120,47 @@ def _mapped(file: File) -> Any:
     return pa.memory_map(file.path) if is_local else file.open()
 
 
-def _arrow_file(reader: Any) -> Opened:
-    def batches(start: int) -> Iterator[pa.RecordBatch]:
-        yield from _from_row((reader.get_batch(k) for k in range(reader.num_record_batches)), start)
-
-    return Opened(reader.schema, None, batches)
+def _json_lines(file: File, _column: str, found: Look, start: int, names: Sequence[str]) -> Batches:
+    return json_lines.batches(file, found, start, names, rows_per_batch)
 
 
-def _json_lines(file: File, _column: str) -> Opened:
-    def start_reading() -> Any:
-        options = pa.json.ReadOptions(use_threads=False, block_size=_JSON_BLOCK)
-        return pa.json.open_json(file.open(), read_options=options)
-
-    def batches(start: int) -> Iterator[pa.RecordBatch]:
-        yield from _from_row(iter(start_reading()), start)
-
-    if not file.size:
-        return Opened(pa.schema([]), 0, lambda _start: iter(()))
-    return Opened(start_reading().schema, None, batches)
-
-
-def _arrays(read: Callable[[File, str], arrays.Arrays]) -> Callable[[File, str], Opened]:
-    def opener(file: File, column: str) -> Opened:
-        found = read(file, column)
-        count = rows_per_batch(found.row_bytes)
-        return Opened(found.schema, found.rows, lambda start: found.batches(start, count))
-
-    return opener
-
-
-def _from_row(batches: Iterator[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
+def _from_row(read: Iterator[Any], start: int) -> Batches:
     """Leave out the first `start` rows, and cut what is too long."""
-    for batch in batches:
+    for batch in read:
         for begin in range(min(start, batch.num_rows), batch.num_rows, MAX_BATCH_ROWS):
             yield batch.slice(begin, MAX_BATCH_ROWS)
         start = max(0, start - batch.num_rows)
 
 
-_OPENERS: Final[dict[str, Callable[[File, str], Opened]]] = {
-    ".parquet": _parquet,
-    ".arrow": _arrow,
-    ".feather": _arrow,
-    ".ipc": _arrow,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".npy": _arrays(arrays.npy),
-    ".npz": _arrays(arrays.npz),
-    ".safetensors": _arrays(arrays.safetensors),
-    ".pt": _arrays(arrays.torch_file),
-    ".pth": _arrays(arrays.torch_file),
+@dataclass(frozen=True)
+class _Kind:
+    """How files of a kind are read."""
+
+    look: Callable[[File, str, Stopped], Look]
+    batches: Callable[[File, str, Look, int, Sequence[str]], Batches]
+
+
+def _arrays(read: Callable[[File, str], Arrays]) -> _Kind:
+    def look(file: File, column: str, _stopped: Stopped) -> Look:
+        found = read(file, column)
+        return Look(found.schema, found.rows, {}, found.left_out)
+
+    def batches(file: File, column: str, _found: Look, start: int, names: Sequence[str]) -> Batches:
+        found = read(file, column)
+        return found.batches(start, rows_per_batch(found.row_bytes(names)), names)
+
+    return _Kind(look, batches)
+
+
+_PARQUET: Final = _Kind(_look_at_parquet, _parquet)
+_ARROW: Final = _Kind(_look_at_arrow, _arrow)
+_JSON: Final = _Kind(json_lines.look, _json_lines)
+_KINDS: Final[dict[str, _Kind]] = {
+    **dict.fromkeys([".parquet", ".pq", ".parq"], _PARQUET),
+    **dict.fromkeys([".arrow", ".arrows", ".feather", ".ipc"], _ARROW),
+    **dict.fromkeys([".jsonl", ".ndjson"], _JSON),
+    ".npy": _arrays(numpy_files.npy),
+    ".npz": _arrays(numpy_files.npz),
+    ".safetensors": _arrays(tensors.safetensors),
+    **dict.fromkeys([".pt", ".pth"], _arrays(tensors.torch_file)),
 }

@@ -45,10 +45,13 @@ def check_type(kind: pa.DataType, name: str) -> None:
     Raises:
         UsageError: naming the column and its type.
     """
+    shape = getattr(kind, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise UsageError(f"column {name!r} holds tensors of shape {list(shape)}, not vectors [d]: reshape them")
     kind = _plain(kind)
     if not (_is_list(kind) and kind.value_type in _NUMBERS) and not _is_bytes(kind):
         raise UsageError(
-            f"column {name!r} holds {kind}, not vectors: lists of float16, float32, float64 or uint16 (the bits of "
+            f"column {name!r} holds {kind}, not vectors [d]: lists of float16, float32, float64 or uint16 (the bits of "
             "bfloat16), or bytes of bfloat16 or float32"
         )
 

@@ -53,9 +53,11 @@ def _source(results: Results) -> Source:
             raise UnavailableError(
                 "The input files have changed since the run (another size or time, or some are gone)."
             )
-        return Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
+        source = Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
+        source.use([settings["vector_column"]])
     except UsageError as error:
         raise UnavailableError(f"The input files cannot be read here: {error}.") from error
+    return source
 
 
 def _inputs(results: Results) -> list[files.File]:

@@ -234,7 +234,7 @@ class Gateways:
         return str(error)
 
     def _check_same(self, gateway: Gateway, info: Info) -> None:
-        served = Served.of(info)
-        for name, wanted in self._served:
-            if getattr(served, name) != wanted:
-                raise UsageError(f"{gateway.url} serves another {name} than the run began with: results would mix")
+        difference = self._served.difference(Served.of(info))
+        if difference:
+            began = f"serves another {difference.split()[0]} than the run began with"
+            raise UsageError(f"{gateway.url} {began}: results would mix ({difference})")

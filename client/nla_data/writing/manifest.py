@@ -14,6 +14,7 @@ from nla_data.reading.files import File
 from nla_data.reading.source import Position
 
 VERSION: Final = 1
+_PRINT: Final = "fingerprint"
 
 
 class InputFile(BaseModel):
@@ -39,7 +40,7 @@ class Served(BaseModel):
     verbalizer: dict[str, Any] | None
     reconstructor: dict[str, Any] | None
     base_model: str | None
-    layer: int
+    layer: int | None
     d_model: int
     predict_mean_mse: float | None
 
@@ -47,6 +48,21 @@ class Served(BaseModel):
     def of(cls, info: Info) -> Self:
         """Take it from `GET /v1/info`."""
         return cls.model_validate(info.model_dump(include=set(cls.model_fields)))
+
+    def difference(self, now: "Served") -> str | None:
+        """What is not the same any more, if anything is: by name, before, and now."""
+        for name, before in self:
+            after = getattr(now, name)
+            if not (isinstance(before, dict) and isinstance(after, dict)):
+                if before != after:
+                    return f"{name} {_brief(before)}, now {_brief(after)}"
+                continue
+            if _without_print(before) != _without_print(after):
+                return f"{name} {_brief(before)}, now {_brief(after)}"
+            first, second = before.get(_PRINT), after.get(_PRINT)
+            if first and second and first != second:  # an older server or output has none
+                return f"{name} {_brief(before)}, now other weights of the same name ({first[:8]}, {second[:8]})"
+        return None
 
 
 class Manifest(BaseModel):
@@ -86,10 +102,7 @@ class Manifest(BaseModel):
                 return f"{name} {before}, now {now}"
         if self.inputs != new.inputs:
             return _changed_input(self.inputs, new.inputs)
-        for name, before in self.served:
-            if before != getattr(new.served, name):
-                return f"{name} {_brief(before)}, now {_brief(getattr(new.served, name))}"
-        return None
+        return self.served.difference(new.served)
 
 
 class PartState(BaseModel):
@@ -107,6 +120,10 @@ def _changed_input(before: Sequence[InputFile], now: Sequence[InputFile]) -> str
         if old != new:
             return f"another {old.path}: it has changed since"
     return f"{len(before)} input files, now {len(now)}"
+
+
+def _without_print(pair: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in pair.items() if name != _PRINT}
 
 
 def _brief(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """An output over its life: begun, gone on with, finished. What it says of itself decides; runs never mix."""
 
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
@@ -75,16 +76,18 @@ class Output:
         store.write(MANIFEST, wanted.model_dump_json(indent=2).encode())
         return cls(store, wanted)
 
-    def finish(self, totals: Totals, schema: pa.Schema) -> None:
+    def finish(self, totals: Totals, schema: pa.Schema, stopped: Callable[[], bool] = lambda: False) -> None:
         """Say that it is finished, or make the one file of its parts.
 
         Raises:
-            StoppedError: it cannot be written.
+            StoppedError: it cannot be written, or `stopped` says so.
         """
         self.manifest = self.manifest.model_copy(update={"finished": True, "totals": totals})
         content = self.manifest.model_dump_json(indent=2).encode()
         if self.store.file:
-            self.store.merge(schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}))
+            self.store.merge(
+                schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}), totals.rows, stopped
+            )
         else:
             self.store.write(MANIFEST, content)
 

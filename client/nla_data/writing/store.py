@@ -5,13 +5,12 @@ On a local disk a part is written beside its name and renamed; on object storage
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +20,10 @@ from pyarrow import fs
 
 from nla_data.errors import StoppedError, UsageError
 from nla_data.reading.files import locate, reason
+from nla_data.writing import lock
+from nla_data.writing.lease import Lease
 
 MANIFEST: Final = "_nla.json"
-LOCK: Final = "_lock"
 PARTS_SUFFIX: Final = ".parts"
 _COPY_BYTES: Final = 8 * 2**20
 _PART: Final = re.compile(r"part-(\d{6,})\.parquet")
@@ -42,57 +42,52 @@ class Store:
         self.file: str | None = path if path.endswith(".parquet") else None
         self.folder = f"{path}{PARTS_SUFFIX}" if self.file else path.rstrip("/")
         self.local = isinstance(self._filesystem, fs.LocalFileSystem)
+        self._lease: Lease | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers, who write for the run that holds the lease."""
+        return self.__dict__ | {"_lease": None}
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second run on this machine away.
+    def locked(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Keep a second run away. To wait for one that may be dead ends where `stopped` says so.
 
         Raises:
             UsageError: there is one already, or the output cannot be written.
+            StoppedError: it was stopped, or the storage is gone.
         """
+        self._check_kind()
         if not self.local:
-            yield
-            return
-        is_new = not Path(self.folder).exists()
-        try:
-            Path(self.folder).mkdir(parents=True, exist_ok=True)
-            handle = os.open(Path(self.folder, LOCK), os.O_CREAT | os.O_RDWR)
-        except OSError as error:
-            raise UsageError(f"{self.out}: cannot be written: {reason(error)}") from error
-        try:
-            self._lock(handle)
-            try:
-                self._tidy()
+            with self._leased(stopped):
                 yield
-            finally:
-                self._remove_lock_alone(folder_too=is_new)
-        finally:
-            os.close(handle)
+            return
+        with lock.folder(Path(self.folder), self.out) as is_locked:
+            self._tidy()
+            with contextlib.nullcontext() if is_locked else self._leased(stopped):
+                yield
 
-    def _lock(self, handle: int) -> None:
-        busy = UsageError(f"{self.out}: another run is writing it; let it end, or stop it")
+    def _check_kind(self) -> None:
+        """A folder in a file's place, or a file in a folder's, is noticed before the work and not after it."""
+        if self.file and self._info(self.file).type == fs.FileType.Directory:
+            raise UsageError(f"{self.out}: is a folder, not a file; choose another output")
+        if self._info(self.folder).type == fs.FileType.File:
+            raise UsageError(
+                f"{self.out}: is a file, not a folder, and does not end in .parquet; choose another output"
+            )
+
+    @contextlib.contextmanager
+    def _leased(self, stopped: Callable[[], bool]) -> Iterator[None]:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        except OSError:
-            return  # a file system without locks: two runs at once are the user's to avoid
-        lock = Path(self.folder, LOCK)
-        if not lock.exists() or lock.stat().st_ino != os.fstat(handle).st_ino:
-            raise busy  # one that has just ended took the lock's file away
+            lease = Lease(self._filesystem, self.folder, self.out, self._write)
+            with lease.held(stopped) as self._lease:
+                yield
+        finally:
+            self._lease = None
 
     def _tidy(self) -> None:
         """Remove what a killed run was in the middle of writing."""
         for left in Path(self.folder).glob(".*.parquet.*"):
             left.unlink(missing_ok=True)
-
-    def _remove_lock_alone(self, *, folder_too: bool) -> None:
-        """A run that was refused leaves nothing behind."""
-        with contextlib.suppress(OSError):
-            if [path.name for path in Path(self.folder).iterdir()] == [LOCK]:
-                Path(self.folder, LOCK).unlink()
-                if folder_too:
-                    Path(self.folder).rmdir()
 
     def has_file(self) -> bool:
         """Whether the one output file is there."""
@@ -146,6 +141,11 @@ class Store:
         Raises:
             StoppedError: it cannot be written now: the disk is full, the storage is gone.
         """
+        if self._lease:
+            self._lease.check()
+        self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
         self._put(f"{self.folder}/{name}", lambda stream: stream.write(content))
 
     def write_part(self, index: int, table: Any) -> None:
@@ -154,17 +154,37 @@ class Store:
         pq.write_table(table, buffer, compression="zstd")
         self.write(f"part-{index:06d}.parquet", buffer.getvalue())
 
-    def merge(self, schema: pa.Schema) -> None:
-        """Make the one output file of all parts, whole or not at all, and remove the parts."""
+    def merge(self, schema: pa.Schema, rows: int, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Make the one output file of all parts, whole or not at all, and remove the parts.
+
+        Args:
+            schema: Its columns.
+            rows: How many it must have.
+            stopped: Whether it is still wanted.
+
+        Raises:
+            UsageError: the parts have other rows.
+            StoppedError: it cannot be written now, or `stopped` says so.
+        """
         if self.file is None:
             return
         paths = self.parts()
+        found = 0
 
         def write(stream: Any) -> None:
+            nonlocal found
             with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
                 for path in paths:
+                    if stopped():
+                        raise StoppedError(f"{self.out}: stopped while the parts were made one file")
                     with self._filesystem.open_input_file(path) as opened:
-                        writer.write_table(pq.read_table(opened).cast(schema))
+                        table = pq.read_table(opened).cast(schema)
+                    writer.write_table(table)
+                    found += table.num_rows
+            if found != rows:
+                raise UsageError(f"{self.out}: its parts have {found} rows for {rows}; begin anew in another place")
+            if self._lease:
+                self._lease.check()
 
         self._put(self.file, write)
         self.remove_parts()
@@ -196,9 +216,9 @@ class Store:
             again = f"{mend}, and run the same command again"
             raise StoppedError(f"{path}: cannot be written: {reason(error)}; {again}") from error
 
-    @staticmethod
-    def _put_local(path: Path, write: Any) -> None:
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+    def _put_local(self, path: Path, write: Any) -> None:
+        # In the folder of the parts, which the next run tidies, whatever ends this one.
+        beside = Path(self.folder, f".{path.name}.{os.getpid()}")
         try:
             with beside.open("wb") as stream:
                 write(stream)

@@ -1,5 +1,7 @@
 """Every kind of file, read in pieces from any row on, on local disks."""
 
+import bz2
+import gzip
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +62,7 @@ BEGIN: Final = Position()
 def read_all(path: Path | str, size: int = 7, start: Position = BEGIN, **options: Any) -> tuple[Any, Any, list[Any]]:
     """Vectors, tokens or layers beside them, and the pieces."""
     source = Source(files.find([str(path)]), "activation_vector", **options)
+    source.use(source.columns.names)
     vectors.check_type(source.schema.field("activation_vector").type, "activation_vector")
     pieces = list(source.pieces(start, size))
     checked = [vectors.read(piece.table.column("activation_vector"), D) for piece in pieces]
@@ -99,6 +102,11 @@ def save_json(path: Path) -> None:
     path.write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
 
 
+def packed(path: Path, pack: Callable[[bytes], bytes]) -> None:
+    save_json(path)
+    path.write_bytes(pack(path.read_bytes()))
+
+
 def as_tensors() -> dict[str, torch.Tensor]:
     return {"activation_vector": torch.from_numpy(EXACT).bfloat16(), "layer": torch.from_numpy(LAYERS)}
 
@@ -112,9 +120,19 @@ SAVERS: Final[dict[str, Callable[[Path], Any]]] = {
     "compressed.npz": lambda path: np.savez_compressed(path, activation_vector=EXACT, layer=LAYERS),
     "a.npy": lambda path: np.save(path, EXACT),
     "bfloat16.npy": lambda path: np.save(path, VECTORS),
+    "big-endian.npy": lambda path: np.save(path, EXACT.astype(">f4")),
+    "by columns.npy": lambda path: np.save(path, np.asfortranarray(EXACT)),
+    "big-endian, by columns.npz": lambda path: np.savez(
+        path, activation_vector=np.asfortranarray(EXACT.astype(">f8")), layer=LAYERS.astype(">i8")
+    ),
     "a.arrow": save_arrow,
     "stream.arrow": save_stream,
     "a.jsonl": save_json,
+    "a.jsonl.gz": lambda path: packed(path, gzip.compress),
+    "a.ndjson.bz2": lambda path: packed(path, bz2.compress),
+    "a.JSONL.ZST": lambda path: packed(path, lambda content: pa.Codec("zstd").compress(content, asbytes=True)),
+    "a.pq": lambda path: pq.write_table(table(fixed(EXACT)), path, row_group_size=30),
+    "a.parq": lambda path: pq.write_table(table(fixed(EXACT)), path, row_group_size=30),
     "a.safetensors": save_safetensors,
     "dict.pt": lambda path: torch.save(as_tensors(), path),
     "tensor.pt": lambda path: torch.save(torch.from_numpy(EXACT), path),
@@ -211,11 +229,14 @@ def wrong_inputs() -> dict[str, tuple[Callable[[Path], Any], str]]:
         "pickle": (lambda p: torch.save({"x": Path("x")}, p / "a.pt") or p / "a.pt", "no file of plain tensors"),
         "objects": (lambda p: np.save(p / "a.npy", np.array([{}, 1], object)) or p / "a.npy", "Python objects"),
         "one number": (lambda p: np.save(p / "a.npy", np.float32(1)) or p / "a.npy", "a single number"),
-        "by columns": (lambda p: np.save(p / "a.npy", np.asfortranarray(EXACT)) or p / "a.npy", "ascontiguous"),
         "other column name": (lambda p: np.savez(p / "a.npz", acts=EXACT) or p / "a.npz", "it has acts"),
         "fewer columns": (lambda p: two(p, plain.drop(["layer"])), "has no column 'layer'"),
         "more columns": (lambda p: two(p, plain.append_column("x", [LAYERS])), "'x'"),
-        "other types": (lambda p: two(p, table(lists(np.float32))), "column 'activation_vector' is"),
+        "other types": (lambda p: two(p, table(COLUMNS["bfloat16 as bytes"]())), "column 'activation_vector' is"),
+        "bits beside numbers": (
+            lambda p: two(p, table(COLUMNS["bfloat16 as uint16"]())),
+            "column 'activation_vector' is fixed_size_list<element: uint16>[8], in",
+        ),
     }  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 import io
 import logging
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from nla_data import cli
+from nla_data.api import Job, StoppedError, UsageError, Verbalize, run_job
 from nla_data.reading import files
-from nla_data.writing import parts
+from nla_data.writing import lease, parts
 from nla_data.writing.store import Store
 from tests.data.gateway import D, FakeGateway, failure, fake_gateway, text_of
 
@@ -182,7 +186,7 @@ def test_what_fails_while_it_is_made_leaves_no_object(bucket: fs.FileSystem, que
         store.write("part-000001.parquet", b"no parquet")
         before = objects(bucket)
         with pytest.raises(Exception, match="cannot be written"):
-            store.merge(schema)
+            store.merge(schema, 2)
         assert objects(bucket) == before
 
 
@@ -220,3 +224,77 @@ def test_wrong_keys(
             assert error.count("\n") == 1
     finally:
         httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"inf").raise_for_status()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("RENEW_S", 0.2), ("LIFETIME_S", 2.0), ("_LOOK_S", 0.1)):
+        monkeypatch.setattr(lease, name, seconds)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("out", ["out", "out/all.parquet"])
+def test_of_two_runs_at_once_one_goes(bucket: fs.FileSystem, query: str, gateway: FakeGateway, out: str) -> None:
+    put(bucket, "in.npy", npy(np.tile(VECTORS, (5, 1))))
+    gateway.trouble = lambda _path, _body: time.sleep(0.1)
+    task = Verbalize(seed=0, dtype="float32")
+    given, place = f"s3://bucket/in.npy{query}", f"s3://bucket/{out}{query}"
+
+    def run() -> str:
+        try:
+            return str(run_job(Job(task, [given], place, [gateway.url])).totals.rows)
+        except UsageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as threads:
+        told = sorted(thread.result() for thread in [threads.submit(run) for _ in range(3)])
+    assert told[0] == str(5 * COUNT)
+    assert all("another run is writing it" in text for text in told[1:])
+    assert explanations(bucket, f"bucket/{out}") == 5 * WANTED
+    assert [path for path in objects(bucket, "bucket") if "_claim" in path] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_claim_of_a_killed_run_ends(bucket: fs.FileSystem, query: str, gateway: FakeGateway) -> None:
+    put(bucket, "in.npy", npy(VECTORS))
+    put(bucket, f"out/{lease.CLAIM}00000000000000000001-dead", b"a host that is gone")
+    began = time.monotonic()
+    assert nla(gateway, f"s3://bucket/in.npy{query}", f"s3://bucket/out/{query}") == 0
+    assert time.monotonic() - began > 2
+    assert objects(bucket) == ["bucket/out/_nla.json", "bucket/out/part-000000.parquet"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_whose_claim_was_taken_away_writes_no_more(bucket: fs.FileSystem, query: str) -> None:
+    """As one that was asleep for long, and wakes while another has gone on."""
+    store = Store(f"s3://bucket/out{query}")
+    with store.locked():
+        store.write_part(0, pa.table({"a": [1]}))
+        (claim,) = [path for path in objects(bucket) if lease.CLAIM in path]
+        bucket.delete_file(claim)
+        time.sleep(0.5)
+        with pytest.raises(StoppedError, match="another run may have taken over"):
+            store.write_part(1, pa.table({"a": [1]}))
+    assert objects(bucket) == ["bucket/out/part-000000.parquet"]
+
+
+def test_torch_files(
+    bucket: fs.FileSystem, query: str, gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a local file of the same name."""
+    made = io.BytesIO()
+    torch.save(torch.from_numpy(VECTORS), made)
+    put(bucket, "in.pt", made.getvalue())
+    (tmp_path / "bucket").mkdir()
+    torch.save(torch.zeros(3, D), tmp_path / "bucket" / "in.pt")
+    monkeypatch.chdir(tmp_path)
+    assert nla(gateway, f"s3://bucket/in.pt{query}", f"s3://bucket/out{query}") == 0
+    assert explanations(bucket, "bucket/out") == WANTED
+
+
+def test_arrays_by_columns_and_hive_folders(bucket: fs.FileSystem, query: str, gateway: FakeGateway) -> None:
+    put(bucket, "in/layer=20/a.npy", npy(np.asfortranarray(VECTORS.astype(">f4"))))
+    put(bucket, "in/layer=21/b.npy", npy(VECTORS))
+    assert nla(gateway, f"s3://bucket/in{query}", f"s3://bucket/out{query}", "--where", "layer = 20") == 0
+    assert explanations(bucket, "bucket/out") == WANTED
+    assert set(pq.read_table("bucket/out", filesystem=bucket)["layer"].to_pylist()) == {20}

@@ -1,0 +1,129 @@
+"""Keeps a second run away where files cannot be locked: on object storage, and on disks without locks.
+
+Each run writes a claim of its own and renews it. Whoever sees another's that is renewed goes; where two see each
+other's at once, the later goes. A claim that is not renewed any more is of a run that was killed, and is taken away.
+A run that could not renew its claim for so long stops before it writes. Clocks of two machines are never compared.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pyarrow import fs
+
+from nla_data.errors import StoppedError, UsageError
+
+CLAIM: Final = "_claim-"
+RENEW_S: Final = 5.0
+LIFETIME_S: Final = 30.0
+"""A claim that was not renewed for so long counts no more."""
+_LOOK_S: Final = 1.0
+
+
+class Lease:
+    """A claim to a folder, from `take` to `end`.
+
+    Args:
+        filesystem: Of pyarrow.
+        folder: A path on it.
+        out: What messages call it.
+        write: Writes a file, whole or not at all.
+    """
+
+    def __init__(self, filesystem: Any, folder: str, out: str, write: Callable[[str, bytes], None]) -> None:
+        self._filesystem, self._folder, self._out, self._write = filesystem, folder, out, write
+        # Names are in the order of time, so that of two that come at once the first one stays.
+        self._name = f"{CLAIM}{time.time_ns():020d}-{uuid.uuid4().hex}"
+        self._content = f"{socket.gethostname()} {os.getpid()}\n".encode()
+        self._over = threading.Event()
+        self._renewed = time.monotonic()
+        self._is_claimed = self._lost = False
+        self._renewing = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self, stopped: Callable[[], bool]) -> Iterator["Lease"]:
+        """Hold it for the length of a block.
+
+        Raises:
+            UsageError: another run holds one.
+            StoppedError: it cannot be written, or `stopped` says so.
+        """
+        self._renew()
+        thread = threading.Thread(target=self._keep, name="nla-lease", daemon=True)
+        thread.start()
+        try:
+            self._wait_for_others(stopped)
+            yield self
+        finally:
+            self._over.set()
+            with self._renewing, contextlib.suppress(OSError):
+                self._filesystem.delete_file(f"{self._folder}/{self._name}")
+
+    def check(self) -> None:
+        """See that nobody else may be writing.
+
+        Raises:
+            StoppedError: another run took the claim for that of a dead one.
+        """
+        if time.monotonic() - self._renewed > LIFETIME_S / 2:
+            with contextlib.suppress(OSError):
+                self._renew()
+        if self._lost or time.monotonic() - self._renewed > LIFETIME_S:
+            raise StoppedError(f"{self._out}: another run may have taken over; let it end, and run this command again")
+
+    def _keep(self) -> None:
+        while not self._over.wait(RENEW_S):
+            with contextlib.suppress(OSError, StoppedError):  # the next time, or `check` finds out
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._renewing:
+            if self._over.is_set() or self._lost:
+                return
+            began, path = time.monotonic(), f"{self._folder}/{self._name}"
+            if self._is_claimed and self._filesystem.get_file_info(path).type != fs.FileType.File:
+                self._lost = True
+                return
+            self._write(self._name, self._content)
+            self._renewed, self._is_claimed = began, True
+
+    def _wait_for_others(self, stopped: Callable[[], bool]) -> None:
+        """Until there are none, or it is clear that one lives."""
+        seen: dict[str, tuple[int, float]] = {}
+        alive_since: dict[str, float] = {}
+        while others := self._others():
+            now = time.monotonic()
+            for name, renewed in others.items():
+                before, since = seen.setdefault(name, (renewed, now))
+                if renewed != before:
+                    seen[name] = renewed, now
+                    alive_since.setdefault(name, now)
+                elif now - since > LIFETIME_S:
+                    self._remove(name)
+            living = {name: since for name, since in alive_since.items() if name in others}
+            # A later one that has come at the same time goes of itself.
+            if any(name < self._name or now - since > 3 * RENEW_S for name, since in living.items()):
+                raise UsageError(f"{self._out}: another run is writing it; let it end, or stop it")
+            if stopped():
+                raise StoppedError("stopped")
+            time.sleep(_LOOK_S)
+
+    def _others(self) -> dict[str, int]:
+        """Claims of others that may live, with the time of the storage at which they were renewed."""
+        infos = self._filesystem.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+        claims = {info.base_name: info.mtime_ns or 0 for info in infos if info.base_name.startswith(CLAIM)}
+        own = claims.pop(self._name, 0)
+        for name, renewed in list(claims.items()):
+            if own - renewed > 2 * LIFETIME_S * 10**9:
+                self._remove(name)
+                del claims[name]
+        return claims
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            self._filesystem.delete_file(f"{self._folder}/{name}")
