@@ -295,7 +295,7 @@ async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncCl
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=60) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client,
     ):
         engines = changes.get("engines", base.engines)
         ours = {role.label for role, engine in base.engines.items() if engines.get(role) == engine}
