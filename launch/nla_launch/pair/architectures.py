@@ -39,12 +39,14 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
         )
 
 
-def attention_backend(config: ModelConfig | None, capability: tuple[int, int] | None) -> str | None:
+def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[int, int] | None) -> str | None:
     """Choose SGLang's attention backend where its own choice would not do; None leaves it to SGLang.
 
     Wide heads (Gemma's 256) are known to work in FlashAttention 3, on Hopper, and in FlashInfer elsewhere. SGLang's own
-    choice on Blackwell, trtllm_mha, promises nothing for them.
+    choice on Blackwell, trtllm_mha, promises nothing for them. Neither takes float32, which Triton does.
     """
+    if capability is not None and dtype == "float32":
+        return "triton"
     if config is None or capability is None or config.head_dim <= WIDEST_PLAIN_HEAD:
         return None
     return "fa3" if capability[0] == 9 else "flashinfer"

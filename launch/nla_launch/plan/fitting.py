@@ -13,7 +13,8 @@ CONCURRENCY: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
 """Samples at the same time in each replica, where the user does not say."""
 STEP: Final = 16
 """In such steps fewer are tried where the weights leave little room."""
-CPU_MEMORY_SHARE: Final = 0.3
+CPU_MEMORY_SHARE: Final = 0.85
+"""Of what is free, for weights and pool together; --max-total-tokens is what counts."""
 FINENESS: Final = 64
 """A pool's size is chosen out of so many between the least and the wanted one."""
 

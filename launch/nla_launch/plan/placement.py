@@ -132,7 +132,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         gpus=used,
         nodes=request.nodes,
         quantization=request.quantization,
-        attention_backend=request.attention_backend or attention_backend(config, capability),
+        attention_backend=request.attention_backend or attention_backend(config, dtype, capability),
         trust_remote_code=request.trust_remote_code,
         concurrency=request.concurrency or CONCURRENCY[device] * request.dp,
         pool_tokens=0,

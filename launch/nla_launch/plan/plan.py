@@ -151,6 +151,8 @@ class EnginePlan:
     def import_environment(self) -> dict[str, str]:
         """Form those of its variables that SGLang and torch read while they are imported, on any engine of a plan."""
         variables = {"PYTHONUNBUFFERED": "1", "SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models"}
+        if self.tp > 1:
+            variables |= {"SYNC_TOKEN_IDS_ACROSS_TP": "1"}  # sums over a vocabulary may differ from GPU to GPU
         return variables | (CPU_ENVIRONMENT if self.device == "cpu" else {})
 
     def environment(self) -> dict[str, str]:

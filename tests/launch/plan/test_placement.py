@@ -113,6 +113,16 @@ def test_wide_heads_get_a_backend_that_takes_them(capability: tuple[int, int] | 
     assert "--attention-backend triton" in " ".join(plan_one(Role.AV, GEMMA_12B, mine, gpus(1, 80)).command(1, "k"))
 
 
+def test_float32_gets_a_backend_that_takes_it() -> None:
+    for config in (QWEN, GEMMA_12B):
+        assert plan_one(Role.AV, config, Request(dtype="float32"), gpus(1, 141)).attention_backend == "triton"
+
+
+def test_over_several_gpus_all_take_the_same_token() -> None:
+    one, two = (plan_one(Role.AV, QWEN, Request(tp=tp), gpus(2, 80)).environment() for tp in (1, 2))
+    assert two.keys() - one.keys() == {"SYNC_TOKEN_IDS_ACROSS_TP"}
+
+
 def test_old_gpus_are_refused() -> None:
     with pytest.raises(LaunchError, match=r"compute capability 7\.5\) has no bfloat16"):
         plan_one(Role.AV, QWEN, here=gpus(1, 80, (7, 5)))
