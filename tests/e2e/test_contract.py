@@ -326,7 +326,10 @@ def test_a_stop_answers_what_cannot_be_finished(demo_settings: Settings, demo_ve
         assert "this server stops" in error_of(whole, 503)
         assert whole.headers["retry-after"]
         events = events_of(streamed.text)
-        assert [name for name, _ in events].count("error") == 16
+        names = [name for name, _ in events]
+        # However hot, a sample may have ended by itself before.
+        assert names.count("error") + names.count("sample.done") == 16
+        assert names.count("error") > 1
         assert {event["error"]["type"] for name, event in events if name == "error"} == {"engine_unavailable"}
         assert events[-1][0] == "done"
 
