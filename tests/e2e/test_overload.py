@@ -230,7 +230,7 @@ def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, demo_vecto
         connection.sendall(head.encode() + b"\r\n" + body + b"GET /health HTTP/1.1\r\nhost:")
         first = connection.recv(65536)
         assert time.monotonic() - started > STALL_S, "the first request was too short to show anything"
-        connection.sendall(b" x\r\nconnection: close\r\n\r\n")
+        connection.sendall(b" localhost\r\nconnection: close\r\n\r\n")
         rest = b""
         while piece := connection.recv(65536):
             rest += piece

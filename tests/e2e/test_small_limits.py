@@ -73,7 +73,7 @@ def test_every_line_of_the_log_is_json_that_says_who_speaks(stack: Stack) -> Non
     stack.http.get("/v1/info", headers={"x-request-id": "mine"})
     told = records(stack.log, "mine")
     assert all({"time", "level", "who", "message"} <= record.keys() for record in told)
-    assert {record["who"] for record in told} == {"nla-serve", "verbalizer", "reconstructor", "gateway"}
+    assert {record["who"] for record in told} == {"nla-serve", "fork server", "verbalizer", "reconstructor", "gateway"}
     assert all(str(datetime.fromisoformat(record["time"]).utcoffset()) == "0:00:00" for record in told)
     mine = next(record for record in told if record.get("request_id") == "mine")
     assert (mine["method"], mine["path"], mine["status"], mine["caller"]) == ("GET", "/v1/info", 200, "ada")
