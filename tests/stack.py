@@ -102,9 +102,10 @@ def states_of(stack: Stack) -> dict[str, str]:
 
 
 def engine_of(stack: Stack, role: Role) -> psutil.Process:
-    """An engine's main process."""
-    title = f"sglang::{role.label}"
-    return next(child for child in stack.family() if title in " ".join(child.cmdline()))
+    """An engine's main process: forked it has a title, started by itself a variable of its own."""
+    family, title = stack.family(), f"sglang::{role.label}"
+    forked = [child for child in family if title in " ".join(child.cmdline())]
+    return forked[0] if forked else next(one for one in family if one.environ().get("NLA_ENGINE_ROLE") == role)
 
 
 def fork_server_of(stack: Stack) -> psutil.Process:

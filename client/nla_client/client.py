@@ -17,7 +17,7 @@ from nla_client.wire import Info, Score, VectorDType
 
 
 class Client:
-    """What both clients share. Safe to use from several threads and after a fork, and to pickle; a context manager.
+    """What both clients share. Safe to use from several threads, after a fork and pickled; a context manager.
 
     Args:
         base_url: Such as `http://host:8000`.

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from nla_data.errors import StoppedError, UsageError
+from nla_data.reading.conversion import convert
 from nla_data.reading.files import locate, reason
 from nla_data.writing import lock
 from nla_data.writing.lease import Lease
@@ -178,7 +179,7 @@ class Store:
                     if stopped():
                         raise StoppedError(f"{self.out}: stopped while the parts were made one file")
                     with self._filesystem.open_input_file(path) as opened:
-                        table = pq.read_table(opened).cast(schema)
+                        table = _as(pq.read_table(opened), schema)
                     writer.write_table(table)
                     found += table.num_rows
             if found != rows:
@@ -240,3 +241,12 @@ class Store:
             made.seek(0)
             with self._filesystem.open_output_stream(path) as stream:
                 shutil.copyfileobj(made, stream, _COPY_BYTES)
+
+
+def _as(table: Any, schema: pa.Schema) -> Any:
+    """A table with that schema's types; pyarrow's own cast of tables makes invalid ones of some lists."""
+    columns = [
+        pa.chunked_array([convert(chunk, field.type) for chunk in table[field.name].chunks], field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
