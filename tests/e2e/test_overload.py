@@ -243,4 +243,5 @@ def test_the_log_was_never_read_and_is_full(stack: Stack) -> None:
     assert stack.process.stderr is not None
     unread = array("i", [0])
     fcntl.ioctl(stack.process.stderr, termios.FIONREAD, unread)
-    assert unread[0] > 60_000
+    # Of 64 KiB in 16 pages: one that a line does not fit into stays partly empty.
+    assert unread[0] > 16 * 3072
