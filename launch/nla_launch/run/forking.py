@@ -84,7 +84,6 @@ class ForkServer:
         life = self._life
         self._unfit = await life.imported()
         if self._unfit is not None:
-            logger.info("engines import for themselves: %s", self._unfit)
             life.close()
             raise UnfitError(self._unfit)
         return await life.fork(request, output)

@@ -16,6 +16,8 @@ from nla_launch.run.messages import Fork
 from nla_launch.run.output import Output
 from nla_launch.run.parent import die_with_parent
 
+logger = logging.getLogger(__name__)
+
 POLL_S: Final = 0.05
 GONE_S: Final = 5.0
 
@@ -91,8 +93,10 @@ class ChildProcess:
         environment = {**os.environ, **self._environment}
         if self._forks is not None:
             _python, _safe_path, _run_module, module, *arguments = self._command
-            with contextlib.suppress(UnfitError):
+            try:
                 return await self._forks.fork(Fork(module, arguments, environment, f"sglang::{self.label}"), output)
+            except UnfitError as error:
+                logger.info("engines import for themselves: %s", error)
         return await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,

@@ -47,7 +47,7 @@ def test_what_flags_add() -> None:
 def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -> None:
     from sglang.srt.server_args import ServerArgs, add_attention_backend_choices
 
-    add_attention_backend_choices(["nla_cpu"])  # as the plugin does
+    add_attention_backend_choices(["nla_cpu"])  # as our platform does
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
     for role in Role:

@@ -174,7 +174,10 @@ def test_what_is_asked_for_and_no_longer_wanted_is_ended(modules: Path) -> None:
         ("raise ImportError('broken')", "has ended with code 1"),
     ],
 )
-def test_where_nothing_can_be_forked_an_engine_imports_for_itself(modules: Path, code: str, why: str) -> None:
+def test_where_nothing_can_be_forked_an_engine_imports_for_itself(
+    modules: Path, code: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "nla_launch.run.process")
     (modules / "sglang" / "launch_server.py").write_text(code)
 
     async def use(server: ForkServer) -> None:
@@ -187,6 +190,7 @@ def test_where_nothing_can_be_forked_an_engine_imports_for_itself(modules: Path,
         assert "November 2026" in process.last_lines[0]
 
     with_server(modules, use)
+    assert [message for message in caplog.messages if "engines import for themselves" in message and why in message]
 
 
 def test_it_ends_with_whoever_started_it(modules: Path) -> None:
