@@ -9,7 +9,5 @@ class Gemma3Reconstructor(ReconstructorMixin, Gemma3ForCausalLM):  # type: ignor
     """Gemma3's first blocks and a value head."""
 
 
-EntryClass = [
-    Gemma3Reconstructor,
-    Gemma3ForCausalLM,
-]  # SGLang's own, too: else it would import all its models to find it
+# SGLang's own as well: it would else import all its models to find it.
+EntryClass = [Gemma3Reconstructor, Gemma3ForCausalLM]
