@@ -174,7 +174,8 @@ def _as_row(item: Any, index: int) -> Any:
     if not isinstance(item, list | tuple) and not hasattr(item, "__array__"):
         raise InvalidVectorError(f"{where} is {item!r}, not a row of numbers", where)
     try:
-        return _numbers(_plain(_plain(item).tolist() if hasattr(item, "__array__") else item), item)
+        array = _plain(item)
+        return _numbers(_plain(array.tolist()) if array.dtype == object else array, item)
     except InvalidVectorError as error:
         raise InvalidVectorError(f"{where}: {error}", where) from error
 

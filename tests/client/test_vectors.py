@@ -73,6 +73,7 @@ IN_HAND = {
     "rows of Arrow": list(pa.array(ROWS.tolist())),
     "lists of float16": pa.array(list(ROWS.astype(np.float16))),
     "lists of bits of bfloat16": pa.array(BITS.tolist(), pa.list_(pa.uint16())),
+    "rows of bits of bfloat16": list(pa.array(BITS.tolist(), pa.list_(pa.uint16()))),
     "rows of several types": [ROWS[0].astype(np.float16), BITS[1]],
     "array.array": [array.array("f", row) for row in ROWS],
     "bfloat16 that numpy has saved": ROWS.astype(ml_dtypes.bfloat16).view("V2"),
