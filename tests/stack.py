@@ -20,10 +20,11 @@ from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
+from nla_launch.plan.plan import CPU_ENVIRONMENT
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
-ON_CPU: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+ON_CPU: Final = CPU_ENVIRONMENT
 """Run a stock SGLang on any CPU: only the platform is ours, the plugin stays out without NLA_ENGINE_ROLE."""
 
 A_SECOND_THREAD: Final = """

@@ -6,7 +6,7 @@ vectors of a large batch do not pile up in memory.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast
 
 import numpy as np
@@ -87,9 +87,8 @@ class Sampling:
     score: bool
 
     def __post_init__(self) -> None:
-        for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed", "score"):
-            # One of numpy's would count with its own few bits.
-            object.__setattr__(self, name, as_python(getattr(self, name)))
+        for field in fields(self):  # one of numpy's would count with its own few bits
+            object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
 
 
 def verbalize(vectors: Vectors, sampling: Sampling, batch_size: int) -> Batch[Verbalizations]:
@@ -225,7 +224,7 @@ def _verbalize_body(vectors: Vectors, sampling: Sampling, start: int, stop: int,
 
 def _json(fields: dict[str, Any]) -> bytes:
     try:
-        # The option is for scalars, such as a seed drawn by numpy.
+        # An array of numpy in the place of a number is for the server to refuse.
         return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise InvalidArgumentError(f"an argument cannot be sent as JSON: {error}") from error

@@ -1,6 +1,7 @@
 """The demo pair does what its page says, through the server: concepts named, vectors rebuilt."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from nla_gateway.roles import Role
 from nla_gateway.settings import Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.demo.data import named
+from tests.benchmarks.figures import at_once
 from tests.plain import DEMO, decode, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
@@ -57,22 +59,16 @@ def test_bfloat16_as_on_gpus(tmp_path: Path, demo_vectors: NDArray[np.float32]) 
             wanted = reference.vector(text)
             assert np.linalg.norm(data - wanted) <= 0.03 * np.linalg.norm(wanted)
         assert "is tested again" not in stack.log_text()
-        asyncio.run(prove_often(stack.settings(), times=50, at_once=4))
+        asyncio.run(prove_often(stack.settings(), times=50, limit=4))
 
 
-async def prove_often(settings: Settings, times: int, at_once: int) -> None:
+async def prove_often(settings: Settings, times: int, limit: int) -> None:
     """Run the verbalizer's self-test again and again, as that many gateways do at their start."""
     engine_settings = settings.engines[Role.AV]
-    async with EnginePool("verbalizer", engine_settings, Metrics()).open() as pool:
+    async with EnginePool(Role.AV.label, engine_settings, Metrics()).open() as pool:
         verbalizer, engine = Verbalizer(pool, engine_settings), pool.engines[0]
         info = await engine.server_info()
-        turns = asyncio.Semaphore(at_once)
-
-        async def once() -> None:
-            async with turns:
-                await prove(verbalizer, engine, info)
-
-        await asyncio.gather(*(once() for _ in range(times)))
+        await at_once(limit, [partial(prove, verbalizer, engine, info)] * times)
 
 
 def test_the_files_are_small() -> None:

@@ -189,14 +189,18 @@ def test_a_thousand_callers_at_once(stack: Stack, demo_vectors: NDArray[np.float
     assert texts_of(verbalize(stack, demo_vectors)) == texts
 
 
+def posted(body: dict[str, Any]) -> bytes:
+    """A whole request to `/verbalize`, as it goes over the wire."""
+    content = json.dumps(body).encode()
+    head = "POST /verbalize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+
+
 def ask_and_read_nothing(stack: Stack, body: dict[str, Any]) -> socket.socket:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", stack.port))
-    content = json.dumps(body).encode()
-    head = "POST /verbalize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    head += f"content-length: {len(content)}\r\n"
-    connection.sendall(head.encode() + b"\r\n" + content)
+    connection.sendall(posted(body))
     return connection
 
 
@@ -222,12 +226,10 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors:
 
 def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
     """Bytes that nobody takes while another request is in work are no stalled caller."""
-    body = json.dumps({"vectors": encode(demo_vectors[0]), "n": 32, **RANDOM}).encode()
-    head = "POST /verbalize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    head += f"content-length: {len(body)}\r\n"
+    request = posted({"vectors": encode(demo_vectors[0]), "n": 32, **RANDOM})
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
-        connection.sendall(head.encode() + b"\r\n" + body + b"GET /health HTTP/1.1\r\nhost:")
+        connection.sendall(request + b"GET /health HTTP/1.1\r\nhost:")
         first = connection.recv(65536)
         assert time.monotonic() - started > STALL_S, "the first request was too short to show anything"
         connection.sendall(b" localhost\r\nconnection: close\r\n\r\n")

@@ -1,10 +1,15 @@
 """An engine in which injection does not work never becomes ready, and nla-serve says why and ends."""
 
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
+from nla_gateway.roles import Role
 from tests.checkpoints import edit_sidecar, make_pair
-from tests.stack import assert_gone, assert_port_free, kill, start
+from tests.stack import Stack, assert_gone, assert_port_free, kill, scheduler_of, start
 
 
 def run_to_failure(tmp_path: Path, *flags: str, env: dict[str, str] | None = None) -> str:
@@ -18,6 +23,15 @@ def run_to_failure(tmp_path: Path, *flags: str, env: dict[str, str] | None = Non
     finally:
         kill(stack)
     return stack.log_text()
+
+
+def eventually(stack: Stack, find: Callable[[], psutil.Process]) -> psutil.Process:
+    """The process that `find` finds as soon as there is one."""
+    while True:
+        assert stack.process.poll() is None, stack.log_text()
+        with contextlib.suppress(StopIteration, psutil.NoSuchProcess):
+            return find()
+        time.sleep(0.05)
 
 
 def test_plugin_disabled(tmp_path: Path) -> None:
@@ -37,11 +51,12 @@ def test_an_engine_that_dies_before_all_are_ready_ends_the_service(tmp_path: Pat
     pair = make_pair(tmp_path, "qwen2")
     stack = start(tmp_path / "log", "--only", "ar", "--ar", str(pair.ar), "--device", "cpu")
     try:
-        while not (victims := [one for one in stack.family() if "sglang::scheduler" in " ".join(one.cmdline())]):
-            assert stack.process.poll() is None, stack.log_text()
-            time.sleep(0.5)
+        gateway = eventually(stack, stack.gateway)
+        gateway.suspend()  # so that nothing is ready before the scheduler dies, however slow this test is
+        scheduler = eventually(stack, lambda: scheduler_of(stack, Role.AR))
         family = stack.family()
-        victims[0].kill()
+        scheduler.kill()
+        gateway.resume()
         assert stack.process.wait(60) == 1
         assert_gone(family)
         assert_port_free(stack.port)

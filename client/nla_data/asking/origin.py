@@ -1,6 +1,7 @@
 """What a data set says of where its vectors are from, beside a file or in a column, compared with the served pair."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -10,26 +11,28 @@ import yaml
 from pyarrow import fs
 
 from nla_client import Info
-from nla_data.reading.files import File, reason
+from nla_data.reading.files import SIDECAR_ENDING, File, reason
 
-ENDING: Final = ".nla_meta.yaml"
-"""Of the name of a data set's sidecar, after that of its file."""
 LAYER: Final = "activation_layer"
 """Column, or key of a sidecar."""
 _LAYERS: Final = (LAYER, "layer_index", "extraction_layer_index", "layer")
 _MODELS: Final = ("base_model", "base_checkpoint", "model")
 _MOST_FILES: Final = 256
 """Of a large data set the first ones tell enough."""
+_READERS: Final = 16
+"""Sidecars that are looked for at once: on object storage each takes a while."""
 
 
 def of_files(files: Sequence[File], info: Info) -> Iterator[str]:
     """Warnings where the sidecars of files name another model or layer than the pair's; each but once."""
-    told = set[str]()
-    for file in files[:_MOST_FILES]:
-        for warning in _of_file(file, info):
+    told, first = set[str](), files[:_MOST_FILES]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda file: list(_of_file(file, info)), first))
+    for file, warnings in zip(first, found, strict=True):
+        for warning in warnings:
             if warning not in told:
                 told.add(warning)
-                yield f"{file.path}{ENDING}: {warning}"
+                yield f"{file.path}{SIDECAR_ENDING}: {warning}"
 
 
 def of_rows(table: Any, info: Info) -> str | None:
@@ -41,7 +44,7 @@ def of_rows(table: Any, info: Info) -> str | None:
 
 
 def _of_file(file: File, info: Info) -> Iterator[str]:
-    path = f"{file.path}{ENDING}"
+    path = f"{file.path}{SIDECAR_ENDING}"
     try:
         if file.filesystem.get_file_info(path).type != fs.FileType.File:
             return

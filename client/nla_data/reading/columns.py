@@ -53,8 +53,9 @@ class Columns:
             looks.append(readers.look(file, vectors, stopped))
             if stopped():
                 raise StoppedReadingError
-        schema, troubles = _together(_tables(files, looks, hive.keys(files)), vectors)
-        return cls(files, vectors, looks, hive.keys(files), schema, troubles)
+        keys = hive.keys(files)
+        schema, troubles = _together(_tables(files, looks, keys), vectors)
+        return cls(files, vectors, looks, keys, schema, troubles)
 
     @property
     def rows(self) -> int | None:

@@ -26,7 +26,7 @@ def convert(column: Any, target: pa.DataType) -> Any:
         return column
     if isinstance(target, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(target, convert(column, target.storage_type))
-    simple = _simple(column)
+    simple = decoded(column)
     if simple is not column:
         return convert(simple, target)
     if pa.types.is_nested(kind) and pa.types.is_nested(target):
@@ -49,7 +49,7 @@ def changed(column: Any, target: pa.DataType) -> str | None:
     return None
 
 
-def _simple(column: Any) -> Any:
+def decoded(column: Any) -> Any:
     """The values that an extension, a dictionary or runs stand for; all else as it is."""
     if isinstance(column, pa.ExtensionArray):
         return column.storage
@@ -100,7 +100,7 @@ def _entries(column: Any) -> tuple[Any, Any]:
 
 
 def _leaves(column: Any) -> Iterator[Any]:
-    simple = _simple(column)
+    simple = decoded(column)
     if simple is not column:
         yield from _leaves(simple)
     elif pa.types.is_struct(column.type):

@@ -23,7 +23,8 @@ COMPRESSIONS: Final = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _PACKED: Final = (".jsonl", ".ndjson")
 _COMPANIONS: Final = ("README.md", "dataset_dict.json", "dataset_info.json", "state.json")
 """What lies beside files of vectors, and is none: nobody expects its rows."""
-_COMPANION_ENDING: Final = ".nla_meta.yaml"
+SIDECAR_ENDING: Final = ".nla_meta.yaml"
+"""Of the name of a data set's sidecar, after that of its file."""
 _SAVED: Final = "state.json"
 """Where `save_to_disk` of Hugging Face's datasets names a folder's files."""
 _SHOWN: Final = 3
@@ -166,7 +167,7 @@ def _known(given: str, infos: Sequence[Any], filesystem: Any, warn: Callable[[st
 
 def _is_companion(path: str) -> bool:
     name = PurePosixPath(path).name
-    return name in _COMPANIONS or name.endswith(_COMPANION_ENDING)
+    return name in _COMPANIONS or name.endswith(SIDECAR_ENDING)
 
 
 def _saved(filesystem: Any, files: Sequence[File], paths: Sequence[str]) -> list[File]:

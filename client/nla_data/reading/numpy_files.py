@@ -2,12 +2,11 @@
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from nla_data.reading import spool
 from nla_data.reading.arrays import Array, Arrays, of_file
@@ -24,9 +23,8 @@ def npy(file: File, column: str) -> Arrays:
     if dtype.hasobject or dtype.names:
         return of_file({column: _no_numbers(dtype)}, column, file.path)
     if fortran and len(shape) > 1:
-        local = isinstance(file.filesystem, fs.LocalFileSystem)
-        path = file.path if local else spool.kept(file, None, file.open)
-        return of_file({column: _by_columns(path, stream.tell(), dtype, shape)}, column, file.path)
+        path = spool.local(file)
+        return of_file({column: _by_columns(lambda: path, stream.tell(), dtype, shape)}, column, file.path)
     return of_file({column: at(stream, stream.tell(), dtype, shape)}, column, file.path)
 
 
@@ -63,7 +61,7 @@ def _member(file: File, member: str) -> Array | str:
     if dtype.hasobject or dtype.names:
         return _no_numbers(dtype)
     if fortran and len(shape) > 1:
-        return _by_columns(None, offset, dtype, shape, lambda: spool.kept(file, member, start_reading))
+        return _by_columns(lambda: spool.kept(file, member, start_reading), offset, dtype, shape)
     width = dtype.itemsize * math.prod(shape[1:])
 
     def read(start: int, count: int) -> Iterator[NDArray[Any]]:
@@ -77,13 +75,11 @@ def _member(file: File, member: str) -> Array | str:
     return Array(dtype, shape, read)
 
 
-def _by_columns(
-    path: str | None, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], spooled: Any = None
-) -> Array:
+def _by_columns(path: Callable[[], str], offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """An array that lies column by column: in a local file, whose pages the system may drop again."""
 
     def read(start: int, count: int) -> Iterator[NDArray[Any]]:
-        mapped: NDArray[Any] = np.memmap(path or spooled(), dtype, "r", offset, shape, "F")
+        mapped: NDArray[Any] = np.memmap(path(), dtype, "r", offset, shape, "F")
         for begin in range(start, shape[0], count):
             yield np.ascontiguousarray(mapped[begin : begin + count])
 

@@ -81,7 +81,7 @@ class Source:
         columns: Columns | None = None,
         stopped: threading.Event | None = None,
     ) -> None:
-        self.files, self.column, self.where, self._limit = files, column, where, limit
+        self.files, self.where, self._limit = files, where, limit
         self._stopped = stopped or threading.Event()
         self.columns = columns or Columns.of(files, column, self._stopped.is_set)
         self._condition = Condition(where, self.columns.schema, self.columns.troubles) if where else None

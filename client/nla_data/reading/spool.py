@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from pyarrow import fs
+
 from nla_data.reading.files import File
 
 _COPY_BYTES: Final = 8 * 2**20
@@ -23,6 +25,11 @@ def kept(file: File, member: str | None, start_reading: Callable[[], Any]) -> st
             shutil.copyfileobj(stream, copy, _COPY_BYTES)
         _kept[key] = str(path)
     return _kept[key]
+
+
+def local(file: File) -> str:
+    """Path of a file on a local disk: its own, or that of a copy."""
+    return file.path if isinstance(file.filesystem, fs.LocalFileSystem) else kept(file, None, file.open)
 
 
 @functools.cache

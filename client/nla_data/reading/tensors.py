@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from nla_data.errors import UsageError
 from nla_data.reading import spool
@@ -54,7 +53,7 @@ def torch_file(file: File, column: str) -> Arrays:
     except ImportError:
         raise UsageError(f"{file.path}: needs torch to read; install it, or save the tensors as safetensors") from None
     # torch maps local files alone.
-    path = file.path if isinstance(file.filesystem, fs.LocalFileSystem) else spool.kept(file, None, file.open)
+    path = spool.local(file)
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises any kind for a file that is none, or wants more than tensors

@@ -4,7 +4,7 @@ An output is parquet, which everybody can read: views, dictionaries and runs bec
 what parquet has not (seconds, date64) becomes what it has. No value changes: `conversion` sees to it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from typing import Final
 
@@ -78,11 +78,13 @@ def _merge_two(first: pa.DataType, second: pa.DataType) -> pa.DataType:
 
 def _keeps_its_kind(leaf: pa.DataType, target: pa.DataType) -> bool:
     """Whether a value stays what it was: a text no bytes, a decimal no float."""
-    is_text, is_decimal = (any(test(leaf) for test in tests) for tests in (_TEXTS, [pa.types.is_decimal]))
-    return not (is_text and _is_bytes(target)) and not (is_decimal and pa.types.is_floating(target))
+    if pa.types.is_decimal(leaf):
+        return not pa.types.is_floating(target)
+    return not (_is_text(leaf) and _is_bytes(target))
 
 
-_TEXTS: Final[list[Callable[[pa.DataType], bool]]] = [pa.types.is_string, pa.types.is_large_string]
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -110,7 +112,7 @@ def _is_safe_leaf(kind: pa.DataType, target: pa.DataType) -> bool:
 
 
 def _is_text_or_bytes(kind: pa.DataType) -> bool:
-    tests = [*_TEXTS, _is_bytes, pa.types.is_fixed_size_binary, pa.types.is_string_view, pa.types.is_binary_view]
+    tests = [_is_text, _is_bytes, pa.types.is_fixed_size_binary, pa.types.is_string_view, pa.types.is_binary_view]
     return any(test(kind) for test in tests)
 
 

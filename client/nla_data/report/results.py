@@ -1,7 +1,6 @@
 """What a run has written, finished or not, as a stream of its columns. It knows nothing of what they mean."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -13,14 +12,12 @@ from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
 from nla_data.reading.files import reason
 from nla_data.report.words import readable
-from nla_data.writing.manifest import Manifest, PartState
+from nla_data.writing.manifest import Manifest
 from nla_data.writing.output import read_manifest
-from nla_data.writing.parts import STATE_KEY
+from nla_data.writing.parts import at_once, read_state
 from nla_data.writing.store import Store
 
 _BUFFER: Final = 2**20
-_READERS: Final = 16
-"""Parts that are looked at at once: on object storage each takes a while."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,13 @@ def _totals(store: Store, manifest: Manifest, paths: Sequence[str]) -> Totals:
     if manifest.finished:
         return manifest.totals
     if manifest.settings.get("ray"):  # each part counts its own rows
-        with ThreadPoolExecutor(_READERS) as pool:
-            return sum(pool.map(partial(_part_totals, store, manifest), paths), start=Totals())
+        return sum(at_once(partial(_part_totals, store, manifest), paths), start=Totals())
     return _part_totals(store, manifest, paths[-1])
 
 
 def _part_totals(store: Store, manifest: Manifest, path: str) -> Totals:
-    state = PartState.model_validate_json(store.metadata(path).get(STATE_KEY, b'{"run": ""}'))
-    if state.run != manifest.run:
+    state = read_state(store, path, manifest.run)
+    if state is None:
         raise UsageError(f"{path} is of another run than {store.out} says")
     return state.totals
 

@@ -5,16 +5,16 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from nla_data.reading.conversion import decoded
+
 _NO_FRACTION: Final = re.compile(r"\.0+(?=$|[Z+-])")
 
 
 def readable(column: pa.Array) -> pa.Array:
     """The same values in a type that Arrow's own functions know: views, dictionaries and extensions are not."""
-    kind = column.type
-    if isinstance(kind, pa.BaseExtensionType):
-        return readable(column.storage)
-    if pa.types.is_dictionary(kind):
-        return readable(column.dictionary_decode())
+    simple, kind = decoded(column), column.type
+    if simple is not column:
+        return readable(simple)
     if pa.types.is_string_view(kind):
         return column.cast(pa.large_string())
     if pa.types.is_binary_view(kind):

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
 import pyarrow as pa
@@ -11,13 +10,11 @@ from nla_client.calls import SEEDS
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
 from nla_data.writing.manifest import Manifest, PartState
-from nla_data.writing.parts import STATE_KEY
+from nla_data.writing.parts import at_once, read_state
 from nla_data.writing.store import MANIFEST, Store
 
 MANIFEST_KEY: Final = b"nla_manifest"
 """Where the one output file keeps the manifest."""
-_READERS: Final = 16
-"""Parts that are looked at at once: on object storage each takes a while."""
 
 
 class Output:
@@ -44,14 +41,12 @@ class Output:
             UsageError: one is not whole, or of another run.
         """
         found = self.store.found_parts()
-        with ThreadPoolExecutor(_READERS) as pool:
-            states = pool.map(self._state, found.values())
-            return {index: state.totals for index, state in zip(found, states, strict=True)}
+        states = at_once(self._state, found.values())
+        return {index: state.totals for index, state in zip(found, states, strict=True)}
 
     def _state(self, path: str) -> PartState:
-        content = self.store.metadata(path).get(STATE_KEY)
-        state = PartState.model_validate_json(content) if content else None
-        if state is None or state.run != self.manifest.run:
+        state = read_state(self.store, path, self.manifest.run)
+        if state is None:
             raise UsageError(f"{path} is of another run; begin anew in another place")
         return state
 

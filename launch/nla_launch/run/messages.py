@@ -5,7 +5,7 @@ Standard library alone: the fork server reads this before anything else.
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, get_args
 
 PACKET_BYTES: Final = 2**20
 """Of one message; an environment is the largest thing in any."""
@@ -47,7 +47,7 @@ class Ended:
 
 
 Message = Fork | Imported | Forked | Ended
-_KINDS: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in (Fork, Imported, Forked, Ended)}
+_KINDS: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

@@ -219,13 +219,14 @@ def _check_bos(tokenizer: Any, ids: list[int], folder: Path) -> bool:
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise CheckpointError(f"{folder}: the rendered prompt begins with more than one BOS; mend its template")
-    needed = _family(folder).startswith(FAMILIES_WITH_BOS) and not _begins_turns(tokenizer)
-    return bos is not None and ids[0] != bos and needed
+    if bos is None or ids[0] == bos:
+        return False
+    return _family(folder).startswith(FAMILIES_WITH_BOS) and not _begins_turns(tokenizer)
 
 
 def _begins_turns(tokenizer: Any) -> bool:
     """Whether the BOS stands before every message, as SmolLM2's `<|im_start|>`, and not once before all."""
-    if tokenizer.bos_token is None or not tokenizer.chat_template:
+    if not tokenizer.chat_template:
         return False
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False)).count(tokenizer.bos_token) > 1

@@ -104,10 +104,9 @@ class Sidecar(_Section):
             return data
         for section in (data, data.get("extraction"), data.get("tokens")):
             _refuse_unknown_injection(section)
-        role = data.get("role")
         return {
             **data,
-            "role": OTHER_SPELLINGS.get(role, role) if isinstance(role, str) else role,
+            "role": _our_role(data.get("role")),
             "prompt_templates": _in_our_spelling(data.get("prompt_templates")),
             "extraction_layer_index": _layer(data),
         }
@@ -174,13 +173,18 @@ def _refuse_unknown_injection(section: object) -> None:
             raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
 
 
+def _our_role(name: object) -> object:
+    """A role's name in our spelling; what is none stays as it is."""
+    return OTHER_SPELLINGS.get(name, name) if isinstance(name, str) else name
+
+
 def _in_our_spelling(templates: object) -> object:
     """Rename the roles of templates, and leave null ones out; two that differ for one role are refused."""
     if not isinstance(templates, dict):
         return templates
     found: dict[object, object] = {}
     for key, text in templates.items():
-        role = OTHER_SPELLINGS.get(key, key) if isinstance(key, str) else key
+        role = _our_role(key)
         if text is not None and found.setdefault(role, text) != text:
             raise ValueError(f"prompt_templates has two different ones for `{role}`")
     return found

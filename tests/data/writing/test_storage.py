@@ -271,8 +271,12 @@ def test_a_run_whose_claim_was_taken_away_writes_no_more(bucket: fs.FileSystem, 
     with store.locked():
         store.write_part(0, pa.table({"a": [1]}))
         (claim,) = [path for path in objects(bucket) if lease.CLAIM in path]
-        bucket.delete_file(claim)
-        time.sleep(0.5)
+        held = store._lease
+        assert held is not None
+        with held._renewing:  # not between a look at it and its writing
+            bucket.delete_file(claim)
+        while not held._lost:
+            time.sleep(0.05)
         with pytest.raises(StoppedError, match="another run may have taken over"):
             store.write_part(1, pa.table({"a": [1]}))
     assert objects(bucket) == ["bucket/out/part-000000.parquet"]
