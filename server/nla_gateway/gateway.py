@@ -55,12 +55,15 @@ class Gateway:
 
     def info_now(self) -> Info:
         """Tell what is served, and what its engines have made of their plan so far."""
+        reconstructor, limits = self.find(Reconstructor), self.limits
+        if reconstructor is not None:  # its pool may have less room than the context
+            limits = limits.model_copy(update={"max_text_tokens": reconstructor.max_text_tokens})
         engines = [
             engine_info(engine.label, engine.capacity, part.settings)
             for part in self.parts
             for engine in part.engines.engines
         ]
-        return self.info.model_copy(update={"engines": engines})
+        return self.info.model_copy(update={"engines": engines, "limits": limits})
 
     def leave(self) -> None:
         """Have all requests end within the grace time, and at once those that wait for an engine: the gateway stops."""

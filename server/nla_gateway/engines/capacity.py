@@ -31,6 +31,11 @@ class Capacity:
         except (KeyError, TypeError, ValueError):
             return None
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of a prompt, at most: SGLang lets a longer one wait for ever, and all others behind it."""
+        return self.pool_tokens - self.page_size - 1
+
     def below(self, planned: EngineSettings) -> list[str]:
         """Tell what is lower than planned."""
         lower = list[str]()
