@@ -33,6 +33,7 @@ LONGEST_NAME: Final = 100
 """Characters of a caller's own name for a field that errors repeat."""
 UNKNOWN: Final = re.compile("Object contains unknown field `(.*)`", re.DOTALL)
 MISFIT: Final = re.compile(r"(?:Expected `(.*)`, got `(.*)`|(.*)) - at `\$\.(.*)`", re.DOTALL)
+SCALARS: Final = {"bool", "int", "float", "str", "null"}
 JSON_WORDS: Final = {
     "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "array": "a list",
     "object": "an object",
@@ -182,6 +183,8 @@ def _misfit(problem: str) -> InvalidRequest:
 
 
 def _in_words(names: str) -> str:
+    if set(names.split(" | ")) == SCALARS:
+        return "one value"
     return " or ".join(dict.fromkeys(JSON_WORDS.get(name, name) for name in names.split(" | ")))
 
 
