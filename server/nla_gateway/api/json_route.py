@@ -9,9 +9,10 @@ first that has not ends it, and so do more strings than a right body can have.
 import re
 from email.message import Message
 from functools import lru_cache
-from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Final, Union, cast, get_args, get_origin
 
 import msgspec
+import numpy as np
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -20,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 
-M = TypeVar("M", bound=BaseModel)
 Scalar = int | float | str | bool | None
 
 NO_OBJECT: Final = "the body must be a JSON object, sent with content-type: application/json"
@@ -28,7 +28,9 @@ LISTS: Final = 2
 """As many lists of strings a body has at most."""
 OTHER_STRINGS: Final = 64
 """More than the names of fields, and values that are no lists."""
-CHUNK: Final = 2**16
+CHUNK: Final = 2**18
+"""Bytes looked at together: few enough for a processor's caches."""
+QUOTE, BACKSLASH = b'"\\'
 LONGEST_NAME: Final = 100
 """Characters of a caller's own name for a field that errors repeat."""
 UNKNOWN: Final = re.compile("Object contains unknown field `(.*)`", re.DOTALL)
@@ -121,13 +123,15 @@ def crowded_at(body: bytes, most_strings: int) -> int | None:
 
     A string begins with a quote that no backslash precedes, and has at most one more of these.
     """
-    quotes = 0
-    for start in range(0, len(body), CHUNK):
-        end = start + CHUNK
-        if here := body.count(b'"', start, end):
-            quotes += here - body.count(b'\\"', max(0, start - 1), end)
+    text, quotes = np.frombuffer(body, np.uint8), 0
+    for start in range(0, len(text), CHUNK):
+        part = text[start : start + CHUNK]
+        found = part == QUOTE
+        found[1:] &= part[:-1] != BACKSLASH
+        found[0] &= start == 0 or text[start - 1] != BACKSLASH
+        quotes += int(np.count_nonzero(found))
         if quotes > 2 * most_strings:
-            return end
+            return start + len(part)
     return None
 
 

@@ -1,0 +1,73 @@
+"""Wrong bodies as large as any, against right ones: what each costs the gateway."""
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import orjson
+import psutil
+from numpy.typing import NDArray
+
+from tests.benchmarks.figures import Figure, Scale, Target, ratios, repeated
+from tests.benchmarks.reconstruct import make_texts
+from tests.bodies import FIELDS, padded, wrong_bodies
+from tests.plain import encode
+from tests.stack import Stack
+
+logger = logging.getLogger("bench")
+
+JSON: Final = {"content-type": "application/json"}
+REFUSED: Final = (400, 413)
+
+
+def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
+    """CPU seconds of the gateway's process, from the body's first byte to the answer, of the slowest of each kind."""
+    right, wrong = list[float](), list[float]()
+    for _ in range(scale.rounds):
+        right.append(_slowest(stack, _right(vectors, scale), (200,)))
+        wrong.append(_slowest(stack, _wrong(scale.body_bytes), REFUSED))
+    name = f"bodies of {scale.body_bytes // 2**20} MiB, CPU of the gateway"
+    return [
+        Figure(f"{name}: slowest right one", [1000 * s for s in right], "ms"),
+        Figure(f"{name}: slowest wrong one", [1000 * s for s in wrong], "ms"),
+        Figure(f"{name}: ratio, wrong to right", ratios(wrong, right), "x", Target("at most", 1.0)),
+    ]
+
+
+def _right(vectors: NDArray[np.float32], scale: Scale) -> Iterator[tuple[str, str, bytes]]:
+    """Path, name and body of requests of as many items as may be, each made as large as may be by white space."""
+    texts, data = make_texts(scale.body_items), [encode(v) for v in repeated(vectors, scale.body_items)]
+    calls = {
+        "/verbalize": {"vectors": data, "dtype": "float32", "max_tokens": 1, "temperature": 0},
+        "/reconstruct": {"texts": texts},
+        "/critic": {"texts": texts, "vectors": data, "dtype": "float32"},
+    }
+    for path, call in calls.items():
+        yield path, "a right one", padded(orjson.dumps(call), scale.body_bytes)
+
+
+def _wrong(size: int) -> Iterator[tuple[str, str, bytes]]:
+    for path in FIELDS:
+        for name, body in wrong_bodies(path, size):
+            yield path, name, body
+
+
+def _slowest(stack: Stack, bodies: Iterator[tuple[str, str, bytes]], expected: tuple[int, ...]) -> float:
+    """The most that a body costs, in seconds."""
+    gateway = stack.gateway()
+    costs: dict[tuple[str, str], float] = {}
+    for path, name, body in bodies:
+        before = _cpu_s(gateway)
+        reply = stack.http.post(path, content=body, headers=JSON)
+        costs[path, name] = _cpu_s(gateway) - before
+        if reply.status_code not in expected:
+            raise RuntimeError(f"{path}, {name}: {reply.status_code} {reply.text[:300]}")
+    slowest = max(costs, key=lambda key: costs[key])
+    logger.info("slowest: %s, %s, %.0f ms", *slowest, 1000 * costs[slowest])
+    return costs[slowest]
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
