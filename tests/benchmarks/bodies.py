@@ -19,6 +19,8 @@ logger = logging.getLogger("bench")
 
 JSON: Final = {"content-type": "application/json"}
 REFUSED: Final = (400, 413)
+SENTENCES: Final = 16
+"""Of a text to reconstruct, which comes to a third of the tokens that it may have."""
 
 
 def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
@@ -37,12 +39,14 @@ def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Fi
 
 def _right(vectors: NDArray[np.float32], scale: Scale) -> Iterator[tuple[str, str, bytes]]:
     """Path, name and body of requests of as many items as may be, each made as large as may be by white space."""
-    texts, data = make_texts(scale.body_items), [encode(v) for v in repeated(vectors, scale.body_items)]
+    count = scale.body_items
+    sentences = make_texts(count * SENTENCES)
     calls = {
-        "/verbalize": {"vectors": data, "dtype": "float32", "max_tokens": 1, "temperature": 0},
-        "/reconstruct": {"texts": texts},
-        "/critic": {"texts": texts, "vectors": data, "dtype": "float32"},
-    }
+        "/verbalize": {
+            "vectors": [encode(vector) for vector in repeated(vectors, count)], "dtype": "float32", "max_tokens": 1,
+        },
+        "/reconstruct": {"texts": [" ".join(sentences[k::count]) for k in range(count)]},
+    }  # fmt: skip
     for path, call in calls.items():
         yield path, "a right one", padded(orjson.dumps(call), scale.body_bytes)
 
