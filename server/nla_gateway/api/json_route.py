@@ -177,7 +177,7 @@ def _takes_lists(annotation: Any) -> bool:
 def _misfit(problem: str) -> InvalidRequest:
     """Say in the contract's words what msgspec says of the first value that has another form."""
     if problem.startswith(UNKNOWN):  # and perhaps it is megabytes
-        name = problem[len(UNKNOWN) : -1][:LONGEST_NAME]
+        name = problem[len(UNKNOWN) : len(UNKNOWN) + min(LONGEST_NAME, len(problem) - len(UNKNOWN) - 1)]
         return InvalidRequest(f"unknown field {name!r}", param=name)
     if (misfit := MISFIT.fullmatch(problem)) is None:
         return InvalidRequest(NO_OBJECT)
