@@ -270,6 +270,17 @@ class Limits(_Response):
     grace_s: float = Field(description="How long requests in flight may take to finish at a stop.")
 
 
+class EngineInfo(_Response):
+    """How much fits into one engine at the same time, in each of its replicas, and what was planned."""
+
+    engine: str = Field(description="As at `/ready`.")
+    pool_tokens: int | None = Field(description="In its KV pool; null until its self-test has passed.")
+    planned_pool_tokens: int | None = Field(description="null for an engine that another machine planned.")
+    running_requests: int | None = Field(description="Computed at the same time; null until then, too.")
+    planned_running_requests: int | None
+    warning: str | None = Field(description="What is lower than planned, what follows, and how to mend it.")
+
+
 class Info(_Response):
     """Answer of `GET /v1/info`."""
 
@@ -282,6 +293,7 @@ class Info(_Response):
     d_model: int
     predict_mean_mse: float | None
     limits: Limits
+    engines: list[EngineInfo] = Field(default=[], description="All that serve these models.")
     versions: dict[str, str]
 
 

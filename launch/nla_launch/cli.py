@@ -45,10 +45,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         from nla_launch.plan.describe import describe
+        from nla_launch.plan.sharing import mps_folder, mps_runs
 
         engines, others = plan_all(preset, arguments, elsewhere)
         check_limits(limits, engines)
-        sys.stdout.write(describe(engines, others, elsewhere.listen) + "\n")
+        mps = mps_runs(mps_folder()) if arguments.inventory is None else None
+        sys.stdout.write(describe(engines, others, elsewhere.listen, mps) + "\n")
         return 0
     from nla_launch.run import service
     from nla_launch.run.forking import ForkServer

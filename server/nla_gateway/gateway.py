@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeVar, assert_never
 
 from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.deadlines import Deadlines
+from nla_gateway.engines.capacity import engine_info
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import EngineUnavailable
@@ -51,6 +52,18 @@ class Gateway:
     def limits(self) -> Limits:
         """Limits in force."""
         return self.info.limits
+
+    def info_now(self) -> Info:
+        """Tell what is served, and what its engines have made of their plan so far."""
+        reconstructor, limits = self.find(Reconstructor), self.limits
+        if reconstructor is not None:  # its pool may have less room than the context
+            limits = limits.model_copy(update={"max_text_tokens": reconstructor.max_text_tokens})
+        engines = [
+            engine_info(engine.label, engine.capacity, part.settings)
+            for part in self.parts
+            for engine in part.engines.engines
+        ]
+        return self.info.model_copy(update={"engines": engines, "limits": limits})
 
     def leave(self) -> None:
         """Have all requests end within the grace time, and at once those that wait for an engine: the gateway stops."""

@@ -29,6 +29,8 @@ class EngineSettings(_Frozen):
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
     replicas: int = Field(default=1, gt=0, description="SGLang's own, in each engine.")
     context_length: int = Field(description="Prompt and answer together, in tokens.")
+    pool_tokens: int | None = Field(default=None, description="Planned for each replica's KV pool; None: not by us.")
+    running_requests: int | None = Field(default=None, description="Planned for each replica, at the same time.")
     max_in_flight: int = Field(gt=0, description="Requests sent to each at the same time; others wait in the gateway.")
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
 

@@ -5,6 +5,7 @@ import logging
 import time
 from typing import Any, Final
 
+from nla_gateway.engines.capacity import Capacity, shortfall
 from nla_gateway.engines.engine import Engine, EngineLostError
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import RequestError
@@ -46,6 +47,9 @@ async def watch(part: Part, engine: Engine, hung_after_s: float) -> None:
             await _doubt_or(PROVE_AGAIN_S, engine)
             continue
         logger.info("the %s passed its self-test", engine.label)
+        engine.capacity = Capacity.read(info)
+        if (problem := shortfall(engine.label, engine.capacity, part.settings)) is not None:
+            logger.warning("%s", problem)
         pool.set_state(engine, "ready")
         what = await _until_lost(engine, hung_after_s)
         logger.warning("the %s is %s", engine.label, "gone" if what == "restarting" else what)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import dataset, gateway, growth, reconstruct, report, servers, startup, whole, wire
+from tests.benchmarks import bodies, dataset, gateway, growth, reconstruct, report, servers, startup, whole, wire
 from tests.benchmarks.figures import FULL, Figure, Scale
 from tests.checkpoints import write_preset
 from tests.plain import DEMO, load_demo_vectors
@@ -93,6 +93,7 @@ def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
         "reconstruct": lambda: asyncio.run(reconstruct.measure("demo pair", stack.url, DEMO / "reconstructor", scale)),
         "end to end": lambda: asyncio.run(whole.measure_scored(stack, vectors, scale)),
         "files": lambda: asyncio.run(dataset.measure(stack, vectors, scale)),
+        "large bodies": lambda: bodies.measure(stack, vectors, scale),
     }
     for name, row in rows.items():
         logger.info("measuring: %s", name)

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_gateway.limits import GatewayLimits
+
 Job = Callable[[], Awaitable[object]]
 Side = Callable[[], Awaitable[float]]
 
@@ -34,6 +36,10 @@ class Scale:
     memory_vectors: int
     starts: int
     """Of the demo pair."""
+    body_bytes: int
+    """Of the largest bodies."""
+    body_items: int
+    """Vectors or texts of a right one."""
 
 
 FULL: Final = Scale(
@@ -48,6 +54,8 @@ FULL: Final = Scale(
     call_sizes=(1, 10, 100, 500, 2000),
     memory_vectors=10_000,
     starts=3,
+    body_bytes=GatewayLimits().max_body_bytes,
+    body_items=GatewayLimits().max_batch,
 )
 SMOKE: Final = Scale(
     rounds=2,
@@ -61,6 +69,8 @@ SMOKE: Final = Scale(
     call_sizes=(1, 20),
     memory_vectors=64,
     starts=1,
+    body_bytes=2**20,
+    body_items=64,
 )
 
 

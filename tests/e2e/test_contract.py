@@ -230,6 +230,12 @@ def test_health_ready_info_metrics(demo: Stack) -> None:
     assert info["verbalizer"]["model"] == "demo-verbalizer"
     prints = {info[role]["fingerprint"] for role in ("verbalizer", "reconstructor")}
     assert [len(one) for one in prints] == [64, 64]
+    for engine in info["engines"]:
+        for name in ("pool_tokens", "running_requests"):
+            assert engine[name] == engine[f"planned_{name}"] > 0
+    assert [(engine["engine"], engine["warning"]) for engine in info["engines"]] == [
+        ("verbalizer", None), ("reconstructor", None),
+    ]  # fmt: skip
     metrics = demo.http.get("/metrics").text
     assert 'nla_engine_ready{engine="verbalizer"} 1.0' in metrics
     assert "nla_request_seconds_bucket" in metrics

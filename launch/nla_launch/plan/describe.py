@@ -9,6 +9,7 @@ from nla_gateway.settings import EngineSettings
 from nla_launch.plan.fitting import Charge, charge, gigabytes
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.plan import EnginePlan
+from nla_launch.plan.sharing import describe_sharing
 
 KEY_SHOWN: Final = "<random>"
 COUNTED: Final = {Role.AV: "samples", Role.AR: "texts"}
@@ -16,7 +17,10 @@ UNKNOWN: Final = "unknown until config.json is there"
 
 
 def describe(
-    engines: Sequence[EnginePlan], others: Mapping[Role, EngineSettings], listen: tuple[str, int] | None = None
+    engines: Sequence[EnginePlan],
+    others: Mapping[Role, EngineSettings],
+    listen: tuple[str, int] | None = None,
+    mps: bool | None = None,
 ) -> str:
     """Describe all engines, what they take of each GPU together, and those that run elsewhere.
 
@@ -24,9 +28,11 @@ def describe(
         engines: ours.
         others: those elsewhere.
         listen: where ours listens, if others may use it.
+        mps: whether CUDA's MPS runs; None where that is not known.
     """
     elsewhere = [_other(role, engine) for role, engine in others.items()]
-    return "\n\n".join([*(_engine(engine, listen) for engine in engines), *_totals(engines), *elsewhere])
+    ours = [*(_engine(engine, listen) for engine in engines), *_totals(engines), *describe_sharing(engines, mps)]
+    return "\n\n".join([*ours, *elsewhere])
 
 
 def _other(role: Role, engine: EngineSettings) -> str:

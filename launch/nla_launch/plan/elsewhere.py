@@ -52,6 +52,7 @@ class Elsewhere:
             trust_remote_code=trust,
             replicas=request.dp,
             context_length=context_length(None if folder is None else read_config(folder, trust_remote_code=trust)),
+            running_requests=-(-concurrency // request.dp),
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),
         )

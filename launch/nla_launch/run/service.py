@@ -162,6 +162,8 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         trust_remote_code=plan.trust_remote_code,
         replicas=plan.dp,
         context_length=plan.context_length,
+        pool_tokens=plan.pool_tokens,
+        running_requests=plan.running_requests,
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
     )

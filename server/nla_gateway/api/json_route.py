@@ -1,24 +1,45 @@
 """Routes that FastAPI declares and describes, and that read their bodies and write their answers by themselves.
 
 FastAPI's own way, made for dependencies, forms and files, takes longer over one vector than all else here together.
+
+A wrong body must cost no more than to read it. So values are made only of what has the form that a model says: the
+first that has not ends it, and so do more strings than a right body can have.
 """
 
+import re
 from email.message import Message
 from functools import lru_cache
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Union, cast, get_args, get_origin
 
-import orjson
+import msgspec
+import numpy as np
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nla_gateway.errors import InvalidRequest
+from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 
-M = TypeVar("M", bound=BaseModel)
+Scalar = int | float | str | bool | None
 
 NO_OBJECT: Final = "the body must be a JSON object, sent with content-type: application/json"
+LISTS: Final = 2
+"""As many lists of strings a body has at most."""
+OTHER_STRINGS: Final = 64
+"""More than the names of fields, and values that are no lists."""
+CHUNK: Final = 2**18
+"""Bytes looked at together: few enough for a processor's caches."""
+QUOTE, BACKSLASH = b'"\\'
+LONGEST_NAME: Final = 100
+"""Characters of a caller's own name for a field that errors repeat."""
+UNKNOWN: Final = "Object contains unknown field `"
+MISFIT: Final = re.compile(r"(?:Expected `(.*)`, got `(.*)`|(.*)) - at `\$\.(.*)`", re.DOTALL)
+SCALARS: Final = {"bool", "int", "float", "str", "null"}
+JSON_WORDS: Final = {
+    "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "array": "a list",
+    "object": "an object",
+}  # fmt: skip
 
 
 class JsonRoute(APIRoute):
@@ -31,23 +52,94 @@ class JsonRoute(APIRoute):
         super().__init__(*args, **kwargs)
         if self.body_field is not None:
             self._model = cast("type[BaseModel]", self.body_field.field_info.annotation)
+            self._form = Form(self._model)
             self._answers = TypeAdapter[Any](self.response_model)
             self.app = self._serve
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange; what is raised becomes a reply where all errors do."""
         request = Request(scope, receive)
-        answer = await self.endpoint(call=await parsed(request, self._model), request=request)
+        most = LISTS * request.app.state.gateway.limits.max_batch + OTHER_STRINGS
+        call = self._model_of(self._form.read(await _body(request), most))
+        answer = await self.endpoint(call=call, request=request)
         if not isinstance(answer, Response):
             answer = Response(self._answers.dump_json(answer), media_type="application/json")
         await answer(scope, receive, send)
 
+    def _model_of(self, fields: dict[str, Any]) -> BaseModel:
+        try:
+            return self._model.model_validate(fields)
+        except ValidationError as error:
+            raise _refusal(error) from None
 
-async def parsed(request: Request, model: type[M]) -> M:
-    """Read and parse a request's body, by orjson: a batch of vectors is megabytes, and other requests wait meanwhile.
+
+class Form:
+    """The form of a model's fields: lists of what it says, or single values of any kind, which the model looks at.
+
+    Args:
+        model: of a request's body.
+    """
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        forms = {
+            name: field.annotation if _takes_lists(field.annotation) else Scalar
+            for name, field in model.model_fields.items()
+        }
+        fields = [(name, Union[form, msgspec.UnsetType], msgspec.UNSET) for name, form in forms.items()]  # noqa: UP007
+        struct = msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True)
+        self._decoder = msgspec.json.Decoder(struct)
+        self._lists = [name for name, form in forms.items() if form is not Scalar]
+
+    def read(self, body: bytes, most_strings: int) -> dict[str, Any]:
+        """Read those fields that a body has.
+
+        Raises:
+            InvalidRequest: it is no JSON, or not of this form.
+            PayloadTooLarge: it has more strings.
+        """
+        crowded = crowded_at(body, most_strings)
+        try:
+            # What else is wrong with it stands before that place, or nothing is.
+            fields = self._decoder.decode(body if crowded is None else body[:crowded])
+        except msgspec.ValidationError as error:
+            raise _misfit(str(error)) from None
+        except UnicodeError:
+            raise InvalidRequest("the body is not valid JSON: its text is not UTF-8") from None
+        except msgspec.DecodeError as error:
+            if crowded is not None and "truncated" in str(error):
+                raise self._too_many(most_strings) from None
+            problem = str(error).removeprefix("JSON is malformed: ").lower()
+            raise InvalidRequest(f"the body is not valid JSON: {problem}") from None
+        named = ((name, getattr(fields, name)) for name in fields.__struct_fields__)
+        return {name: value for name, value in named if value is not msgspec.UNSET}
+
+    def _too_many(self, most: int) -> PayloadTooLarge:
+        param = next(iter(self._lists), None)
+        return PayloadTooLarge(f"more than {most} strings in one request: send several requests", param=param)
+
+
+def crowded_at(body: bytes, most_strings: int) -> int | None:
+    """Find a place up to which a JSON text has more strings than that; None where it has not.
+
+    A string begins with a quote that no backslash precedes, and has at most one more of these.
+    """
+    text, quotes = np.frombuffer(body, np.uint8), 0
+    for start in range(0, len(text), CHUNK):
+        part = text[start : start + CHUNK]
+        found = part == QUOTE
+        found[1:] &= part[:-1] != BACKSLASH
+        found[0] &= start == 0 or text[start - 1] != BACKSLASH
+        quotes += int(np.count_nonzero(found))
+        if quotes > 2 * most_strings:
+            return start + len(part)
+    return None
+
+
+async def _body(request: Request) -> bytes:
+    """Read a request's body.
 
     Raises:
-        InvalidRequest: it is not what the model says.
+        InvalidRequest: it is none, or not said to be JSON.
         HTTPException: it is too large, or does not come.
     """
     try:
@@ -56,14 +148,7 @@ async def parsed(request: Request, model: type[M]) -> M:
         raise InvalidRequest("the caller left before the body was there") from None
     if not body or not _is_json(request.headers.get("content-type", "")):
         raise InvalidRequest(NO_OBJECT)
-    try:
-        fields = orjson.loads(body)  # refuses half a surrogate pair, which is no text
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
-    try:
-        return model.model_validate(_with_one_unknown(fields, model))
-    except ValidationError as error:
-        raise _refusal(error) from None
+    return body
 
 
 def param_of(loc: tuple[Any, ...]) -> str | None:
@@ -85,20 +170,31 @@ def _is_json(content_type: str) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-def _with_one_unknown(fields: Any, model: type[BaseModel]) -> Any:
-    """Leave out all unknown fields but the first: pydantic makes an error of each, and callers are told one."""
-    if not isinstance(fields, dict):
-        return fields
-    known = model.model_fields
-    unknown = next((name for name in fields if name not in known), None)
-    return fields if unknown is None else {name: fields[name] for name in (*known, unknown) if name in fields}
+def _takes_lists(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(_takes_lists, get_args(annotation)))
+
+
+def _misfit(problem: str) -> InvalidRequest:
+    """Say in the contract's words what msgspec says of the first value that has another form."""
+    if problem.startswith(UNKNOWN):  # and perhaps it is megabytes
+        name = problem[len(UNKNOWN) : len(UNKNOWN) + min(LONGEST_NAME, len(problem) - len(UNKNOWN) - 1)]
+        return InvalidRequest(f"unknown field {name!r}", param=name)
+    if (misfit := MISFIT.fullmatch(problem)) is None:
+        return InvalidRequest(NO_OBJECT)
+    expected, got, other, param = misfit.groups()
+    said = other.lower() if other else f"expected {_in_words(expected)}, not {_in_words(got)}"
+    return InvalidRequest(f"{param}: {said}", param=param)
+
+
+def _in_words(names: str) -> str:
+    if set(names.split(" | ")) == SCALARS:
+        return "one value"
+    return " or ".join(dict.fromkeys(JSON_WORDS.get(name, name) for name in names.split(" | ")))
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = param_of(problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return InvalidRequest(f"unknown field {param!r}", param=param)
     if param is None:
         return InvalidRequest(NO_OBJECT)
     return InvalidRequest(f"{param}: {problem['msg'][:1].lower()}{problem['msg'][1:]}", param=param)

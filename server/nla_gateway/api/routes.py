@@ -136,8 +136,8 @@ async def ready(request: Request) -> JSONResponse:
 
 @router.get("/v1/info", response_model=Info, responses={401: ERRORS[401]})
 async def info(request: Request) -> Info:
-    """Tell model names, base model, layer, d_model, scales, limits and versions."""
-    return _gateway(request).info
+    """Tell model names, base model, layer, d_model, scales, what fits into the engines, limits and versions."""
+    return _gateway(request).info_now()
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})

@@ -12,6 +12,7 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
+from nla_gateway.engines.capacity import Capacity
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.settings import EngineSettings
 from nla_gateway.states import EngineState
@@ -44,6 +45,8 @@ class Engine:
         self.label = label
         self.state: EngineState = "starting"
         self.reason: str | None = None
+        self.capacity: Capacity | None = None
+        """By its own account, when it last passed its self-test."""
         self.in_flight = 0
         self.life = 0
         """How many times it has become ready."""

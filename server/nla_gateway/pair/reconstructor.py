@@ -39,10 +39,16 @@ class Reconstructor:
         self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
         trust = settings.trust_remote_code
         self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
-        self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
+        self._max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
         # Many texts take long, and a tokenizer is not safe to share.
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Tokens of a text, at most: as many as wanted, as the context leaves, and as every engine has room for."""
+        room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
+        return max(0, min([self._max_text_tokens, *(tokens - self.prompt.overhead for tokens in room)]))
 
     async def reconstruct(
         self, texts: list[str], params: Sequence[str | None], owner: Owner

@@ -1,0 +1,59 @@
+"""Large bodies of requests: wrong in every way that could cost more than to read them, and right ones as large."""
+
+from collections.abc import Iterator
+from typing import Final
+
+FIELDS: Final = {"/verbalize": b"vectors", "/reconstruct": b"texts"}
+ELEMENTS: Final = {
+    "numbers": b"1",
+    "fractions": b"0.5",
+    "nulls": b"null",
+    "empty lists": b"[]",
+    "empty objects": b"{}",
+    "empty strings": b'""',
+    "short strings": b'"ab"',
+    "strings of a backslash": b'"\\\\"',
+    "strings of a quote": b'"\\""',
+}
+"""What a list may have millions of."""
+MANY_NAMES: Final = 2**16
+
+
+def wrong_bodies(path: str, size: int) -> Iterator[tuple[str, bytes]]:
+    """Form bodies of so many bytes, one after the other, each with its name."""
+    field = FIELDS[path]
+    start = b'{"' + field + b'":'
+    for name, element in ELEMENTS.items():
+        yield name, filled(start + b"[", element + b",", element + b"]}", size)
+    yield "one wrong element at the end", filled(start + b'["', b"A", b'",1]}', size)
+    yield "unknown fields", b"".join([start + b'""', *_names(size), b"}"])
+    yield "an unknown field of a long name", filled(b'{"', b"a", b'":1}', size)
+    yield "one field again and again", filled(start + b'""', b',"' + field + b'":""', b"}", size)
+    yield "lists in lists", filled(start, b"[", b"", size)
+    yield "objects in objects", filled(b"", start, b"", size)
+    yield "a number of many digits", filled(b'{"dtype":', b"1", b"}", size)
+    yield "a fraction of many digits", filled(b'{"dtype":0.', b"1", b"}", size)
+    yield "one long string", filled(start + b'"', b"A", b'"}', size)
+    yield "one long string of escapes", filled(start + b'"', b"\\u00e9", b'"}', size)
+    yield "one long string of escaped quotes", filled(start + b'"', b'\\"', b'"}', size)
+    yield "a string without an end", filled(start + b'"', b"A", b"", size)
+    yield "white space alone", b" " * size
+    yield "no text", filled(start + b'"', b"A", b'\xff"}', size)
+    yield "something behind it", filled(start + b'"', b"A", b'"}}', size)
+
+
+def filled(start: bytes, unit: bytes, end: bytes, size: int) -> bytes:
+    """Put as many units between start and end as fit."""
+    return start + unit * ((size - len(start) - len(end)) // len(unit)) + end
+
+
+def padded(body: bytes, size: int) -> bytes:
+    """Make a body as large by white space, which changes nothing."""
+    return body.ljust(size)
+
+
+def _names(size: int) -> Iterator[bytes]:
+    """Fields of many names."""
+    block = b"".join(b',"%d":1' % number for number in range(MANY_NAMES))
+    for _ in range((size - 100) // len(block)):
+        yield block
