@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from nla_client.wire import STATUS
 from tests.errors import error_in
 from tests.plain import decode, encode, texts_of, verbalize
-from tests.stack import Stack
+from tests.stack import Stack, states_of
 
 STREAMED_ERRORS: Final = {"engine_unavailable", "timeout"}
+IN_FLIGHT: Final = 16
+BACK_S: Final = 240.0
 NEAR: Final = 1e-3
 """Relative distance of rebuilt vectors, computed in batches of other shapes."""
 
@@ -212,3 +214,29 @@ async def until(condition: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - started < seconds, "it did not come true in time"
         await asyncio.sleep(0.2)
     raise AssertionError
+
+
+def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) -> Counter[Outcome]:
+    """Do harm to an engine under load; returns what callers got until some time after all was well again."""
+    load = Load(stack, known, IN_FLIGHT)
+
+    async def run() -> None:
+        async with load.running():
+            await asyncio.sleep(3)
+            assert load.outcomes["right"] > 0
+            harm()
+            down = await until(lambda: states_of(stack).get(label) not in ("ready", None), 60)
+            back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
+            load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
+            right = load.outcomes["right"]
+            await asyncio.sleep(3)
+            assert load.outcomes["right"] > right
+
+    asyncio.run(run())
+    return report(load)
+
+
+def report(load: Load) -> Counter[Outcome]:
+    print(dict(load.outcomes), load.examples)  # noqa: T201 - the counts are what the test is for
+    assert load.outcomes["wrong"] == 0, load.examples
+    return load.outcomes

@@ -115,9 +115,14 @@ def fork_server_of(stack: Stack) -> psutil.Process:
 
 
 def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
-    """The process of an engine that computes."""
+    """The process of an engine that computes, or the first of them."""
+    return schedulers_of(stack, role)[0]
+
+
+def schedulers_of(stack: Stack, role: Role) -> list[psutil.Process]:
+    """The processes of an engine that compute, one a replica and GPU."""
     children = engine_of(stack, role).children(recursive=True)
-    return next(child for child in children if "sglang::scheduler" in " ".join(child.cmdline()))
+    return [child for child in children if "sglang::scheduler" in " ".join(child.cmdline())]
 
 
 def without_forks(folder: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from nla_gateway.roles import Role
 from tests.checkpoints import make_pair
 from tests.endurance import endure
-from tests.load import Known, Load, until
+from tests.load import IN_FLIGHT, Known, Load, disturb, report, until
 from tests.plain import decode, queue_of, running, texts_of, verbalize, verbalizer_of
 from tests.stack import (
     Stack,
@@ -32,9 +31,7 @@ from tests.stack import (
     states_of,
 )
 
-IN_FLIGHT: Final = 16
 HUNG_AFTER_S: Final = 15
-BACK_S: Final = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +44,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
     return Known.of(stack, demo_vectors)
-
-
-def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) -> Counter[str]:
-    """Do harm under load; returns what callers got until some time after all was well again."""
-    load = Load(stack, known, IN_FLIGHT)
-
-    async def run() -> None:
-        async with load.running():
-            await asyncio.sleep(3)
-            assert load.outcomes["right"] > 0
-            harm()
-            down = await until(lambda: states_of(stack).get(label) not in ("ready", None), 60)
-            back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
-            load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
-            right = load.outcomes["right"]
-            await asyncio.sleep(3)
-            assert load.outcomes["right"] > right
-
-    asyncio.run(run())
-    return report(load)
-
-
-def report(load: Load) -> Counter[str]:
-    print(dict(load.outcomes), load.examples)  # noqa: T201 - the counts are what the test is for
-    assert load.outcomes["wrong"] == 0, load.examples
-    return load.outcomes
 
 
 @pytest.mark.parametrize("role", list(Role))

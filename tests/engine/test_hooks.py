@@ -18,7 +18,6 @@ from nla_engine.reconstructor import LastRows
 from nla_engine.rendezvous import meet_on_loopback
 from nla_engine.requests import decode_injection
 from nla_engine.sampling import multinomial_on_cpu
-from nla_engine.weights import load_completely
 from tests.stack import free_port
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
@@ -110,38 +109,12 @@ def test_filters_leave_an_unfiltered_draw_as_it_is() -> None:
     assert run.stdout.endswith("good"), run.stderr
 
 
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(2, 2, bias=False)
-        self.second = nn.Linear(2, 2, bias=False)
-
-
 def test_only_the_rows_that_count_are_computed() -> None:
     module, inputs = nn.Linear(4, 3), torch.randn(7, 4)
     wanted = torch.zeros(7, 3)
     wanted[[1, 6]] = module(inputs[[1, 6]])
     LastRows(module).rows = torch.tensor([1, 6])
     assert torch.equal(module(inputs), wanted)
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_missing_or_bad_weights_are_named(value: float | None) -> None:
-    def load(model: Model) -> None:
-        model.first.weight.data.fill_(1.0)
-        if value is not None:
-            model.second.weight.data.fill_(value)
-
-    with pytest.raises(ValueError, match=r"second\.weight"):
-        load_completely(load, Model())
-
-
-def test_complete_weights_pass() -> None:
-    def load(model: Model) -> None:
-        for parameter in model.parameters():
-            parameter.data.fill_(1.0)
-
-    load_completely(load, Model())
 
 
 def test_an_engines_processes_meet_on_loopback() -> None:

@@ -13,6 +13,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from nla_gateway.engines.capacity import Capacity
+from nla_gateway.engines.concurrency import gather
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.settings import EngineSettings
 from nla_gateway.states import EngineState
@@ -117,8 +118,18 @@ class Engine:
         await self._request("POST", "/freeze_gc")
 
     async def makes_progress(self) -> bool:
-        """Ask whether anything comes out of the engine; idle, it computes one token for that."""
-        async with self._translating(), self._http.get("/health") as response:
+        """Ask whether anything comes out of the engine; idle, it computes one token for that.
+
+        Several replicas take turns at that token, and whatever comes out of one counts for all: so as many tokens are
+        asked for as there are replicas, and an account of itself from each, which none gives while it is stuck.
+        """
+        replicas = self._settings.replicas
+        questions = ["/health"] * replicas + ["/server_info"] * (replicas > 1)
+        return all(await gather(self._says_yes(path) for path in questions))
+
+    async def _says_yes(self, path: str) -> bool:
+        async with self._translating(), self._http.get(path) as response:
+            await response.read()
             return response.ok
 
     async def metrics(self) -> str:

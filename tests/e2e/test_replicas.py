@@ -1,0 +1,40 @@
+"""One of an engine's replicas stops: the others go on, and it must be missed all the same."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nla_gateway.roles import Role
+from tests.load import Known, disturb
+from tests.stack import Stack, schedulers_of, serving
+
+REPLICAS: Final = 2
+HUNG_AFTER_S: Final = 5
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    log = tmp_path_factory.mktemp("replicas") / "log"
+    with serving(log, "--preset", "demo", "--dp", str(REPLICAS), "--hung-after", str(HUNG_AFTER_S)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
+    return Known.of(stack, demo_vectors)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_replica_that_hangs_has_its_engine_ended_and_started_again(stack: Stack, known: Known, role: Role) -> None:
+    family = len(stack.family())
+    replicas = schedulers_of(stack, role)
+    assert len(replicas) == REPLICAS
+    got = disturb(stack, known, replicas[-1].suspend, role.label)
+    assert set(got) <= {"right", "503"}, got
+    assert f"{role.label}: hangs, and is ended" in stack.log_text()
+    assert not any(replica.is_running() for replica in replicas)
+    assert len(schedulers_of(stack, role)) == REPLICAS
+    assert len(stack.family()) == family
