@@ -1,0 +1,31 @@
+"""What was fetched, for tests. What was not, leaves its tests out and is named at the end; in CI it fails them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.real.fetch import SOURCES, Source
+
+Needed = Callable[[Source], Path]
+MISSED: set[Source] = set()
+
+
+@pytest.fixture(scope="session")
+def needed() -> Needed:
+    """Ask for the folder of a source."""
+    return folder_of
+
+
+def folder_of(source: Source) -> Path:
+    if not source.is_there:
+        MISSED.add(source)
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(source.missing)
+    return source.folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missed = [source.missing for source in SOURCES if source in MISSED]
+    if missed:
+        terminalreporter.write_line(f"NOT TRIED on real tokenizers and weights: {'; '.join(missed)}", red=True)

@@ -1,0 +1,148 @@
+"""Pairs of real weights, served on the CPU, equal plain transformers on real activations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig
+
+from tests.plain import decode, texts_of, verbalize
+from tests.real.activations import SENTENCES, activations
+from tests.real.conftest import Needed
+from tests.real.models import MODELS, Pair, pair_of
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
+from tests.stack import Stack, serving
+
+MAX_TOKENS: Final = 24
+CLEAR: Final = {"float32": 1e-3, "bfloat16": 0.5}
+"""Between the two best logits: below it rounding may decide."""
+TEXTS: Final = (*SENTENCES, "关于数据库 🙂 < and >\n", "")
+
+
+class Reference:
+    """What plain transformers makes of a pair in float32; each of its models is let go when it has answered."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    @cached_property
+    def verbalizer(self) -> ReferenceVerbalizer:
+        return ReferenceVerbalizer(self.pair.av)
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """Activations [12, d_model]: the verbalizer's weights are the base model's."""
+        return activations(self.verbalizer.model, self.verbalizer.tokenizer, self.pair.model.layer)
+
+    @cached_property
+    def answers(self) -> list["Answer"]:
+        return greedy(self.verbalizer, self.vectors, self.pair.model.ends)
+
+    @cached_property
+    def rebuilt(self) -> list[NDArray[np.float32]]:
+        reconstructor = ReferenceReconstructor(self.pair.ar)
+        return [reconstructor.vector(text) for text in TEXTS]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Token ids, and how clear the choice of each was."""
+
+    ids: list[int]
+    margins: list[float]
+
+    def clear(self, margin: float) -> list[int]:
+        """Those before the first choice that was not clear."""
+        unclear = [at for at, found in enumerate(self.margins) if found < margin]
+        return self.ids[: unclear[0]] if unclear else self.ids
+
+
+@torch.no_grad()
+def greedy(reference: ReferenceVerbalizer, vectors: NDArray[np.float32], ends: tuple[int, ...]) -> list[Answer]:
+    """Answer all vectors at once: their prompts are equally long."""
+    embeds = torch.cat([reference.embeds(vector) for vector in vectors])
+    plain = GenerationConfig(
+        do_sample=False, max_new_tokens=MAX_TOKENS, eos_token_id=list(ends), pad_token_id=ends[0],
+        output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+    out = reference.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
+    best = torch.stack(out.logits, 1).topk(2).values
+    margins = (best[..., 0] - best[..., 1]).tolist()
+    return [_until_the_end(ids, row, ends) for ids, row in zip(out.sequences.tolist(), margins, strict=True)]
+
+
+def _until_the_end(ids: list[int], margins: list[float], ends: tuple[int, ...]) -> Answer:
+    length = next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))
+    return Answer(ids[:length], margins[:length])
+
+
+@dataclass(frozen=True)
+class Served:
+    stack: Stack
+    reference: Reference
+    dtype: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other; the engines have their own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request: pytest.FixtureRequest, needed: Needed) -> Reference:
+    model = MODELS[request.param]
+    for source in model.sources:
+        needed(source)
+    return Reference(pair_of(model))
+
+
+@pytest.fixture(scope="module", params=CLEAR)
+def served(
+    request: pytest.FixtureRequest, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    pair, log = reference.pair, tmp_path_factory.mktemp(request.param) / "log"
+    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", request.param)
+    with serving(log, *flags) as stack:
+        yield Served(stack, reference, request.param)
+
+
+def test_greedy_texts_equal_transformers(served: Served) -> None:
+    reference = served.reference
+    texts = texts_of(verbalize(served.stack, reference.vectors, max_tokens=MAX_TOKENS))
+    margin, whole = CLEAR[served.dtype], 0
+    for text, answer in zip(texts, reference.answers, strict=True):
+        ids = answer.clear(margin)
+        wanted = reference.verbalizer.text(ids)[0]
+        whole += ids == answer.ids
+        assert text == wanted if ids == answer.ids else text.startswith(wanted)
+    print(served.dtype, [len(answer.clear(margin)) for answer in reference.answers], texts)
+    assert whole >= (10 if served.dtype == "float32" else 0)
+
+
+def test_first_tokens_equal_transformers(served: Served) -> None:
+    answers = served.reference.answers
+    texts = texts_of(verbalize(served.stack, served.reference.vectors, max_tokens=1))
+    clear = [at for at, answer in enumerate(answers) if answer.clear(CLEAR[served.dtype])]
+    wanted = {at: served.reference.verbalizer.text(answers[at].ids[:1])[0] for at in clear}
+    assert {at: texts[at] for at in clear} == wanted
+    assert len(clear) >= 6
+
+
+def test_rebuilt_vectors_equal_transformers(served: Served) -> None:
+    reply = served.stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
+    for data, wanted in zip(reply["vectors"], served.reference.rebuilt, strict=True):
+        found = decode(data)
+        difference = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+        cosine = found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted)
+        print(served.dtype, difference, 1 - cosine)
+        assert difference <= 1e-5 if served.dtype == "float32" else cosine >= 0.999
