@@ -47,7 +47,7 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
         ):
             mortal.wait_ready()
             other.wait_ready()
-            asyncio.run(until(lambda: set(states_of(stack).values()) == {"ready"}, 60))
+            asyncio.run(until(lambda: set(states_of(stack).values()) == {"ready"}, 240))
             load = Load(stack, Known.of(stack, demo_vectors), IN_FLIGHT)
 
             async def run() -> None:
@@ -55,7 +55,7 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
                     await asyncio.sleep(3)
                     family = mortal.family()
                     mortal.process.kill()
-                    await until(lambda: states_of(stack)["verbalizer 1"] == "restarting", 30)
+                    await until(lambda: states_of(stack)["verbalizer 1"] == "restarting", 240)
                     assert stack.http.get("/ready").status_code == 200
                     assert_gone(family)
                     await asyncio.sleep(3)
@@ -63,11 +63,9 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
                     try:
                         await until(lambda: states_of(stack)["verbalizer 1"] == "ready", 240)
                         before = answered(stack)
-                        await asyncio.sleep(5)
-                        after = answered(stack)
+                        await until(lambda: all(now > before[engine] for engine, now in answered(stack).items()), 240)
                     finally:
                         kill(again)
-                assert all(after[engine] > before[engine] for engine in ("verbalizer 1", "verbalizer 2"))
 
             asyncio.run(run())
             assert set(load.outcomes) == {"right"}, (load.outcomes, load.examples)
