@@ -24,6 +24,8 @@ from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 Scalar = int | float | str | bool | None
 
 NO_OBJECT: Final = "the body must be a JSON object, sent with content-type: application/json"
+NO_JSON: Final = "the body is not valid JSON"
+ESCAPE: Final = b"\\u0000"
 LISTS: Final = 2
 """As many lists of strings a body has at most."""
 OTHER_STRINGS: Final = 64
@@ -97,6 +99,8 @@ class Form:
             InvalidRequest: it is no JSON, or not of this form.
             PayloadTooLarge: it has more strings.
         """
+        if ESCAPE[:2] in body[-2 * len(ESCAPE) :]:  # msgspec looks for a pair's other half beyond the end
+            body += b" " * len(ESCAPE)
         crowded = crowded_at(body, most_strings)
         try:
             # What else is wrong with it stands before that place, or nothing is.
@@ -104,12 +108,12 @@ class Form:
         except msgspec.ValidationError as error:
             raise _misfit(str(error)) from None
         except UnicodeError:
-            raise InvalidRequest("the body is not valid JSON: its text is not UTF-8") from None
+            raise InvalidRequest(f"{NO_JSON}: its text is not UTF-8") from None
         except msgspec.DecodeError as error:
             if crowded is not None and "truncated" in str(error):
                 raise self._too_many(most_strings) from None
             problem = str(error).removeprefix("JSON is malformed: ").lower()
-            raise InvalidRequest(f"the body is not valid JSON: {problem}") from None
+            raise InvalidRequest(f"{NO_JSON}: {problem}") from None
         named = ((name, getattr(fields, name)) for name in fields.__struct_fields__)
         return {name: value for name, value in named if value is not msgspec.UNSET}
 
@@ -182,8 +186,9 @@ def _misfit(problem: str) -> InvalidRequest:
     if (misfit := MISFIT.fullmatch(problem)) is None:
         return InvalidRequest(NO_OBJECT)
     expected, got, other, param = misfit.groups()
-    said = other.lower() if other else f"expected {_in_words(expected)}, not {_in_words(got)}"
-    return InvalidRequest(f"{param}: {said}", param=param)
+    if other:  # a number that no type holds
+        return InvalidRequest(f"{NO_JSON}: {param}: {other.lower()}")
+    return InvalidRequest(f"{param}: expected {_in_words(expected)}, not {_in_words(got)}", param=param)
 
 
 def _in_words(names: str) -> str:

@@ -62,7 +62,12 @@ def test_what_is_said_to_be_json_in_other_words(running: Running, content_type: 
         (b'{"texts": "a"} x', "trailing characters (byte 16)"),
         (b'{"texts": "\xff"}', "its text is not UTF-8"),
         (b'{"texts": "\\ud800 and no other half"}', "unexpected end of escaped utf-16 surrogate pair (byte 17)"),
+        (b'{"texts": "\\ud800"}', "unexpected end of escaped utf-16 surrogate pair (byte 17)"),
+        (b'{"\\ud800": 1}', "unexpected end of escaped utf-16 surrogate pair (byte 8)"),
+        (b'{"texts": "\\u0041', "input data was truncated"),
         (b'\xef\xbb\xbf{"texts": "a"}', "invalid character (byte 0)"),
+        (b'{"texts": "a", "dtype": 1e999}', "dtype: number out of range"),
+        (b'{"texts": "a", "dtype": ' + b"9" * 5000 + b"}", "dtype: integer value out of range"),
     ],
 )
 def test_what_is_no_json(running: Running, body: bytes, problem: str) -> None:
@@ -81,7 +86,6 @@ def test_what_is_no_json(running: Running, body: bytes, problem: str) -> None:
         (b'{"texts": []}', "texts: list should have at least 1 item after validation, not 0", "texts"),
         (b'{"texts": "a", "dtype": {}}', "dtype: expected one value, not an object", "dtype"),
         (b'{"texts": "a", "dtype": "x"}', "dtype: input should be 'bfloat16' or 'float32'", "dtype"),
-        (b'{"texts": "a", "dtype": 1e999}', "dtype: number out of range", "dtype"),
     ],
 )
 def test_what_has_another_form(running: Running, body: bytes, message: str, param: str) -> None:
