@@ -24,7 +24,7 @@ NAMES: Final[dict[str, str]] = {
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
-    INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
+    INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": "how much of a prompt may come from the cache",
@@ -48,8 +48,7 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
     "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
     "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
-    "sglang.srt.models.qwen2.Qwen2ForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.llama.LlamaForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.gemma3_causal.Gemma3ForCausalLM": "base of a reconstructor and of the multimodal verbalizer",
+    "sglang.srt.models.registry.ModelRegistry.models": "where our model stands in the place of SGLang's",
+    "sglang.srt.layers.layer_boundary.residual.batch.fold": "forms a block's whole output, to which a vector is added",
 }
 """Dotted name -> what for."""

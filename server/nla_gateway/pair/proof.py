@@ -140,7 +140,7 @@ def _check_report(part: Part, report: dict[str, Any] | None) -> None:
     role, dtype = part.role, part.settings.dtype
     if report["role"] != role:
         raise ProofError(f"the engine was started as {report['role']}, not as {role}")
-    if not report["model_class"].endswith(part.class_ending):
+    if report["kind"] != role.label:
         raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a {role.label}")
     if report["dtype"] != dtype:
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")

@@ -28,8 +28,6 @@ class Reconstructor:
     """The reconstructor's engines with their prompt and scales."""
 
     role: ClassVar = Role.AR
-    class_ending: ClassVar = "Reconstructor"
-    """What the name of the class that its engine runs ends with, for all such classes are ours."""
 
     def __init__(
         self, engines: EnginePool, settings: EngineSettings, *, max_text_tokens: int, baseline: float | None

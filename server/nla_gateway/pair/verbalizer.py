@@ -60,8 +60,6 @@ class Verbalizer:
     """The verbalizer's engines with their prompt and scales."""
 
     role: ClassVar = Role.AV
-    class_ending: ClassVar = ""
-    """What the name of the class that its engine runs ends with: nothing in particular."""
 
     def __init__(self, engines: EnginePool, settings: EngineSettings) -> None:
         self.engines = engines
