@@ -5,8 +5,6 @@ here goes by it. The loader's stream has whole tensors, before any are sharded o
 for every class and any number of GPUs. One weight at a time is in memory twice.
 """
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +13,9 @@ from typing import Final
 import torch
 from safetensors import safe_open
 
+from nla_engine.checkpoint import Checkpoint
 from nla_engine.lora import AdapterError, Factor, Given, block_of, check_all_used, check_weight, factors_of, stem
 
-CHECKPOINT_VARIABLE: Final = "NLA_ENGINE_CHECKPOINT"
-"""JSON, set by nla-serve: what the engine serves. `adapters`: what is merged; `blocks`: those that are kept."""
 _DTYPES: Final = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -32,9 +29,8 @@ def merging(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[Iterator[tu
     Raises:
         AdapterError: an adapter does not fit.
     """
-    checkpoint = json.loads(os.environ.get(CHECKPOINT_VARIABLE, "{}"))
-    adapters = [Given.read(given) for given in checkpoint.get("adapters", [])]
-    merge = Merge(adapters, checkpoint.get("blocks"))
+    checkpoint = Checkpoint.told()
+    merge = Merge(checkpoint.adapters, checkpoint.blocks)
     yield merge.stream(weights)
     merge.finish()
 

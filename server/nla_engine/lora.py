@@ -54,7 +54,7 @@ _FOREIGN: Final = {
     "lora_embedding_": "adapters of embeddings are not merged",
 }
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
-_EMPTY: Final = (None, False, "", [], {})
+_EMPTY: Final[tuple[object, ...]] = (None, False, "", [], {})
 
 
 class AdapterError(ValueError):
@@ -69,11 +69,6 @@ class Given:
     """Its folder, or a reconstructor's single file."""
     use_rslora: bool | None = None
     """Stated beside it, where its own files do not say."""
-
-    @classmethod
-    def read(cls, given: str | Mapping[str, Any]) -> "Given":
-        """Read one of the `adapters` of NLA_ENGINE_CHECKPOINT: a path, or an object with one."""
-        return cls(Path(given)) if isinstance(given, str) else cls(Path(given["path"]), given.get("use_rslora"))
 
 
 @dataclass(frozen=True)
@@ -417,7 +412,7 @@ def main() -> int:
     """Check what stands on stdin, {base, adapters, blocks, tied}; a fault is one line on stdout, and exit code 1."""
     wanted = json.load(sys.stdin)
     try:
-        adapters = [Given.read(given) for given in wanted["adapters"]]
+        adapters = [Given(Path(given["path"]), given["use_rslora"]) for given in wanted["adapters"]]
         check(Path(wanted["base"]), adapters, wanted["blocks"], tied=wanted["tied"])
     except AdapterError as error:
         sys.stdout.write(f"{error}\n")

@@ -133,5 +133,5 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.sidecar.injection_scale,
         mse_scale=part.sidecar.mse_scale,
-        fingerprint=fingerprint(part.settings.checkpoint),
+        fingerprint=fingerprint(part.settings.checkpoint, part.settings.sidecar, *part.settings.adapters),
     )

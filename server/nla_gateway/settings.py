@@ -23,7 +23,10 @@ class EngineSettings(_Frozen):
 
     urls: tuple[str, ...] = Field(min_length=1)
     api_key: str
-    checkpoint: Path = Field(description="Local folder with sidecar, tokenizer and config.json.")
+    checkpoint: Path = Field(description="Local folder with config.json, and all that has no other.")
+    sidecar: Path | None = Field(default=None, description="Folder of the sidecar, where it is another.")
+    tokenizer: Path | None = Field(default=None, description="Folder of the tokenizer, where it is another.")
+    adapters: tuple[Path, ...] = Field(default=(), description="Folders of what is merged into the weights.")
     model: str = Field(description="The name that answers carry.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")

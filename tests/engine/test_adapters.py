@@ -1,7 +1,6 @@
 """Adapters merged while loading equal peft's merge_and_unload, and what cannot be merged is refused by name."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from transformers import (
 )
 
 from nla_engine import lora
-from nla_engine.adapters import CHECKPOINT_VARIABLE, Merge, merging
+from nla_engine.adapters import Merge, merging
+from nla_engine.checkpoint import VARIABLE
 from nla_engine.lora import AdapterError, Given
 
 SHAPE: dict[str, Any] = {
@@ -69,7 +69,12 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "patterns-rslora": (
         qwen,
-        {"target_modules": ATTENTION, "use_rslora": True, "rank_pattern": {"o_proj": 7}, "alpha_pattern": {"q_proj": 3}},
+        {
+            "target_modules": ATTENTION,
+            "use_rslora": True,
+            "rank_pattern": {"o_proj": 7},
+            "alpha_pattern": {"q_proj": 3},
+        },
     ),
     "some-blocks": (llama, {"target_modules": ATTENTION, "layers_to_transform": [0, 2], "layers_pattern": "layers"}),
     "some-blocks-without-pattern": (llama, {"target_modules": ATTENTION, "layers_to_transform": 1}),
@@ -202,7 +207,9 @@ def test_a_single_file_s_scale_is_stated_never_guessed(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="use_rslora: true"):
         lora.factors_of([Given(tmp_path / "silent")])
     single_file(qwen(), tmp_path / "speaking", torch.eye(16), use_rslora=True)
-    scales = {factor.scale for several in lora.factors_of([Given(tmp_path / "speaking")]).values() for factor in several}
+    scales = {
+        factor.scale for several in lora.factors_of([Given(tmp_path / "speaking")]).values() for factor in several
+    }
     assert scales == {9 / 2}
     with pytest.raises(AdapterError, match="says use_rslora True, the preset False"):
         lora.factors_of([Given(tmp_path / "speaking", use_rslora=False)])
@@ -349,16 +356,16 @@ def test_two_weights_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_the_engine_reads_its_adapters_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plain_adapter(tmp_path / "adapter", {"q_proj": (torch.ones(2, 8), torch.ones(4, 2))})
     weights = [("model.layers.0.q_proj.weight", torch.zeros(4, 8)), ("model.layers.1.x.weight", torch.zeros(1))]
-    monkeypatch.delenv(CHECKPOINT_VARIABLE, raising=False)
+    checkpoint: dict[str, Any] = {"architecture": "LlamaForCausalLM"}
+    monkeypatch.setenv(VARIABLE, json.dumps(checkpoint))
     with merging(weights) as unchanged:
         assert dict(unchanged) == dict(weights)
-    checkpoint = {"adapters": [{"path": str(folder), "use_rslora": False}], "blocks": 1}
-    monkeypatch.setenv(CHECKPOINT_VARIABLE, json.dumps(checkpoint))
+    adapters = [{"path": str(folder), "use_rslora": False}]
+    monkeypatch.setenv(VARIABLE, json.dumps(checkpoint | {"adapters": adapters, "blocks": 1}))
     with merging(weights) as changed:
         found = dict(changed)
     assert list(found) == ["model.layers.0.q_proj.weight"]
     assert torch.equal(found["model.layers.0.q_proj.weight"], torch.full((4, 8), 4.0))
-    assert os.environ[CHECKPOINT_VARIABLE]
 
 
 def test_weights_without_adapters_are_not_copied() -> None:

@@ -1,13 +1,16 @@
 """From what a user writes to a local folder: local paths, folders inside packages, hub repositories."""
 
+import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.heads import read_heads
+from nla_launch.pair.sources import AdapterSource, Source
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +19,40 @@ REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
 Need = Literal["plan", "all but weights", "all"]
 WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
 PATTERNS: Final[dict[Need, list[str]]] = {
-    "plan": ["config.json", "nla_meta.yaml"],
+    "plan": ["config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json"],
     "all but weights": WITHOUT_WEIGHTS,
     "all": ["*.safetensors", *WITHOUT_WEIGHTS],
 }
 CODE: Final = ["*.py"]
+
+
+SIDECAR: Final = "nla_meta.yaml"
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+VALUE_HEAD: Final = "value_head.safetensors"
+SINGLE: Final = "ar_lora_value_head.safetensors"
+"""A reconstructor's adapter and its value head in one file."""
+SINGLE_CONFIG: Final = "ar_meta.json"
+MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
+"""Files of which a folder has one, if anything was fetched into it."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is merged into a base: its folder, where that is known."""
+
+    source: str
+    folder: Path | None
+    use_rslora: bool | None = None
+    """As the user states it, where its own files do not."""
+
+
+@dataclass(frozen=True)
+class ValueHead:
+    """Where a reconstructor's value head is: a file, and the names of weight and bias in it."""
+
+    file: Path
+    weight: str = "weight"
+    bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +62,84 @@ class Checkpoint:
     name: str
     source: str
     folder: Path | None
+    """Of its weights and config.json; the base's, where it is put together."""
+    base: str | None = None
+    """The base's source; None: it is whole."""
+    adapters: tuple[Adapter, ...] = ()
+    """Merged into the base, each on top of those before it."""
+
+    @property
+    def model_path(self) -> Path:
+        """What an engine loads."""
+        return self.folder or Path(self.base or self.source)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where its files are, those that come first first: adapters, the last one at the top, then the base."""
+        return [one for one in (*(adapter.folder for adapter in reversed(self.adapters)), self.folder) if one]
+
+    @property
+    def sidecar_folder(self) -> Path:
+        """Where its sidecar is."""
+        return self._holding(SIDECAR)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is."""
+        return self._holding(*TOKENIZERS)
+
+    @property
+    def value_head(self) -> ValueHead:
+        """A reconstructor's: a file of its own, or inside an adapter's."""
+        for folder in self.folders:
+            if (folder / VALUE_HEAD).is_file():
+                return ValueHead(folder / VALUE_HEAD)
+            if (folder / SINGLE).is_file():
+                bias = "value_head.bias"
+                return ValueHead(
+                    folder / SINGLE, "value_head.weight", bias if bias in read_heads(folder / SINGLE) else None
+                )
+        return ValueHead(self.model_path / VALUE_HEAD)
+
+    def meta(self) -> dict[str, object]:
+        """Read what a reconstructor's adapter in one file says of the reconstructor; empty where there is none.
+
+        Raises:
+            LaunchError: it is not JSON.
+        """
+        path = self._holding(SINGLE_CONFIG) / SINGLE_CONFIG
+        if not path.is_file():
+            return {}
+        try:
+            content: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise LaunchError(f"{path} is not JSON: fetch it again") from None
+        return content
+
+    def _holding(self, *names: str) -> Path:
+        """Find the first folder that has one of these files."""
+        found = (folder for folder in self.folders if any((folder / name).is_file() for name in names))
+        return next(found, self.model_path)
+
+
+def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
+    """Find a checkpoint, or a base and its adapters; see `locate`.
+
+    Raises:
+        LaunchError: as `locate` does.
+    """
+    if isinstance(source, str):
+        return locate(source, need, code=code)
+    base = locate(source.base, need, code=code)
+    found = [(given, locate(_folder_of(given), need)) for given in source.stated]
+    adapters = tuple(Adapter(given.source, one.folder, given.use_rslora) for given, one in found)
+    name = found[-1][1].name if found else base.name
+    return replace(base, name=name, source=str(source), base=source.base, adapters=adapters)
+
+
+def _folder_of(adapter: AdapterSource) -> str:
+    """A single file stands for its folder."""
+    return adapter.source.removesuffix(f"/{SINGLE}")
 
 
 def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
@@ -70,7 +180,7 @@ def _from_hub(repository: str, patterns: list[str], *, must: bool) -> Path | Non
         if must:
             logger.info("fetching %s from the hub (what is there already is kept)", repository)
         folder = Path(snapshot_download(repository, allow_patterns=patterns))
-        return folder if (folder / "config.json").is_file() else None
+        return folder if any((folder / mark).is_file() for mark in MARKS) else None
     except GatedRepoError:
         problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"
     except RepositoryNotFoundError:

@@ -8,8 +8,8 @@ from typing import Final
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
-from nla_launch.pair.checkpoints import Checkpoint, Need, locate
-from nla_launch.pair.model_config import read_config
+from nla_launch.pair.bases import served_config
+from nla_launch.pair.checkpoints import Checkpoint, Need, find
 from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.advice import plan_or_advise
@@ -52,17 +52,16 @@ def plan_all(
     gpus, trust = _gpus(request, arguments), request.trust_remote_code
     ours = {role: source for role, source in preset.sources.items() if role not in elsewhere.urls}
     others = {role: source for role, source in preset.sources.items() if role in elsewhere.urls}
-    plans = _plan({role: locate(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
+    plans = _plan({role: find(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
     need: Need = "plan" if arguments.dry_run else "all but weights"
-    there = {role: locate(source, need, code=trust) for role, source in others.items()}
+    there = {role: find(source, need, code=trust) for role, source in others.items()}
     settings = {role: elsewhere.settings(role, checkpoint, request) for role, checkpoint in there.items()}
     if arguments.dry_run:
         return plans, settings
     if plans:
         on_plan(plans)
-    here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
-    folders = {role: checkpoint.folder for role, checkpoint in (here | there).items()}
-    check_checkpoints(folders, elsewhere=set(there), trust_remote_code=trust)
+    here = {role: find(source, "all", code=trust) for role, source in ours.items()}
+    check_checkpoints(here | there, elsewhere=set(there), trust_remote_code=trust)
     return _plan(here, request, gpus), settings
 
 
@@ -103,11 +102,6 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
 def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
     if not found:
         return []
-    targets = {role: _target(checkpoint, trust=request.trust_remote_code) for role, checkpoint in found.items()}
+    trust = request.trust_remote_code
+    targets = {role: Target(one, served_config(role, one, trust_remote_code=trust)) for role, one in found.items()}
     return plan_or_advise(targets, request, gpus)
-
-
-def _target(checkpoint: Checkpoint, *, trust: bool) -> Target:
-    if checkpoint.folder is None:
-        return Target(checkpoint, None)
-    return Target(checkpoint, read_config(checkpoint.folder, trust_remote_code=trust))

@@ -11,16 +11,21 @@ from typing import Any, BinaryIO, Final
 
 from nla_gateway.pair.sidecar import SIDECAR
 
-_WHOLE: Final = ("config.json", SIDECAR)
+_WHOLE: Final = ("config.json", SIDECAR, "adapter_config.json", "ar_meta.json")
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""
 _MAX_HEAD: Final = 100 * 2**20
 
 
-def fingerprint(folder: Path) -> str:
-    """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256)."""
+def fingerprint(folder: Path, *more: Path | None) -> str:
+    """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256).
+
+    Args:
+        folder: the checkpoint's.
+        more: of its sidecar, and of adapters.
+    """
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)]):
+    for path in (path for one in dict.fromkeys([folder, *filter(None, more)]) for path in _files(one)):
         if not path.is_file():
             continue
         parts = [path.read_bytes()] if path.name in _WHOLE else _of_weights(path)
@@ -28,6 +33,10 @@ def fingerprint(folder: Path) -> str:
         for part in parts:
             digest.update(part)
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
 
 
 def _of_weights(path: Path) -> Iterator[bytes]:

@@ -95,13 +95,21 @@ class VerbalizerPrompt:
     """What answers look like."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
+    def load(
+        cls, folder: Path, sidecar: Sidecar, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
         """Render the template through the chat template and check marker, neighbours and BOS.
+
+        Args:
+            folder: the checkpoint's.
+            sidecar: its sidecar.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
             CheckpointError: the sidecar and the tokenizer disagree.
         """
-        tokenizer, tokens = load_tokenizer(folder, trust_remote_code=trust_remote_code), sidecar.tokens
+        tokenizer, tokens = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code), sidecar.tokens
         _check_marker(tokenizer, sidecar, folder)
         template = Template.read(sidecar.prompt_templates[Role.AV], Role.AV, MARKER_FIELD, folder)
         text = _render_chat(tokenizer, template.filled(tokens.injection_char), folder)
@@ -135,14 +143,22 @@ class ReconstructorPrompt:
     """Characters in the vocabulary's longest token."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
+    def load(
+        cls, folder: Path, sidecar: Sidecar, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
         """Load the template and prove that its end always tokenizes to the sidecar's suffix.
+
+        Args:
+            folder: the checkpoint's.
+            sidecar: its sidecar.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
             CheckpointError: the sidecar and the tokenizer disagree.
         """
         template = Template.read(sidecar.prompt_templates[Role.AR], Role.AR, EXPLANATION_FIELD, folder)
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code)
         overhead = len(_encode(tokenizer, template, ""))
         longest = max(map(len, tokenizer.get_vocab()))
         prompt = cls(tokenizer, template, sidecar.tokens.critic_suffix_ids or [], overhead, longest)

@@ -34,9 +34,11 @@ class Reconstructor:
     ) -> None:
         self.engines = engines
         self.settings = settings
-        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.sidecar: Sidecar = read_sidecar(settings.sidecar or settings.checkpoint)
         trust = settings.trust_remote_code
-        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
+        self.prompt = ReconstructorPrompt.load(
+            settings.checkpoint, self.sidecar, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
         # Many texts take long, and a tokenizer is not safe to share.

@@ -64,9 +64,11 @@ class Verbalizer:
     def __init__(self, engines: EnginePool, settings: EngineSettings) -> None:
         self.engines = engines
         self.settings = settings
-        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.sidecar: Sidecar = read_sidecar(settings.sidecar or settings.checkpoint)
         trust = settings.trust_remote_code
-        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
+        self.prompt = VerbalizerPrompt.load(
+            settings.checkpoint, self.sidecar, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self._warming: dict[Engine, asyncio.Task[None]] = {}
         self._caching: set[Engine] = set()
         """Engines that have answered from their cache since they were warmed."""
