@@ -41,7 +41,7 @@ class ReferenceVerbalizer:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
         loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
-        self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
     def prompt_ids(self) -> list[int]:
         return list(self._prompt_ids)
@@ -110,7 +110,7 @@ class ReferenceReconstructor:
     def __init__(self, folder: Path) -> None:
         self.template = read(folder)["prompt_templates"]["ar"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         self.final_norm = self.model.norm
         self.model.norm = torch.nn.Identity()
         self.head = load_file(folder / "value_head.safetensors")["weight"].float()

@@ -42,6 +42,8 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.platforms.interface.SRTPlatform.init_backend": "called in time to register it",
     _NATIVE: "base of the attention on CPUs, and what it falls back on",
     f"{_NATIVE}.init_forward_metadata": "comes before a batch's layers",
+    f"{_NATIVE}.forward_extend": "overridden: knows the layer, whose scores may be capped",
+    f"{_NATIVE}.forward_decode": "overridden: knows the layer, whose scores may be capped",
     f"{_NATIVE}._run_sdpa_forward_extend": "overridden: its loop over sequences",
     f"{_NATIVE}._run_sdpa_forward_decode": "overridden: its loop over sequences",
     "sglang.srt.model_executor.forward_batch_info.ForwardMode": "which of the two a batch takes",
