@@ -59,7 +59,7 @@ def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "config.json").write_text("{}")
     calls = hub(monkeypatch, tmp_path)
     locate("owner/name", "plan")
-    assert calls[0]["allow_patterns"] == ["config.json", "nla_meta.yaml"]
+    assert calls[0]["allow_patterns"] == ["config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json"]
 
 
 REFUSALS = {

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
+from nla_launch.pair.checkpoints import locate
 from nla_launch.pair.preflight import check_checkpoints
 from tests.checkpoints import Pair, edit_sidecar, make_pair, make_tokenizer
 
@@ -22,6 +23,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture
 def pair(original: Pair, tmp_path: Path) -> Pair:
     return original.copy(tmp_path)
+
+
+def check(folders: dict[Role, Path]) -> None:
+    check_checkpoints({role: locate(str(folder), "all") for role, folder in folders.items()})
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -66,7 +71,7 @@ def test_fault_is_one_clear_line(pair: Pair, fault: str) -> None:
     break_it, message = FAULTS[fault]
     break_it(pair)
     with pytest.raises(LaunchError) as caught:
-        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
+        check({Role.AV: pair.av, Role.AR: pair.ar})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -76,10 +81,10 @@ def test_d_model_differs_between_the_two(pair: Pair) -> None:
     edit_config(pair.av, hidden_size=32)
     edit_sidecar(pair.av, {"d_model": 32})
     with pytest.raises(LaunchError, match="no pair: the verbalizer's d_model is 32, the reconstructor's 64"):
-        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
+        check({Role.AV: pair.av, Role.AR: pair.ar})
 
 
 def test_a_good_pair_passes(pair: Pair) -> None:
-    check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
-    check_checkpoints({Role.AV: pair.av})
-    check_checkpoints({Role.AR: pair.ar})
+    check({Role.AV: pair.av, Role.AR: pair.ar})
+    check({Role.AV: pair.av})
+    check({Role.AR: pair.ar})
