@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +24,7 @@ from nla_engine import lora
 from nla_engine.adapters import Merge, merging
 from nla_engine.checkpoint import VARIABLE
 from nla_engine.lora import AdapterError, Given
+from tests.adapters import merged_in_place, save_adapter, save_single_file
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -84,22 +84,6 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "gemma-wrapper": (gemma, {"target_modules": r".*language_model\..*\.(q|v|o|up)_proj"}),
     "gemma-wrapper-with-vision": (gemma, {"target_modules": ["q_proj", "v_proj"]}),
 }
-
-
-def lively(model: Any) -> None:
-    """Give the factors values: peft begins with B = 0."""
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_" in name:
-                value.copy_(0.3 * torch.randn_like(value))
-
-
-def save_adapter(base: nn.Module, folder: Path, **config: Any) -> Any:
-    """Put an adapter into a model, save it, and return the model with it merged."""
-    model = peft.get_peft_model(base, peft.LoraConfig(**{"r": 4, "lora_alpha": 9, **config}))  # type: ignore[arg-type]
-    lively(model)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    return model.merge_and_unload()
 
 
 def stream_of(base: Any, folder: Path) -> list[tuple[str, torch.Tensor]]:
@@ -166,35 +150,11 @@ def test_a_text_model_s_adapter_fits_the_wrapper_s_weights(tmp_path: Path) -> No
     assert len(merge(old, tmp_path / "adapter")) == len(wanted)
 
 
-def single_file(backbone: nn.Module, folder: Path, head: torch.Tensor, **config: Any) -> None:
-    """Save a reconstructor as EasyNLA does: factors and value head in one file."""
-    names = {"target_modules": r".*\.(q|o|up)_proj", "r": 4, "lora_alpha": 9}
-    peft.inject_adapter_in_model(peft.LoraConfig(**names, use_rslora=True), backbone)  # type: ignore[arg-type]
-    lively(backbone)
-    folder.mkdir()
-    tensors = {f"backbone.{n}": p.detach().clone() for n, p in backbone.named_parameters() if "lora_" in n}
-    save_file({**tensors, "value_head.weight": head}, folder / lora.SINGLE)
-    meta = {"ar_num_layers": 2, "lora_r": 4, "lora_alpha": 9, "quant": "none",
-            "target_modules": names["target_modules"], "final_norm_stripped": True}  # fmt: skip
-    (folder / lora.SINGLE_CONFIG).write_text(json.dumps({**meta, **config}))
-
-
-def merged_in_place(backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """What EasyNLA's own script does for want of merge_and_unload."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for module in backbone.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-    state = backbone.state_dict().items()
-    return {name.replace(".base_layer", ""): value for name, value in state if "lora_" not in name}
-
-
-def test_a_reconstructor_s_single_file(tmp_path: Path) -> None:
+def test_a_reconstructor_s_save_single_file(tmp_path: Path) -> None:
     base = qwen()
     before = stream_of(base, tmp_path / "base")
     base.model.layers = base.model.layers[:2]
-    single_file(base, tmp_path / "adapter", torch.eye(16))
+    save_single_file(base, tmp_path / "adapter", torch.eye(16))
     found = merge(before, Given(tmp_path / "adapter", use_rslora=True), blocks=2)
     assert_equal(found, list(merged_in_place(base).items()))
     again = merge(before, Given(tmp_path / "adapter" / lora.SINGLE, use_rslora=True), blocks=2)
@@ -203,10 +163,10 @@ def test_a_reconstructor_s_single_file(tmp_path: Path) -> None:
 
 
 def test_a_single_file_s_scale_is_stated_never_guessed(tmp_path: Path) -> None:
-    single_file(qwen(), tmp_path / "silent", torch.eye(16))
+    save_single_file(qwen(), tmp_path / "silent", torch.eye(16))
     with pytest.raises(AdapterError, match="use_rslora: true"):
         lora.factors_of([Given(tmp_path / "silent")])
-    single_file(qwen(), tmp_path / "speaking", torch.eye(16), use_rslora=True)
+    save_single_file(qwen(), tmp_path / "speaking", torch.eye(16), use_rslora=True)
     scales = {
         factor.scale for several in lora.factors_of([Given(tmp_path / "speaking")]).values() for factor in several
     }
