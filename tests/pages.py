@@ -48,6 +48,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "nla": lambda it: it.runs("nla"),
     "nla-serve": lambda it: it.runs("nla-serve"),
     "refusal": lambda it: it.has("console", "$ nla-serve"),
+    "adapters": lambda it: it.has("yaml", "adapters:"),
     "inventory": lambda it: it.has("yaml", "gpus:"),
     "make demo": lambda it: it.text == "make demo",
     "make": lambda it: it.runs("make") and it.text != "make demo",
