@@ -21,7 +21,7 @@ def served_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool
     """Read the configuration of what an engine is to load: of a reconstructor's base the first blocks alone.
 
     Returns:
-        None where config.json is not there yet.
+        None where config.json, or an adapter, is not there yet.
 
     Raises:
         LaunchError: it does not fit, or is not stated how many blocks are wanted.

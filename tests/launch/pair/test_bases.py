@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nla_launch.cli import _preset
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair.bases import served_config
-from nla_launch.pair.checkpoints import Checkpoint, ValueHead, find
+from nla_launch.pair.checkpoints import Adapter, Checkpoint, ValueHead, find
 from nla_launch.pair.model_config import read_config
 from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.pair.preset import load_preset
@@ -174,6 +175,13 @@ def test_whole_and_based_pass(folder: Path) -> None:
 def test_the_scale_of_a_single_file_must_be_stated(folder: Path) -> None:
     with pytest.raises(LaunchError, match="use_rslora: true"):
         check_checkpoints({Role.AR: found(folder, Role.AR)})
+
+
+def test_an_adapter_that_is_not_there_yet(folder: Path) -> None:
+    """As on a machine without a network, before anything is fetched: no more is known than of a whole checkpoint."""
+    base = find(str(folder / "verbalizer"), "plan")
+    based = replace(base, base=base.source, adapters=(Adapter("owner/adapter", None),))
+    assert served_config(Role.AR, based) is None
 
 
 def test_an_adapter_alone_is_told_from_a_checkpoint(folder: Path) -> None:
