@@ -84,8 +84,8 @@ def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
         LaunchError: no such folder, repository, revision or folder in it, or no access to it.
     """
     if source.startswith(PACKAGE):
-        folder = _in_package(source)
-        return Checkpoint("-".join(folder.parts[-2:]), source, folder)
+        inside = _in_package(source)
+        return Checkpoint("-".join(inside.parts[-2:]), source, inside)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
     place = Place.read(source)

@@ -11,6 +11,7 @@ from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 
 if TYPE_CHECKING:  # slow, and not needed for flags
+    from nla_gateway.description import Description
     from nla_gateway.settings import EngineSettings
     from nla_launch.pair.checkpoints import Checkpoint
     from nla_launch.plan.placement import Request
@@ -33,7 +34,9 @@ class Elsewhere:
     listen: tuple[str, int] | None = None
     """Where our own engine listens for the gateways of other machines."""
 
-    def settings(self, role: Role, checkpoint: "Checkpoint", request: "Request") -> "EngineSettings":
+    def settings(
+        self, role: Role, checkpoint: "Checkpoint", description: "Description | None", request: "Request"
+    ) -> "EngineSettings":
         """Form what gateways need to know of a role's engines: started as we would start them, with the same flags."""
         from nla_gateway.settings import EngineSettings
         from nla_launch.pair.model_config import read_config
@@ -47,6 +50,7 @@ class Elsewhere:
             urls=self.urls[role],
             api_key=self.key or "",
             checkpoint=folder or Path(checkpoint.source),
+            description=description,
             model=checkpoint.name,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import override
 from nla_launch.pair.checkpoints import Checkpoint
@@ -51,6 +52,8 @@ class EnginePlan:
     memory_share: float
     """SGLang's --mem-fraction-static."""
     extra_arguments: tuple[str, ...]
+    description: Description | None = None
+    """How the checkpoint is used; None where its sidecar is not there, in a dry run."""
 
     @property
     def label(self) -> str:
@@ -158,8 +161,8 @@ class EnginePlan:
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
         variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role.value}
-        if self.config is not None:
-            variables |= {VARIABLE: json.dumps(told(self.role, self.config, self._folder))}
+        if self.config is not None and self.description is not None:
+            variables |= {VARIABLE: json.dumps(told(self.config, self.description))}
         if self.nodes is None:
             # Its processes meet on this machine alone, and would else listen where its name leads.
             variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

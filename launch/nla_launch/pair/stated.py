@@ -1,0 +1,27 @@
+"""All that is stated of one checkpoint, before anything is decided."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nla_gateway.roles import Role
+from nla_launch.pair.rules import Rules
+from nla_launch.pair.sidecar import Sidecar
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Of one checkpoint."""
+
+    role: Role
+    folder: Path
+    where: Path
+    """What a message names: the sidecar, or the folder that has none."""
+    sidecar: Sidecar | None
+    rules: Rules
+    """A preset's."""
+    meta: Mapping[str, Any] | None
+    """ar_meta.json, where there is one."""
+    origin: str
+    """What the sidecar is called as an origin."""
