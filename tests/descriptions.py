@@ -11,4 +11,4 @@ from nla_launch.pair.rules import NO_RULES, Rules
 
 def described(role: Role, folder: Path, rules: Rules = NO_RULES) -> Description:
     """Describe the checkpoint in a folder."""
-    return describe(role, folder, read_config(folder), rules)
+    return describe(role, [(folder, None)], read_config(folder), rules)

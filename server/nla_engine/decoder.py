@@ -33,8 +33,11 @@ class Decoder(nn.Module):
     """What it serves."""
 
     def __init__(self, config: Any, quant_config: Any = None, prefix: str = "") -> None:
-        super().__init__(config=getattr(config, "text_config", config), quant_config=quant_config, prefix=prefix)
-        self._wrapped = hasattr(config, "text_config")
+        text = getattr(config, "text_config", config)
+        if not hasattr(text, "hidden_act") and hasattr(text, "hidden_activation"):
+            text.hidden_act = text.hidden_activation  # Gemma 2's, which transformers 5 does not write twice
+        super().__init__(config=text, quant_config=quant_config, prefix=prefix)
+        self._wrapped = text is not config
 
     @property
     def nla_decoder(self) -> Any:

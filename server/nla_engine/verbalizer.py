@@ -105,4 +105,5 @@ def added(rows: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
 
 def norms(rows: torch.Tensor) -> torch.Tensor:
     """Return the rows' lengths [n, 1]."""
-    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return lengths

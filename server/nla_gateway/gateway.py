@@ -132,5 +132,5 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.description.injection_scale,
         mse_scale=part.description.mse_scale,
-        fingerprint=fingerprint(part.settings.checkpoint, part.description),
+        fingerprint=fingerprint(part.settings.checkpoint, part.description, *part.settings.adapters),
     )

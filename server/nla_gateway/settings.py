@@ -25,7 +25,9 @@ class EngineSettings(_Frozen):
 
     urls: tuple[str, ...] = Field(min_length=1)
     api_key: str
-    checkpoint: Path = Field(description="Local folder with tokenizer and config.json.")
+    checkpoint: Path = Field(description="Local folder with config.json, and all that has no other.")
+    tokenizer: Path | None = Field(default=None, description="Folder of the tokenizer, where it is another.")
+    adapters: tuple[Path, ...] = Field(default=(), description="Folders of what is merged into the weights.")
     description: Description | None = Field(
         default=None, description="How it is to be used; null where the checkpoint is not there, in a dry run."
     )

@@ -2,12 +2,13 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Self
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.sources import AdapterSource, Source
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +20,31 @@ REPOSITORY: Final = re.compile(
 Need = Literal["plan", "all but weights", "all"]
 WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
 PATTERNS: Final[dict[Need, list[str]]] = {
-    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "ar_meta.json"],
+    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", "ar_meta.json"],
     "all but weights": WITHOUT_WEIGHTS,
     "all": ["*.safetensors", *WITHOUT_WEIGHTS],
 }
 CODE: Final = ["*.py"]
+
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+VALUE_HEAD: Final = "value_head.safetensors"
+SINGLE: Final = "ar_lora_value_head.safetensors"
+"""A reconstructor's adapter and its value head in one file."""
+SINGLE_CONFIG: Final = "ar_meta.json"
+MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
+"""Files of which a folder has one, if anything was fetched into it."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is merged into a base: its folder, where that is known."""
+
+    source: str
+    folder: Path | None
+    root: Path | None = None
+    """Of the repository that the folder is in."""
+    use_rslora: bool | None = None
+    """As the user states it, where its own files do not."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +54,35 @@ class Checkpoint:
     name: str
     source: str
     folder: Path | None
+    """Of its weights and config.json; the base's, where it is put together."""
     root: Path | None = None
-    """Of the repository that the folder is in, or the folder itself; a sidecar may stand anywhere between."""
+    """Of the repository that the folder is in; a sidecar may stand anywhere between."""
+    base: str | None = None
+    """The base's source; None: it is whole."""
+    adapters: tuple[Adapter, ...] = ()
+    """Merged into the base, each on top of those before it."""
+
+    @property
+    def model_path(self) -> Path:
+        """What an engine loads."""
+        return self.folder or Path(self.base or self.source)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where its files are, those that come first first: adapters, the last one at the top, then the base."""
+        return [folder for folder, _ in self.places]
+
+    @property
+    def places(self) -> list[tuple[Path, Path | None]]:
+        """The same folders, each with its repository's."""
+        all_of_them = [*((one.folder, one.root) for one in reversed(self.adapters)), (self.folder, self.root)]
+        return [(folder, root) for folder, root in all_of_them if folder is not None]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is."""
+        found = (folder for folder in self.folders if any((folder / name).is_file() for name in TOKENIZERS))
+        return next(found, self.model_path)
 
 
 @dataclass(frozen=True)
@@ -70,6 +118,26 @@ class Place:
     def ignored(self) -> list[str]:
         """Form the pattern of what is in folders below it: other checkpoints, as of other steps."""
         return ["*/*" if self.folder is None else f"{self.folder}/*/*"]
+
+
+def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
+    """Find a checkpoint, or a base and its adapters; see `locate`.
+
+    Raises:
+        LaunchError: as `locate` does.
+    """
+    if isinstance(source, str):
+        return locate(source, need, code=code)
+    base = locate(source.base, need, code=code)
+    found = [(given, locate(_folder_of(given), need)) for given in source.stated]
+    adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
+    name = found[-1][1].name if found else base.name
+    return replace(base, name=name, source=str(source), base=source.base, adapters=adapters)
+
+
+def _folder_of(adapter: AdapterSource) -> str:
+    """A single file stands for its folder."""
+    return adapter.source.removesuffix(f"/{SINGLE}")
 
 
 def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
@@ -123,7 +191,7 @@ def _from_hub(place: Place, patterns: list[str], *, must: bool) -> Path | None:
                 place.repository, revision=place.revision, allow_patterns=allowed, ignore_patterns=ignored
             )
         )
-        if (root / (place.folder or "") / "config.json").is_file():
+        if any((root / (place.folder or "") / mark).is_file() for mark in MARKS):
             return root
         problem = f"has no config.json{'' if place.folder is None else f' in its folder {place.folder}'}"
     except GatedRepoError:

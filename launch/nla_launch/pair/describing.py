@@ -7,20 +7,20 @@ nothing is made of a null that may mean several things. Every refusal names the 
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, assert_never
 
 from nla_gateway.description import Description, Marker, ReconstructorDescription
 from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
-from nla_launch.pair.heads import find_head, has_final_norm
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.origins import ABOVE, ASSUMED, CONFIG, DEFAULT, FROM_LAYER, META, OTHER, PRESET, WEIGHTS, Origins
 from nla_launch.pair.origins import SIDECAR as BESIDE
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.sidecar import FOREIGN, SIDECAR, Tokens, find_sidecar, read_sidecar
 from nla_launch.pair.stated import Stated
+from nla_launch.pair.value_heads import find_head, has_final_norm
 from nla_launch.pair.verbalizing import describe_verbalizer
 
 logger = logging.getLogger(__name__)
@@ -29,44 +29,41 @@ META_FILE: Final = "ar_meta.json"
 """Written beside a reconstructor by EasyNLA."""
 
 
-def describe(
-    role: Role, folder: Path, config: ModelConfig, rules: Rules = NO_RULES, *, root: Path | None = None
-) -> Description:
+Places = Sequence[tuple[Path, Path | None]]
+"""Folders of a checkpoint, those that come first first, the weights' last, each with its repository's."""
+
+
+def describe(role: Role, places: Places, config: ModelConfig, rules: Rules = NO_RULES) -> Description:
     """Describe one checkpoint.
 
     Args:
         role: what it is to be served as.
-        folder: its folder.
+        places: where its files are.
         config: its config.json.
         rules: what a preset states.
-        root: the folder of the repository that it is in.
 
     Raises:
         CheckpointError: something is not stated, contradicts itself, or is not served.
     """
-    path = find_sidecar(folder, root)
+    path, folders = find_sidecar(places), [folder for folder, _ in places]
     if path is None and rules.say_nothing:
-        raise CheckpointError(_no_sidecar(folder))
+        raise CheckpointError(_no_sidecar(folders))
     sidecar = None if path is None else read_sidecar(path)
     if sidecar is not None and sidecar.role not in (None, role):
         raise CheckpointError(
             f"{path} is of a checkpoint of role {sidecar.role}, given as {role}: are --av and --ar swapped?"
         )
-    origin = BESIDE if path is None or path.parent == folder else ABOVE
-    return _describe(Stated(role, folder, path or folder, sidecar, rules, _meta(folder), origin), config)
+    origin = BESIDE if path is None or path.parent in folders else ABOVE
+    return _describe(Stated(role, folders, path or folders[-1], sidecar, rules, _meta(folders), origin), config)
 
 
-def describe_pair(
-    given: Mapping[Role, tuple[Path, Path | None, ModelConfig]], rules: Rules = NO_RULES
-) -> dict[Role, Description]:
-    """Describe what is to be served, by role: of each its folder, its repository's, and its configuration.
+def describe_pair(given: Mapping[Role, tuple[Places, ModelConfig]], rules: Rules = NO_RULES) -> dict[Role, Description]:
+    """Describe what is to be served, by role: of each where it is, and its configuration.
 
     Raises:
         CheckpointError: as `describe` does.
     """
-    described = {
-        role: describe(role, folder, config, rules, root=root) for role, (folder, root, config) in given.items()
-    }
+    described = {role: describe(role, places, config, rules) for role, (places, config) in given.items()}
     av, ar = described.get(Role.AV), described.get(Role.AR)
     if av is not None and ar is not None and av.layer is None:
         origin = av.origin | {"layer": OTHER}
@@ -133,7 +130,7 @@ def _reconstructor(stated: Stated, layer: int | None, origins: Origins) -> Recon
     return ReconstructorDescription(
         blocks=blocks or layer + 1,
         final_norm=_final_norm(stated, origins),
-        value_head=find_head([stated.folder], rules, origins),
+        value_head=find_head(stated.folders, rules, origins),
         add_special_tokens=origins.take(
             f"{prefix}add_special_tokens", (rules.add_special_tokens, PRESET), (as_reference, DEFAULT)
         ),
@@ -195,20 +192,20 @@ def _mse_scale(stated: Stated, d_model: int, origins: Origins) -> float | None:
     return scale if isinstance(scale, float) else None
 
 
-def _no_sidecar(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"{folder} is not a folder: give a checkpoint folder or a hub repository"
-    if (folder / FOREIGN).is_file():
+def _no_sidecar(folders: Sequence[Path]) -> str:
+    shown = " and ".join(map(str, folders))
+    foreign = next((folder for folder in folders if (folder / FOREIGN).is_file()), None)
+    if foreign is not None:
         return (
-            f"{folder} has {FOREIGN} instead of {SIDECAR}, and nla-serve does not read it: state what it says in a"
+            f"{foreign} has {FOREIGN} instead of {SIDECAR}, and nla-serve does not read it: state what it says in a"
             " preset (`layer`, `marker`, and of each role its template and rules)"
         )
-    return f"{folder} has no {SIDECAR}: is it an NLA checkpoint? The sidecar comes with it; or state all in a preset"
+    return f"{shown} has no {SIDECAR}: is it an NLA checkpoint? The sidecar comes with it; or state all in a preset"
 
 
-def _meta(folder: Path) -> dict[str, Any] | None:
-    path = folder / META_FILE
-    if not path.is_file():
+def _meta(folders: Sequence[Path]) -> dict[str, Any] | None:
+    path = next((folder / META_FILE for folder in folders if (folder / META_FILE).is_file()), None)
+    if path is None:
         return None
     try:
         content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))

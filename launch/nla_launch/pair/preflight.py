@@ -11,12 +11,13 @@ from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
+from nla_launch.pair.bases import check_base, served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.describing import describe_pair
-from nla_launch.pair.heads import FILES, VALUE_HEAD, has_final_norm, read_head
-from nla_launch.pair.model_config import ModelConfig, read_config
+from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.sidecar import find_sidecar
+from nla_launch.pair.value_heads import FILES, VALUE_HEAD, has_final_norm, read_head
 
 PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
     Role.AV: VerbalizerPrompt,
@@ -43,11 +44,11 @@ def describe_checkpoints(
         LaunchError: something is not stated, contradicts itself, or is not served.
     """
     try:
-        given = {
-            role: (one.folder, one.root, read_config(one.folder, trust_remote_code=trust_remote_code))
-            for role, one in checkpoints.items()
-            if one.folder is not None and (fetched or not rules.say_nothing or find_sidecar(one.folder, one.root))
-        }
+        given = {}
+        for role, one in checkpoints.items():
+            config = whole_config(role, one, trust_remote_code=trust_remote_code)
+            if config is not None and (fetched or not rules.say_nothing or find_sidecar(one.places)):
+                given[role] = (one.places, config)
         return describe_pair(given, rules)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
@@ -71,36 +72,41 @@ def check_checkpoints(
     Raises:
         LaunchError: what cannot be served, naming cause and mend.
     """
-    folders = {role: folder for role in descriptions if (folder := checkpoints[role].folder) is not None}
+    trust = trust_remote_code
     try:
-        for role, folder in folders.items():
-            config = read_config(folder, trust_remote_code=trust_remote_code)
-            _check_size(folder, descriptions[role], config)
-            if role not in elsewhere:
-                _check_weights(folder, descriptions[role], config)
+        for role, description in descriptions.items():
+            config = whole_config(role, checkpoints[role], trust_remote_code=trust)
+            if config is not None:
+                _check_size(checkpoints[role], description, config)
+                if role not in elsewhere:
+                    _check_weights(checkpoints[role], description, config)
         check_pair(descriptions)
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
-        for role, folder in folders.items():
-            PROMPTS[role].load(folder, descriptions[role], trust_remote_code=trust_remote_code)
+        for role, description in descriptions.items():
+            one = checkpoints[role]
+            PROMPTS[role].load(one.model_path, description, tokens_of=one.tokenizer_folder, trust_remote_code=trust)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
 
 
-def _check_size(folder: Path, description: Description, config: ModelConfig) -> None:
+def _check_size(checkpoint: Checkpoint, description: Description, config: ModelConfig) -> None:
     if config.d_model != description.d_model:
         raise LaunchError(
-            f"{folder}: config.json has hidden_size {config.d_model}, the sidecar d_model {description.d_model}"
+            f"{checkpoint.model_path}: config.json has hidden_size {config.d_model}, the sidecar d_model"
+            f" {description.d_model}"
         )
 
 
-def _check_weights(folder: Path, description: Description, config: ModelConfig) -> None:
+def _check_weights(checkpoint: Checkpoint, description: Description, config: ModelConfig) -> None:
+    folder, served = checkpoint.model_path, served_config(checkpoint, config, description)
     if not any(path.name not in FILES for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
+    check_base(description.role, checkpoint, served)
     match description.role:
         case Role.AV:
-            _check_verbalizer(folder, description, config)
+            _check_verbalizer(folder, description, served)
         case Role.AR:
-            _check_reconstructor(folder, description, config)
+            _check_reconstructor(folder, description, served)
         case _:
             assert_never(description.role)
 

@@ -4,7 +4,7 @@ Only what the file says is read; nothing is decided here (see describing.py).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -132,27 +132,19 @@ class Sidecar(_Section):
         return self.kind == "nla_model" and self.tokens.injection_left_neighbor_id is not None
 
 
-def find_sidecar(folder: Path, root: Path | None = None) -> Path | None:
-    """Find a folder's sidecar: its own, or else that of the run it is a step of, in a folder above.
+def find_sidecar(places: Sequence[tuple[Path, Path | None]]) -> Path | None:
+    """Find a checkpoint's sidecar: in a folder of its own, or else that of a run it is a step of, in a folder above.
 
     Args:
-        folder: the checkpoint's.
-        root: where to stop; None: a few levels up.
+        places: its folders, those that come first first, each with its repository's, where to stop; None: a few
+            levels up.
 
     Raises:
         CheckpointError: several that could be meant.
     """
-    above = list(folder.parents)[:LEVELS_UP] if root is None or root == folder else _up_to(folder, root)
-    for place in (folder, *above):
-        if (place / SIDECAR).is_file():
-            return place / SIDECAR
-        copies = sorted(place.glob(f"*.{SIDECAR}")) if place == folder else []
-        if len(copies) > 1:
-            names = ", ".join(path.name for path in copies)
-            raise CheckpointError(f"{folder} has several sidecars, {names}: name the one that is meant {SIDECAR}")
-        if copies:
-            return copies[0]
-    return None
+    above = [place for folder, root in places for place in _above(folder, root)]
+    own = (path for folder, _ in places if (path := _in(folder)) is not None)
+    return next(own, next((place / SIDECAR for place in above if (place / SIDECAR).is_file()), None))
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -173,7 +165,19 @@ def read_sidecar(path: Path) -> Sidecar:
     return sidecar
 
 
-def _up_to(folder: Path, root: Path) -> list[Path]:
+def _in(folder: Path) -> Path | None:
+    if (folder / SIDECAR).is_file():
+        return folder / SIDECAR
+    copies = sorted(folder.glob(f"*.{SIDECAR}"))
+    if len(copies) > 1:
+        names = ", ".join(path.name for path in copies)
+        raise CheckpointError(f"{folder} has several sidecars, {names}: name the one that is meant {SIDECAR}")
+    return copies[0] if copies else None
+
+
+def _above(folder: Path, root: Path | None) -> list[Path]:
+    if root is None:
+        return list(folder.parents)[:LEVELS_UP]
     return [place for place in folder.parents if place.is_relative_to(root)]
 
 

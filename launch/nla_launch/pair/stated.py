@@ -1,6 +1,6 @@
 """All that is stated of one checkpoint, before anything is decided."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ class Stated:
     """Of one checkpoint."""
 
     role: Role
-    folder: Path
+    folders: Sequence[Path]
+    """Where its files are, those that come first first; the weights are in the last."""
     where: Path
     """What a message names: the sidecar, or the folder that has none."""
     sidecar: Sidecar | None
@@ -25,3 +26,8 @@ class Stated:
     """ar_meta.json, where there is one."""
     origin: str
     """What the sidecar is called as an origin."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the weights."""
+        return self.folders[-1]

@@ -9,8 +9,8 @@ from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
-from nla_launch.pair.checkpoints import Checkpoint, Need, locate
-from nla_launch.pair.model_config import read_config
+from nla_launch.pair.bases import served_config, whole_config
+from nla_launch.pair.checkpoints import Checkpoint, Need, find
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.advice import plan_or_advise
@@ -54,14 +54,14 @@ def plan_all(
     ours = {role: source for role, source in preset.sources.items() if role not in elsewhere.urls}
     others = {role: source for role, source in preset.sources.items() if role in elsewhere.urls}
     need: Need = "plan" if arguments.dry_run else "all but weights"
-    there = {role: locate(source, need, code=trust) for role, source in others.items()}
-    here = {role: locate(source, "plan", code=trust) for role, source in ours.items()}
+    there = {role: find(source, need, code=trust) for role, source in others.items()}
+    here = {role: find(source, "plan", code=trust) for role, source in ours.items()}
     described = describe_checkpoints(here | there, preset, fetched=False, trust_remote_code=trust)
     plans = _plan(here, described, request, gpus)
     if not arguments.dry_run:
         if plans:
             on_plan(plans)
-        here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
+        here = {role: find(source, "all", code=trust) for role, source in ours.items()}
         described = describe_checkpoints(here | there, preset, trust_remote_code=trust)
         check_checkpoints(here | there, described, elsewhere=set(there), trust_remote_code=trust)
         plans = _plan(here, described, request, gpus)
@@ -108,9 +108,10 @@ def _plan(
     if not found:
         return []
     trust = request.trust_remote_code
-    configs = {
-        role: None if one.folder is None else read_config(one.folder, trust_remote_code=trust)
-        for role, one in found.items()
-    }
-    targets = {role: Target(one, configs[role], described.get(role)) for role, one in found.items()}
+    targets = {}
+    for role, one in found.items():
+        config, description = whole_config(role, one, trust_remote_code=trust), described.get(role)
+        if config is not None and description is not None:
+            config = served_config(one, config, description)
+        targets[role] = Target(one, config, description)
     return plan_or_advise(targets, request, gpus)

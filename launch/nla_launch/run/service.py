@@ -158,6 +158,8 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         api_key=key,
         checkpoint=_folder(plan),
         description=plan.description,
+        tokenizer=plan.checkpoint.tokenizer_folder,
+        adapters=tuple(one.folder for one in plan.checkpoint.adapters if one.folder),
         model=plan.checkpoint.name,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from nla_gateway.description import Description
 
-_WHOLE: Final = ("config.json", "nla_meta.yaml")
+_WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
 _OWN: Final = frozenset(
     {
         "sidecar",
@@ -30,17 +30,19 @@ _SAMPLE: Final = 4096
 _MAX_HEAD: Final = 100 * 2**20
 
 
-def fingerprint(folder: Path, description: Description | None = None) -> str:
+def fingerprint(folder: Path, description: Description | None = None, *adapters: Path) -> str:
     """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256).
 
     Args:
         folder: the checkpoint's.
         description: how it is used; it counts as far as it says more than the folder, as a preset may.
+        adapters: folders of what is merged into the weights.
     """
     digest = hashlib.sha256()
     head = description and description.reconstructor and description.reconstructor.value_head
-    elsewhere = [head.file] if head and head.file.parent != folder else []
-    for path in [*sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)]), *elsewhere]:
+    folders = list(dict.fromkeys([folder, *adapters]))
+    elsewhere = [head.file] if head and head.file.parent not in folders else []
+    for path in [*(path for one in folders for path in _files(one)), *elsewhere]:
         if not path.is_file():
             continue
         parts = [path.read_bytes()] if path.name in _WHOLE else _of_weights(path)
@@ -50,6 +52,10 @@ def fingerprint(folder: Path, description: Description | None = None) -> str:
     if description is not None and not set(description.origin.values()) <= _OWN:
         digest.update(_without_places(description).encode())
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
 
 
 def _without_places(description: Description) -> str:

@@ -59,13 +59,24 @@ class VerbalizerPrompt:
     """What answers look like."""
 
     @classmethod
-    def load(cls, folder: Path, description: Description, *, trust_remote_code: bool = False) -> Self:
+    def load(
+        cls, folder: Path, description: Description, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
         """Render the template, through the chat template or plain, and check marker, neighbours and BOS.
+
+        Args:
+            folder: the checkpoint's.
+            description: how it is used.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
             CheckpointError: the description and the tokenizer disagree.
         """
-        tokenizer, rules = load_tokenizer(folder, trust_remote_code=trust_remote_code), description.of_verbalizer()
+        tokenizer, rules = (
+            load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code),
+            description.of_verbalizer(),
+        )
         marker = description.marker
         if marker is None:
             raise CheckpointError(f"{folder}: no marker is stated: {MARKER_LINE}")
@@ -102,15 +113,23 @@ class ReconstructorPrompt:
     """Characters in the vocabulary's longest token."""
 
     @classmethod
-    def load(cls, folder: Path, description: Description, *, trust_remote_code: bool = False) -> Self:
+    def load(
+        cls, folder: Path, description: Description, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
         """Load the template and prove that its end always tokenizes to the suffix.
+
+        Args:
+            folder: the checkpoint's.
+            description: how it is used.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
             CheckpointError: the description and the tokenizer disagree.
         """
         rules = description.of_reconstructor()
         template = _reconstructor_template(description, folder)
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code)
         specials = rules.add_special_tokens
         if specials is None:
             specials = _if_it_is_all_the_same(tokenizer, template, folder)

@@ -36,7 +36,9 @@ class Reconstructor:
         self.settings = settings
         self.description: Description = settings.described()
         trust = settings.trust_remote_code
-        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.description, trust_remote_code=trust)
+        self.prompt = ReconstructorPrompt.load(
+            settings.checkpoint, self.description, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
         # Many texts take long, and a tokenizer is not safe to share.

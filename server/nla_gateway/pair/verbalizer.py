@@ -67,7 +67,9 @@ class Verbalizer:
         self.description: Description = settings.described()
         self._rules = self.description.of_verbalizer()
         trust = settings.trust_remote_code
-        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.description, trust_remote_code=trust)
+        self.prompt = VerbalizerPrompt.load(
+            settings.checkpoint, self.description, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self._warming: dict[Engine, asyncio.Task[None]] = {}
         self._caching: set[Engine] = set()
         """Engines that have answered from their cache since they were warmed."""
