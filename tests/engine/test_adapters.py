@@ -23,7 +23,9 @@ from transformers import (
 from nla_engine import lora
 from nla_engine.adapters import Merge, merging
 from nla_engine.checkpoint import VARIABLE
-from nla_engine.lora import AdapterError, Given
+from nla_engine.lora import Given
+from nla_engine.lora_check import check
+from nla_engine.lora_files import AdapterError
 from tests.adapters import merged_in_place, save_adapter, save_single_file
 
 SHAPE: dict[str, Any] = {
@@ -115,7 +117,7 @@ def test_equal_to_peft(case: str, tmp_path: Path) -> None:
     wanted = stream_of(save_adapter(base, tmp_path / "adapter", **config), tmp_path / "merged")
     assert_equal(merge(before, tmp_path / "adapter"), wanted)
     assert any(not torch.equal(dict(before)[name], value) for name, value in wanted)
-    lora.check(tmp_path / "base", [Given(tmp_path / "adapter")], None, tied=False)
+    check(tmp_path / "base", [Given(tmp_path / "adapter")], None, tied=False)
 
 
 def test_stacked_adapters_equal_one_merge_after_the_other(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_reconstructor_s_save_single_file(tmp_path: Path) -> None:
     assert_equal(found, list(merged_in_place(base).items()))
     again = merge(before, Given(tmp_path / "adapter" / lora.SINGLE, use_rslora=True), blocks=2)
     assert all(torch.equal(found[name], again[name]) for name in found)
-    lora.check(tmp_path / "base", [Given(tmp_path / "adapter", use_rslora=True)], 2, tied=False)
+    check(tmp_path / "base", [Given(tmp_path / "adapter", use_rslora=True)], 2, tied=False)
 
 
 def test_a_single_file_s_scale_is_stated_never_guessed(tmp_path: Path) -> None:
@@ -243,6 +245,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "rank": (lambda p: edit(p, r=3), "are not of the rank 3 that its configuration says"),
     "pattern's rank": (lambda p: edit(p, rank_pattern={"q_proj": 8}), "are not of the rank 8"),
     "no rank": (lambda p: (p / lora.CONFIG).write_text('{"lora_alpha": 1}'), "lacks 'r'"),
+    "no pattern": (lambda p: edit(p, target_modules="(q_proj"), "has a pattern that is no regular expression"),
+    "no targets": (lambda p: edit(p, target_modules=None), "lacks target_modules"),
     "no config": (lambda p: (p / lora.CONFIG).unlink(), "has no adapter_config.json"),
     "no weights": (lambda p: (p / lora.WEIGHTS).unlink(), "must have either adapter_model.safetensors or"),
     "broken": (lambda p: (p / lora.WEIGHTS).write_bytes(b"junk"), "no file of safetensors"),
@@ -279,7 +283,7 @@ def test_what_cannot_be_merged_is_refused_by_name(fault: str, tmp_path: Path) ->
     break_it(folder)
     for attempt in (
         lambda: merge(weights.items(), folder),
-        lambda: lora.check(tmp_path / "base", [Given(folder)], None, tied=False),
+        lambda: check(tmp_path / "base", [Given(folder)], None, tied=False),
     ):
         with pytest.raises(AdapterError) as caught:
             attempt()
@@ -295,7 +299,7 @@ def test_quantized_bases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="nothing can be merged into quantized weights"):
         merge(weights.items(), folder)
     with pytest.raises(AdapterError, match="is F8_E4M3, and nothing can be merged"):
-        lora.check(tmp_path / "base", [Given(folder)], None, tied=False)
+        check(tmp_path / "base", [Given(folder)], None, tied=False)
 
 
 def test_a_tied_head_cannot_be_merged_into(tmp_path: Path) -> None:
@@ -303,7 +307,7 @@ def test_a_tied_head_cannot_be_merged_into(tmp_path: Path) -> None:
     stream_of(base, tmp_path / "base")
     save_adapter(base, tmp_path / "adapter", target_modules=["lm_head"])
     with pytest.raises(AdapterError, match=r"the base has no weight lm_head\.weight"):
-        lora.check(tmp_path / "base", [Given(tmp_path / "adapter")], None, tied=True)
+        check(tmp_path / "base", [Given(tmp_path / "adapter")], None, tied=True)
 
 
 def test_two_weights_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
 
 def _folder_of(adapter: AdapterSource) -> str:
     """A single file stands for its folder."""
-    return adapter.source.removesuffix(f"/{SINGLE}")
+    return re.sub(f"[/:]{re.escape(SINGLE)}$", "", adapter.source)
 
 
 def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
