@@ -1,6 +1,7 @@
 """`nla-convert`: a head out of a pickle, and nothing of a pickle is ever run."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from nla_launch.convert import main
+from tests.pages import of_kind, run
 
 SIZE = 8
 
@@ -86,6 +88,13 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([str(tmp_path / "head.pt")]) == 2
     assert "holds more than tensors, and is not run" in capsys.readouterr().err
     assert not (tmp_path / "proof").exists()
+
+
+def test_the_command_on_the_page(tmp_path: Path) -> None:
+    (command,) = of_kind("nla-convert")
+    torch.save(head(), tmp_path / "value_head.pt")
+    run(command.text.replace("nla-convert", f"{sys.executable} -m nla_launch.convert"), tmp_path)
+    assert (tmp_path / "value_head.safetensors").is_file()
 
 
 def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

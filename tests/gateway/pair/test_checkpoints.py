@@ -14,6 +14,7 @@ from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_
 from nla_gateway.roles import Role
 from tests.checkpoints import LAYER, SPECIALS, Family, Pair, edit_sidecar, make_pair
 from tests.descriptions import described
+from tests.dialects import reference
 
 
 @pytest.fixture(scope="module", params=sorted(SPECIALS))
@@ -47,22 +48,8 @@ def test_older_spelling_loads(pair: Pair) -> None:
     assert (described(Role.AV, pair.av).role, described(Role.AR, pair.ar).role) == ("av", "ar")
 
 
-def as_the_trainer_writes_it(pair: Pair) -> None:
-    """`write_model_sidecar` of the public trainer: the layer with the critic alone, scales and templates left out."""
-    for folder, role, other in ((pair.av, "actor", "critic"), (pair.ar, "critic", "actor")):
-        sidecar = yaml.safe_load((folder / "nla_meta.yaml").read_text())
-        templates = {"actor": sidecar["prompt_templates"]["av"], "critic": sidecar["prompt_templates"]["ar"]}
-        changes: dict[str, Any] = {
-            "role": role, "schema_version": ..., "extraction_layer_index": ..., "extraction.mse_scale": ...,
-            "prompt_templates": templates | {other: None}, "stage": "rl", "created_by": "trainer",
-        }  # fmt: skip
-        if role == "critic":
-            changes["critic"] = {"extraction_layer_index": LAYER}
-        edit_sidecar(folder, changes)
-
-
 def test_sidecars_of_the_public_trainer_load(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    as_the_trainer_writes_it(pair)
+    reference(pair)
     load_both(pair)
     av, ar = described(Role.AV, pair.av), described(Role.AR, pair.ar)
     assert (av.role, av.layer, av.mse_scale) == ("av", None, 8.0)
