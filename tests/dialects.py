@@ -48,7 +48,7 @@ def of(pair: Pair) -> Given:
 
 
 def reference(pair: Pair) -> Given:
-    """`write_model_sidecar` of the reference trainer: the layer with the critic alone, a scale and templates left out."""
+    """`write_model_sidecar` of the reference trainer: the layer with the critic alone, a scale left out."""
     for folder, role, other in ((pair.av, "actor", "critic"), (pair.ar, "critic", "actor")):
         templates = {"actor": AV_TEMPLATE, "critic": AR_TEMPLATE} | {other: None}
         changes: dict[str, Any] = {
