@@ -50,6 +50,8 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "refusal": lambda it: it.has("console", "$ nla-serve"),
     "adapters": lambda it: it.has("yaml", "adapters:"),
     "inventory": lambda it: it.has("yaml", "gpus:"),
+    "preset": lambda it: it.has("yaml", "av:"),
+    "nla-convert": lambda it: it.runs("nla-convert"),
     "make demo": lambda it: it.text == "make demo",
     "make": lambda it: it.runs("make") and it.text != "make demo",
     "pytest": lambda it: it.has("bash", "python -m pytest"),

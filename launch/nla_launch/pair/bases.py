@@ -7,46 +7,53 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from nla_gateway.pair.sidecar import read_sidecar
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.pair.checkpoints import SIDECAR, Checkpoint
+from nla_launch.pair.checkpoints import SINGLE, Checkpoint
 from nla_launch.pair.model_config import ModelConfig, read_config
 
 READER: Final = "nla_engine.lora_check"
 """The engine's own reader of adapters, which is asked in a process of its own: nothing of ours imports the engine."""
+ADAPTER_FILES: Final = ("adapter_config.json", SINGLE)
+"""What an adapter's folder has instead of a config.json."""
 
 
-def served_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> ModelConfig | None:
-    """Read the configuration of what an engine is to load: of a reconstructor's base the first blocks alone.
-
-    Returns:
-        None where config.json, or an adapter, is not there yet.
+def whole_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> ModelConfig | None:
+    """Read the configuration of a checkpoint, or of the base that it is made of; None where not all is there yet.
 
     Raises:
-        LaunchError: it does not fit, or is not stated how many blocks are wanted.
+        LaunchError: it does not fit, or there is none, for it is an adapter.
     """
     folder = checkpoint.folder
-    if folder is None:
+    if folder is None or any(adapter.folder is None for adapter in checkpoint.adapters):
         return None
     if (
         checkpoint.base is None
         and not (folder / "config.json").is_file()
-        and (folder / "adapter_config.json").is_file()
+        and any((folder / name).is_file() for name in ADAPTER_FILES)
     ):
         raise LaunchError(
             f"{checkpoint.source} is an adapter: name its base, too, with --{role} BASE --{role}-adapter"
             f" {checkpoint.source}, or in a preset as {role}: {{base: BASE, adapters: [{checkpoint.source}]}}"
         )
-    config = read_config(folder, trust_remote_code=trust_remote_code)
-    if checkpoint.base is None or role is not Role.AR:
+    return read_config(folder, trust_remote_code=trust_remote_code)
+
+
+def served_config(checkpoint: Checkpoint, config: ModelConfig, description: Description) -> ModelConfig:
+    """Form the configuration of what an engine is to load: of a reconstructor's base the first blocks alone.
+
+    Raises:
+        LaunchError: the base has fewer.
+    """
+    if checkpoint.base is None or checkpoint.folder is None or description.reconstructor is None:
         return config
-    blocks = _blocks(checkpoint)
+    blocks = description.reconstructor.blocks
     if blocks > config.blocks:
         raise LaunchError(
             f"{checkpoint.source}: a reconstructor of {blocks} blocks, of a base that has {config.blocks}"
         )
-    return replace(config, blocks=blocks, changed=_cut(folder, blocks))
+    return replace(config, blocks=blocks, changed=_cut(checkpoint.folder, blocks))
 
 
 def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -72,23 +79,6 @@ def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
     if run.returncode:
         problem = run.stdout.strip() or f"{READER} failed: {' '.join(run.stderr.split())[-300:]}"
         raise LaunchError(problem)
-
-
-def _blocks(checkpoint: Checkpoint) -> int:
-    """Tell how many blocks a reconstructor has: by its sidecar, and by its adapter's own file where it has one."""
-    if not (checkpoint.sidecar_folder / SIDECAR).is_file():
-        raise LaunchError(f"{checkpoint.source}: neither an adapter nor the base has {SIDECAR}, which states the layer")
-    layer = read_sidecar(checkpoint.sidecar_folder).layer
-    meta = checkpoint.meta()
-    if layer is None:
-        raise LaunchError(f"{checkpoint.sidecar_folder}: {SIDECAR} states no layer, which a reconstructor needs")
-    if meta.get("ar_num_layers", layer + 1) != layer + 1:
-        raise LaunchError(f"{checkpoint.source}: a reconstructor of layer {layer} has {layer + 1} blocks, but its"
-                          f" ar_meta.json says ar_num_layers {meta['ar_num_layers']}")  # fmt: skip
-    if meta and not meta.get("final_norm_stripped"):
-        raise LaunchError(f"{checkpoint.source}: its ar_meta.json does not say final_norm_stripped: true, so that it"
-                          " keeps the base's final norm, which is not supported")  # fmt: skip
-    return layer + 1
 
 
 def _cut(folder: Path, blocks: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """From what a user writes to a local folder: local paths, folders inside packages, hub repositories."""
 
-import json
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Self
 
 from nla_launch.errors import LaunchError
-from nla_launch.pair.heads import read_heads
 from nla_launch.pair.sources import AdapterSource, Source
 
 logger = logging.getLogger(__name__)
@@ -28,7 +26,6 @@ PATTERNS: Final[dict[Need, list[str]]] = {
 }
 CODE: Final = ["*.py"]
 
-
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 VALUE_HEAD: Final = "value_head.safetensors"
 SINGLE: Final = "ar_lora_value_head.safetensors"
@@ -44,17 +41,10 @@ class Adapter:
 
     source: str
     folder: Path | None
+    root: Path | None = None
+    """Of the repository that the folder is in."""
     use_rslora: bool | None = None
     """As the user states it, where its own files do not."""
-
-
-@dataclass(frozen=True)
-class ValueHead:
-    """Where a reconstructor's value head is: a file, and the names of weight and bias in it."""
-
-    file: Path
-    weight: str = "weight"
-    bias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +55,12 @@ class Checkpoint:
     source: str
     folder: Path | None
     """Of its weights and config.json; the base's, where it is put together."""
+    root: Path | None = None
+    """Of the repository that the folder is in; a sidecar may stand anywhere between."""
     base: str | None = None
     """The base's source; None: it is whole."""
     adapters: tuple[Adapter, ...] = ()
     """Merged into the base, each on top of those before it."""
-
-    root: Path | None = None
-    """Of the repository that the folder is in, or the folder itself; a sidecar may stand anywhere between."""
 
     @property
     def model_path(self) -> Path:
@@ -81,49 +70,18 @@ class Checkpoint:
     @property
     def folders(self) -> list[Path]:
         """Where its files are, those that come first first: adapters, the last one at the top, then the base."""
-        return [one for one in (*(adapter.folder for adapter in reversed(self.adapters)), self.folder) if one]
+        return [folder for folder, _ in self.places]
 
     @property
-    def sidecar_folder(self) -> Path:
-        """Where its sidecar is."""
-        return self._holding(SIDECAR)
+    def places(self) -> list[tuple[Path, Path | None]]:
+        """The same folders, each with its repository's."""
+        all_of_them = [*((one.folder, one.root) for one in reversed(self.adapters)), (self.folder, self.root)]
+        return [(folder, root) for folder, root in all_of_them if folder is not None]
 
     @property
     def tokenizer_folder(self) -> Path:
         """Where its tokenizer is."""
-        return self._holding(*TOKENIZERS)
-
-    @property
-    def value_head(self) -> ValueHead:
-        """A reconstructor's: a file of its own, or inside an adapter's."""
-        for folder in self.folders:
-            if (folder / VALUE_HEAD).is_file():
-                return ValueHead(folder / VALUE_HEAD)
-            if (folder / SINGLE).is_file():
-                bias = "value_head.bias"
-                return ValueHead(
-                    folder / SINGLE, "value_head.weight", bias if bias in read_heads(folder / SINGLE) else None
-                )
-        return ValueHead(self.model_path / VALUE_HEAD)
-
-    def meta(self) -> dict[str, object]:
-        """Read what a reconstructor's adapter in one file says of the reconstructor; empty where there is none.
-
-        Raises:
-            LaunchError: it is not JSON.
-        """
-        path = self._holding(SINGLE_CONFIG) / SINGLE_CONFIG
-        if not path.is_file():
-            return {}
-        try:
-            content: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise LaunchError(f"{path} is not JSON: fetch it again") from None
-        return content
-
-    def _holding(self, *names: str) -> Path:
-        """Find the first folder that has one of these files."""
-        found = (folder for folder in self.folders if any((folder / name).is_file() for name in names))
+        found = (folder for folder in self.folders if any((folder / name).is_file() for name in TOKENIZERS))
         return next(found, self.model_path)
 
 
@@ -172,7 +130,7 @@ def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
         return locate(source, need, code=code)
     base = locate(source.base, need, code=code)
     found = [(given, locate(_folder_of(given), need)) for given in source.stated]
-    adapters = tuple(Adapter(given.source, one.folder, given.use_rslora) for given, one in found)
+    adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
     name = found[-1][1].name if found else base.name
     return replace(base, name=name, source=str(source), base=source.base, adapters=adapters)
 
@@ -194,16 +152,16 @@ def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
         LaunchError: no such folder, repository, revision or folder in it, or no access to it.
     """
     if source.startswith(PACKAGE):
-        folder = _in_package(source)
-        return Checkpoint("-".join(folder.parts[-2:]), source, folder)
+        inside = _in_package(source)
+        return Checkpoint("-".join(inside.parts[-2:]), source, inside)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
     place = Place.read(source)
     if place is None:
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name[@revision][:folder])")
     root = _from_hub(place, [*PATTERNS[need], *(CODE if code else [])], must=need != "plan")
-    inside = root if root is None or place.folder is None else root / place.folder
-    return Checkpoint(place.name, source, inside, root=root)
+    folder = root if root is None or place.folder is None else root / place.folder
+    return Checkpoint(place.name, source, folder, root)
 
 
 def _in_package(source: str) -> Path:

@@ -4,10 +4,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
+from nla_launch.pair.rules import Rules
 from nla_launch.pair.sources import Source
 from nla_launch.yaml_files import read_yaml
 
@@ -44,14 +45,12 @@ FIXED_ARGUMENTS: Final = {
 """SGLang arguments that a preset may not set, each with the reason."""
 
 
-class Preset(BaseModel):
-    """One pair.
+class Preset(Rules):
+    """One pair, with what is stated of its use over what its sidecars say.
 
-    A checkpoint is a hub repository `owner/name`, a local folder, or `package:NAME/FOLDER` for one that ships
-    inside an installed Python package.
+    A checkpoint is a folder on the hub `owner/name[@revision][:folder]`, a local folder, or `package:NAME/FOLDER` for
+    one that ships inside an installed Python package.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     av: Source | None = Field(description="Verbalizer checkpoint, or {base: ..., adapters: [...]}.")

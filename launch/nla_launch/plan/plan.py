@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import override
 from nla_launch.pair.checkpoints import Checkpoint
@@ -50,6 +51,8 @@ class EnginePlan:
     memory_share: float
     """SGLang's --mem-fraction-static."""
     extra_arguments: tuple[str, ...]
+    description: Description | None = None
+    """How the checkpoint is used; None where its sidecar is not there, in a dry run."""
 
     @property
     def label(self) -> str:
@@ -155,8 +158,8 @@ class EnginePlan:
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
         variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role.value}
-        if self.config is not None:
-            variables |= {VARIABLE: json.dumps(told(self.role, self.config, self.checkpoint))}
+        if self.config is not None and self.description is not None:
+            variables |= {VARIABLE: json.dumps(told(self.config, self.checkpoint, self.description))}
         if self.nodes is None:
             # Its processes meet on this machine alone, and would else listen where its name leads.
             variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

@@ -15,10 +15,10 @@ from nla_gateway.roles import Role
 from nla_launch.cli import _preset
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
-from nla_launch.pair.bases import served_config
-from nla_launch.pair.checkpoints import Adapter, Checkpoint, ValueHead, find
-from nla_launch.pair.model_config import read_config
-from nla_launch.pair.preflight import check_checkpoints
+from nla_launch.pair.bases import served_config, whole_config
+from nla_launch.pair.checkpoints import Adapter, Checkpoint, find
+from nla_launch.pair.model_config import ModelConfig, read_config
+from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import load_preset
 from nla_launch.pair.sources import AdapterSource, Based
 from nla_launch.plan.placement import Request, Target, plan_pair
@@ -60,6 +60,24 @@ def found(folder: Path, role: Role, **stated: Any) -> Checkpoint:
     return find(Based(base=str(folder / "verbalizer"), adapters=(adapter,)), "all")
 
 
+def served(role: Role, checkpoint: Checkpoint) -> ModelConfig:
+    """Form the configuration of what an engine loads."""
+    config = whole_config(role, checkpoint)
+    assert config is not None
+    return served_config(checkpoint, config, describe_checkpoints({role: checkpoint})[role])
+
+
+def head_of(checkpoint: Checkpoint) -> tuple[Path, str]:
+    description = describe_checkpoints({Role.AR: checkpoint})[Role.AR].reconstructor
+    assert description is not None
+    assert description.value_head is not None
+    return description.value_head.file, description.value_head.weight
+
+
+def check(checkpoints: dict[Role, Checkpoint]) -> None:
+    check_checkpoints(checkpoints, describe_checkpoints(checkpoints))
+
+
 def both(folder: Path) -> dict[Role, Checkpoint]:
     return {Role.AV: found(folder, Role.AV), Role.AR: found(folder, Role.AR, use_rslora=True)}
 
@@ -68,12 +86,10 @@ def test_where_its_files_are(folder: Path) -> None:
     av, ar = both(folder).values()
     assert (av.name, ar.name) == ("av", "ar")
     assert av.model_path == ar.model_path == folder / "verbalizer"
-    assert (ar.sidecar_folder, ar.tokenizer_folder) == (folder / "ar", folder / "verbalizer")
-    assert ar.value_head == ValueHead(folder / "ar" / "ar_lora_value_head.safetensors", "value_head.weight")
+    assert ar.tokenizer_folder == folder / "verbalizer"
+    assert head_of(ar) == (folder / "ar" / "ar_lora_value_head.safetensors", "value_head.weight")
     (folder / "ar" / "tokenizer.json").write_text("{}")
     assert ar.tokenizer_folder == folder / "ar"
-    (folder / "ar" / "value_head.safetensors").write_bytes(b"")
-    assert ar.value_head == ValueHead(folder / "ar" / "value_head.safetensors")
 
 
 def test_a_single_file_may_be_named_itself(folder: Path) -> None:
@@ -84,9 +100,8 @@ def test_a_single_file_may_be_named_itself(folder: Path) -> None:
 def test_of_a_reconstructor_s_base_the_first_blocks_are_taken(folder: Path) -> None:
     checkpoints = both(folder)
     whole = read_config(folder / "verbalizer")
-    assert served_config(Role.AV, checkpoints[Role.AV]) == whole
-    cut = served_config(Role.AR, checkpoints[Role.AR])
-    assert cut is not None
+    assert served(Role.AV, checkpoints[Role.AV]) == whole
+    cut = served(Role.AR, checkpoints[Role.AR])
     assert (whole.blocks, cut.blocks) == (3, 2)
     assert cut.changed == {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     assert cut.block_parameters() < whole.block_parameters()
@@ -96,14 +111,14 @@ def test_a_wrapper_s_blocks_are_cut_where_they_stand(folder: Path) -> None:
     path = folder / "verbalizer" / "config.json"
     text = json.loads(path.read_text())
     path.write_text(json.dumps({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}))
-    cut = served_config(Role.AR, both(folder)[Role.AR])
-    assert cut is not None
+    cut = served(Role.AR, both(folder)[Role.AR])
     assert cut.changed["text_config"]["num_hidden_layers"] == 2
 
 
 def test_what_the_engine_is_told(folder: Path) -> None:
     checkpoints = both(folder)
-    targets = {role: Target(one, served_config(role, one)) for role, one in checkpoints.items()}
+    described = describe_checkpoints(checkpoints)
+    targets = {role: Target(one, served(role, one), described[role]) for role, one in checkpoints.items()}
     av, ar = plan_pair(targets, Request(device="cpu"), [])
     told = json.loads(ar.environment()["NLA_ENGINE_CHECKPOINT"])
     assert told["adapters"] == [{"path": str(folder / "ar"), "use_rslora": True}]
@@ -136,9 +151,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: edit(p / "verbalizer/config.json", quantization_config={"quant_method": "fp8"}),
         "is quantized, and nothing can be merged into that: give the base in bfloat16",
     ),
-    "no sidecar": (lambda p: (p / "ar/nla_meta.yaml").unlink(), "has nla_meta.yaml, which states the layer"),
-    "norm kept": (lambda p: edit(p / "ar/ar_meta.json", final_norm_stripped=False), "does not say final_norm_stripped"),
-    "blocks": (lambda p: edit(p / "ar/ar_meta.json", ar_num_layers=3), "has 2 blocks, but its ar_meta.json says"),
+    "no sidecar": (lambda p: (p / "ar/nla_meta.yaml").unlink(), "has no nla_meta.yaml"),
+    "blocks": (lambda p: edit(p / "ar/ar_meta.json", ar_num_layers=3), "has 2 blocks, but ar_meta.json says"),
     "deep": (
         lambda p: (
             edit_sidecar(p / "ar", {"extraction_layer_index": 7}),
@@ -151,7 +165,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
             {n: v for n, v in load_file(p / "ar/ar_lora_value_head.safetensors").items() if "lora" in n},
             p / "ar/ar_lora_value_head.safetensors",
         ),
-        "it must have `value_head.weight` alone",
+        "value_head",
     ),
     "no weights": (lambda p: (p / "av/adapter_model.safetensors").unlink(), "must have either adapter_model"),
 }
@@ -162,31 +176,41 @@ def test_fault_is_one_clear_line(folder: Path, fault: str) -> None:
     break_it, message = FAULTS[fault]
     break_it(folder)
     with pytest.raises(LaunchError) as caught:
-        check_checkpoints(both(folder))
+        check(both(folder))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_whole_and_based_pass(folder: Path) -> None:
-    check_checkpoints(both(folder))
-    check_checkpoints({Role.AR: both(folder)[Role.AR]})
+    check(both(folder))
+    check({Role.AR: both(folder)[Role.AR]})
+
+
+def test_a_final_norm_may_stay(folder: Path) -> None:
+    edit(folder / "ar" / "ar_meta.json", final_norm_stripped=False)
+    checkpoints = both(folder)
+    check(checkpoints)
+    description = describe_checkpoints(checkpoints)[Role.AR].reconstructor
+    assert description is not None
+    assert description.final_norm
 
 
 def test_the_scale_of_a_single_file_must_be_stated(folder: Path) -> None:
     with pytest.raises(LaunchError, match="use_rslora: true"):
-        check_checkpoints({Role.AR: found(folder, Role.AR)})
+        check({Role.AR: found(folder, Role.AR)})
 
 
 def test_an_adapter_that_is_not_there_yet(folder: Path) -> None:
     """As on a machine without a network, before anything is fetched: no more is known than of a whole checkpoint."""
     base = find(str(folder / "verbalizer"), "plan")
-    based = replace(base, base=base.source, adapters=(Adapter("owner/adapter", None),))
-    assert served_config(Role.AR, based) is None
+    based = replace(base, base=base.source, adapters=(Adapter("owner/adapter", None, None),))
+    assert whole_config(Role.AR, based) is None
+    assert describe_checkpoints({Role.AR: based}) == {}
 
 
 def test_an_adapter_alone_is_told_from_a_checkpoint(folder: Path) -> None:
     with pytest.raises(LaunchError, match="is an adapter: name its base, too, with --av BASE --av-adapter"):
-        served_config(Role.AV, find(str(folder / "av"), "all"))
+        whole_config(Role.AV, find(str(folder / "av"), "all"))
 
 
 def test_presets_and_flags_name_the_same(tmp_path: Path) -> None:
