@@ -141,15 +141,27 @@ class Pair:
         return Pair(folder / self.av.name, folder / self.ar.name, self.family)
 
 
-def make_reconstructor(folder: Path, family: Family, tokenizer: Any, blocks: int, **size: Any) -> None:
+def make_reconstructor(
+    folder: Path, family: Family, tokenizer: Any, blocks: int, *, final_norm: bool = False, **size: Any
+) -> None:
     """Make a reconstructor of so many blocks, without sidecar."""
     _causal(family, tokenizer, blocks).save_pretrained(folder, **size)
-    _drop_head_and_norm(folder)
+    _drop(folder, "lm_head.weight", *(() if final_norm else ("model.norm.weight",)))
     save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, folder / "value_head.safetensors")
 
 
-def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False) -> Pair:
-    """Make a pair below a folder; sharded: weights in several files with an index."""
+def make_pair(
+    folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False, final_norm: bool = False
+) -> Pair:
+    """Make a pair below a folder.
+
+    Args:
+        folder: where.
+        family: of its models.
+        sharded: weights in several files with an index.
+        multimodal: the verbalizer in its family's wrapper.
+        final_norm: the reconstructor's files keep the norm.
+    """
     torch.manual_seed(list(FORMS).index(family))
     tokenizer = make_tokenizer(family)
     pair = Pair(folder / "verbalizer", folder / "reconstructor", family)
@@ -158,7 +170,7 @@ def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal
     verbalizer.save_pretrained(pair.av, **size)
     if multimodal:
         Gemma3ImageProcessor(size={"height": 28, "width": 28}).save_pretrained(pair.av)
-    make_reconstructor(pair.ar, family, tokenizer, LAYER + 1, **size)
+    make_reconstructor(pair.ar, family, tokenizer, LAYER + 1, final_norm=final_norm, **size)
     for path, role in ((pair.av, "av"), (pair.ar, "ar")):
         tokenizer.save_pretrained(path)
         write_sidecar(path, role, tokenizer, family)
@@ -265,9 +277,8 @@ def _lively(model: Any) -> Any:
     return model.float().eval()
 
 
-def _drop_head_and_norm(folder: Path) -> None:
-    """A reconstructor has neither; they are taken out of the files, index included."""
-    unwanted = ("lm_head.weight", "model.norm.weight")
+def _drop(folder: Path, *unwanted: str) -> None:
+    """Take weights that a reconstructor has not out of the files, index included."""
     for path in folder.glob("*.safetensors"):
         kept = {name: value for name, value in load_file(path).items() if name not in unwanted}
         path.unlink()

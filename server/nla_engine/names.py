@@ -11,6 +11,7 @@ MATCH_PREFIX: Final = "sglang.srt.managers.schedule_batch.match_kv_cache"
 SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
 FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch"
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
+CAPPED_LOGITS: Final = "sglang.srt.layers.logits_processor.fused_softcap"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
@@ -22,6 +23,7 @@ NAMES: Final[dict[str, str]] = {
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
     FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
+    CAPPED_LOGITS: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
     INTERNAL_STATE: "hooked: tells the gateway which role and model really run",

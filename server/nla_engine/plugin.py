@@ -43,7 +43,10 @@ def hooks_for(role: str) -> list[Hook]:
                 Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
             ]
             if on_cpu():
-                hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))
+                hooks += [
+                    Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"),
+                    Hook(names.CAPPED_LOGITS, sampling.cap_on_cpu, "REPLACE"),
+                ]
         case "ar":
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
         case _:

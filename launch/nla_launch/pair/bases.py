@@ -20,7 +20,10 @@ ADAPTER_FILES: Final = ("adapter_config.json", SINGLE)
 
 
 def whole_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> ModelConfig | None:
-    """Read the configuration of a checkpoint, or of the base that it is made of; None where not all is there yet.
+    """Read the configuration of a checkpoint, or of the base that it is made of.
+
+    Returns:
+        None where config.json, or an adapter, is not there yet.
 
     Raises:
         LaunchError: it does not fit, or there is none, for it is an adapter.

@@ -43,7 +43,8 @@ def find_head(folders: Sequence[Path], rules: ReconstructorRules, origins: Origi
     if stated == "none":
         origins.found[FIELD] = PRESET
         return None
-    files = [folder / name for folder in folders for name in FILES if (folder / name).is_file()]
+    found = [folder / name for folder in folders for name in FILES if (folder / name).is_file()]
+    files = [file for file in found if file.name == VALUE_HEAD or _names_in(file)]
     if files:
         origins.found[FIELD] = WEIGHTS
         return _head_in(files[0])
@@ -86,8 +87,13 @@ def has_final_norm(folder: Path) -> bool | None:
     return any(FINAL_NORM.fullmatch(name) and not IN_A_BLOCK.search(name) for name in names)
 
 
+def _names_in(file: Path) -> list[str]:
+    """List the tensors that are a head's; in a file of its own, all are."""
+    return [name for name in read_heads(file) if file.name == VALUE_HEAD or "head" in name.split(".")[0]]
+
+
 def _head_in(file: Path) -> ValueHead:
-    names = [name for name in read_heads(file) if file.name == VALUE_HEAD or "head" in name.split(".")[0]]
+    names = _names_in(file)
     if any(BY_LAYER.fullmatch(name) for name in names):
         raise CheckpointError(
             f"{file} has heads by layer, {_listed(names)}, and nla-serve serves one layer: name its head,"

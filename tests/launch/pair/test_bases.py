@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nla_gateway.description import ValueHead
 from nla_gateway.roles import Role
 from nla_launch.cli import _preset
 from nla_launch.errors import LaunchError
@@ -20,6 +21,7 @@ from nla_launch.pair.checkpoints import Adapter, Checkpoint, find
 from nla_launch.pair.model_config import ModelConfig, read_config
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import load_preset
+from nla_launch.pair.sidecar import find_sidecar
 from nla_launch.pair.sources import AdapterSource, Based
 from nla_launch.plan.placement import Request, Target, plan_pair
 from tests.adapters import save_adapter, save_single_file
@@ -60,36 +62,35 @@ def found(folder: Path, role: Role, **stated: Any) -> Checkpoint:
     return find(Based(base=str(folder / "verbalizer"), adapters=(adapter,)), "all")
 
 
+def both(folder: Path) -> dict[Role, Checkpoint]:
+    return {Role.AV: found(folder, Role.AV), Role.AR: found(folder, Role.AR, use_rslora=True)}
+
+
 def served(role: Role, checkpoint: Checkpoint) -> ModelConfig:
-    """Form the configuration of what an engine loads."""
     config = whole_config(role, checkpoint)
     assert config is not None
     return served_config(checkpoint, config, describe_checkpoints({role: checkpoint})[role])
-
-
-def head_of(checkpoint: Checkpoint) -> tuple[Path, str]:
-    description = describe_checkpoints({Role.AR: checkpoint})[Role.AR].reconstructor
-    assert description is not None
-    assert description.value_head is not None
-    return description.value_head.file, description.value_head.weight
 
 
 def check(checkpoints: dict[Role, Checkpoint]) -> None:
     check_checkpoints(checkpoints, describe_checkpoints(checkpoints))
 
 
-def both(folder: Path) -> dict[Role, Checkpoint]:
-    return {Role.AV: found(folder, Role.AV), Role.AR: found(folder, Role.AR, use_rslora=True)}
+def head_of(checkpoint: Checkpoint) -> ValueHead | None:
+    return describe_checkpoints({Role.AR: checkpoint})[Role.AR].of_reconstructor().value_head
 
 
 def test_where_its_files_are(folder: Path) -> None:
     av, ar = both(folder).values()
     assert (av.name, ar.name) == ("av", "ar")
     assert av.model_path == ar.model_path == folder / "verbalizer"
-    assert ar.tokenizer_folder == folder / "verbalizer"
-    assert head_of(ar) == (folder / "ar" / "ar_lora_value_head.safetensors", "value_head.weight")
+    assert (find_sidecar(ar.places), ar.tokenizer_folder) == (folder / "ar" / "nla_meta.yaml", folder / "verbalizer")
+    single = ValueHead(file=folder / "ar" / "ar_lora_value_head.safetensors", weight="value_head.weight")
+    assert head_of(ar) == single
     (folder / "ar" / "tokenizer.json").write_text("{}")
     assert ar.tokenizer_folder == folder / "ar"
+    save_file({"weight": torch.eye(D_MODEL)}, folder / "ar" / "value_head.safetensors")
+    assert head_of(ar) == ValueHead(file=folder / "ar" / "value_head.safetensors", weight="weight")
 
 
 def test_a_single_file_may_be_named_itself(folder: Path) -> None:
@@ -117,8 +118,8 @@ def test_a_wrapper_s_blocks_are_cut_where_they_stand(folder: Path) -> None:
 
 def test_what_the_engine_is_told(folder: Path) -> None:
     checkpoints = both(folder)
-    described = describe_checkpoints(checkpoints)
-    targets = {role: Target(one, served(role, one), described[role]) for role, one in checkpoints.items()}
+    said = describe_checkpoints(checkpoints)
+    targets = {role: Target(one, served(role, one), said[role]) for role, one in checkpoints.items()}
     av, ar = plan_pair(targets, Request(device="cpu"), [])
     told = json.loads(ar.environment()["NLA_ENGINE_CHECKPOINT"])
     assert told["adapters"] == [{"path": str(folder / "ar"), "use_rslora": True}]
@@ -151,8 +152,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: edit(p / "verbalizer/config.json", quantization_config={"quant_method": "fp8"}),
         "is quantized, and nothing can be merged into that: give the base in bfloat16",
     ),
-    "no sidecar": (lambda p: (p / "ar/nla_meta.yaml").unlink(), "has no nla_meta.yaml"),
-    "blocks": (lambda p: edit(p / "ar/ar_meta.json", ar_num_layers=3), "has 2 blocks, but ar_meta.json says"),
+    "no sidecar": (lambda p: (p / "ar/nla_meta.yaml").unlink(), "has no nla_meta.yaml: is it an NLA checkpoint?"),
+    "blocks": (
+        lambda p: edit(p / "ar/ar_meta.json", ar_num_layers=3),
+        "has 2 blocks, but ar_meta.json says",
+    ),
     "deep": (
         lambda p: (
             edit_sidecar(p / "ar", {"extraction_layer_index": 7}),
@@ -165,7 +169,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
             {n: v for n, v in load_file(p / "ar/ar_lora_value_head.safetensors").items() if "lora" in n},
             p / "ar/ar_lora_value_head.safetensors",
         ),
-        "value_head",
+        "has no value_head.safetensors, which a reconstructor needs",
     ),
     "no weights": (lambda p: (p / "av/adapter_model.safetensors").unlink(), "must have either adapter_model"),
 }
@@ -186,13 +190,11 @@ def test_whole_and_based_pass(folder: Path) -> None:
     check({Role.AR: both(folder)[Role.AR]})
 
 
-def test_a_final_norm_may_stay(folder: Path) -> None:
-    edit(folder / "ar" / "ar_meta.json", final_norm_stripped=False)
-    checkpoints = both(folder)
-    check(checkpoints)
-    description = describe_checkpoints(checkpoints)[Role.AR].reconstructor
-    assert description is not None
-    assert description.final_norm
+def test_a_norm_that_was_kept_is_the_base_s(folder: Path) -> None:
+    edit(folder / "ar/ar_meta.json", final_norm_stripped=False)
+    said = describe_checkpoints(both(folder))
+    assert said[Role.AR].of_reconstructor().final_norm
+    check_checkpoints(both(folder), said)
 
 
 def test_the_scale_of_a_single_file_must_be_stated(folder: Path) -> None:
@@ -203,9 +205,8 @@ def test_the_scale_of_a_single_file_must_be_stated(folder: Path) -> None:
 def test_an_adapter_that_is_not_there_yet(folder: Path) -> None:
     """As on a machine without a network, before anything is fetched: no more is known than of a whole checkpoint."""
     base = find(str(folder / "verbalizer"), "plan")
-    based = replace(base, base=base.source, adapters=(Adapter("owner/adapter", None, None),))
+    based = replace(base, base=base.source, adapters=(Adapter("owner/adapter", None),))
     assert whole_config(Role.AR, based) is None
-    assert describe_checkpoints({Role.AR: based}) == {}
 
 
 def test_an_adapter_alone_is_told_from_a_checkpoint(folder: Path) -> None:
