@@ -11,26 +11,33 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3Config,
-    Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessor,
     Gemma3TextConfig,
+    Glm4Config,
     LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3MoeConfig,
 )
 
-Family = Literal["qwen2", "llama", "gemma3"]
+Style = Literal["qwen2", "llama", "gemma3"]
+Family = Style | Literal["qwen3", "qwen3_moe", "mistral", "phi3", "gemma2", "olmo2", "glm4"]
 
 D_MODEL: Final = 64
 LAYER: Final = 1
 BLOCKS: Final = 3
 SCALE: Final = 8.0
-INIT: Final = {"qwen2": 0.15, "llama": 0.15, "gemma3": 0.1}
-"""Spread of the random weights: greedy texts differ from vector to vector, and attention still sees every token."""
+WINDOW: Final = 32
+"""How far back every second block of a Gemma looks, so that sliding windows are in the test."""
 AV_TEMPLATE: Final = (
     "Here is an activation vector of a language model, in the place of a word. Say in plain words what it stands for,"
     " inside <explanation> and </explanation> tags. The activation: <concept>{injection_char}</concept>"
@@ -53,7 +60,7 @@ class Special:
     """Special tokens that the multimodal processor asks for by these names."""
 
 
-SPECIALS: Final[dict[Family, Special]] = {
+SPECIALS: Final[dict[Style, Special]] = {
     "qwen2": Special(
         marker="㈎",
         bos=None,
@@ -90,6 +97,36 @@ SPECIALS: Final[dict[Family, Special]] = {
 
 
 @dataclass(frozen=True)
+class Form:
+    """What is particular to a family's models."""
+
+    config: type[PreTrainedConfig]
+    style: Style
+    """Whose tokenizer it has."""
+    more: dict[str, Any]
+    head_dim: bool = True
+    """Whether its config says how wide a head is."""
+    spread: float = 0.15
+    """Of the random weights: greedy texts differ from vector to vector, and attention still sees every token."""
+
+
+GEMMA: Final = {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, "tie_word_embeddings": True}
+MOE: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+FORMS: Final[dict[Family, Form]] = {
+    "gemma3": Form(Gemma3TextConfig, "gemma3", GEMMA, spread=0.1),
+    "llama": Form(LlamaConfig, "llama", {"tie_word_embeddings": False}),
+    "qwen2": Form(Qwen2Config, "qwen2", {"tie_word_embeddings": False}, head_dim=False),
+    "qwen3": Form(Qwen3Config, "qwen2", {"tie_word_embeddings": True}),
+    "qwen3_moe": Form(Qwen3MoeConfig, "qwen2", MOE),
+    "mistral": Form(MistralConfig, "llama", {"sliding_window": None}),
+    "phi3": Form(Phi3Config, "llama", {}, head_dim=False),
+    "gemma2": Form(Gemma2Config, "gemma3", {**GEMMA, "attn_logit_softcapping": 2.0}, spread=0.1),
+    "olmo2": Form(Olmo2Config, "qwen2", {}, head_dim=False),
+    "glm4": Form(Glm4Config, "qwen2", {}),
+}
+
+
+@dataclass(frozen=True)
 class Pair:
     """A verbalizer folder and a reconstructor folder."""
 
@@ -104,16 +141,28 @@ class Pair:
         return Pair(folder / self.av.name, folder / self.ar.name, self.family)
 
 
-def make_reconstructor(folder: Path, family: Family, tokenizer: Any, blocks: int, **size: Any) -> None:
+def make_reconstructor(
+    folder: Path, family: Family, tokenizer: Any, blocks: int, *, final_norm: bool = False, **size: Any
+) -> None:
     """Make a reconstructor of so many blocks, without sidecar."""
     _causal(family, tokenizer, blocks).save_pretrained(folder, **size)
-    _drop_head_and_norm(folder)
+    _drop(folder, "lm_head.weight", *(() if final_norm else ("model.norm.weight",)))
     save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, folder / "value_head.safetensors")
 
 
-def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False) -> Pair:
-    """Make a pair below a folder; sharded: weights in several files with an index."""
-    torch.manual_seed(sorted(SPECIALS).index(family))
+def make_pair(
+    folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False, final_norm: bool = False
+) -> Pair:
+    """Make a pair below a folder.
+
+    Args:
+        folder: where.
+        family: of its models.
+        sharded: weights in several files with an index.
+        multimodal: the verbalizer in its family's wrapper.
+        final_norm: the reconstructor's files keep the norm.
+    """
+    torch.manual_seed(list(FORMS).index(family))
     tokenizer = make_tokenizer(family)
     pair = Pair(folder / "verbalizer", folder / "reconstructor", family)
     size: dict[str, Any] = {"max_shard_size": "100KB"} if sharded else {}
@@ -121,7 +170,7 @@ def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal
     verbalizer.save_pretrained(pair.av, **size)
     if multimodal:
         Gemma3ImageProcessor(size={"height": 28, "width": 28}).save_pretrained(pair.av)
-    make_reconstructor(pair.ar, family, tokenizer, LAYER + 1, **size)
+    make_reconstructor(pair.ar, family, tokenizer, LAYER + 1, final_norm=final_norm, **size)
     for path, role in ((pair.av, "av"), (pair.ar, "ar")):
         tokenizer.save_pretrained(path)
         write_sidecar(path, role, tokenizer, family)
@@ -130,7 +179,7 @@ def make_pair(folder: Path, family: Family, *, sharded: bool = False, multimodal
 
 def make_tokenizer(family: Family) -> Any:
     """Train a byte-level tokenizer on the templates; the marker is one token that never merges."""
-    special = SPECIALS[family]
+    special = SPECIALS[FORMS[family].style]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -173,43 +222,34 @@ def edit_sidecar(folder: Path, changes: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(sidecar, allow_unicode=True))
 
 
-def _shape(family: Family, tokenizer: Any, blocks: int) -> dict[str, Any]:
-    return {
+def _config(family: Family, tokenizer: Any, blocks: int) -> PreTrainedConfig:
+    form = FORMS[family]
+    shape = {
         "vocab_size": len(tokenizer),
         "hidden_size": D_MODEL,
         "intermediate_size": 128,
         "num_hidden_layers": blocks,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 16,
         "max_position_embeddings": 1024,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "initializer_range": INIT[family],
+        "initializer_range": form.spread,
     }
+    if form.head_dim:
+        shape["head_dim"] = 16
+    if form.style == "gemma3":
+        shape["layer_types"] = ["full_attention" if i % 2 else "sliding_attention" for i in range(blocks)]
+    return form.config(**shape, **form.more)
 
 
 def _causal(family: Family, tokenizer: Any, blocks: int) -> Any:
-    shape = _shape(family, tokenizer, blocks)
-    if family == "qwen2":
-        del shape["head_dim"]
-        return _lively(Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=False)))
-    if family == "llama":
-        return _lively(LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False)))
-    return _lively(Gemma3ForCausalLM(_gemma_text(shape)))
-
-
-def _gemma_text(shape: dict[str, Any]) -> Gemma3TextConfig:
-    # Every second block looks back 32 tokens only, so that sliding windows are in the test.
-    kinds = ["sliding_attention" if i % 2 == 0 else "full_attention" for i in range(shape["num_hidden_layers"])]
-    return Gemma3TextConfig(
-        **shape, sliding_window=32, layer_types=kinds, query_pre_attn_scalar=16, tie_word_embeddings=True
-    )
+    return _lively(AutoModelForCausalLM.from_config(_config(family, tokenizer, blocks)))
 
 
 def _multimodal(tokenizer: Any) -> Any:
-    text = _gemma_text(_shape("gemma3", tokenizer, BLOCKS))
+    text = _config("gemma3", tokenizer, BLOCKS)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
     config = Gemma3Config(
@@ -220,7 +260,7 @@ def _multimodal(tokenizer: Any) -> Any:
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
         eos_token_id=tokenizer.eos_token_id,
-        initializer_range=INIT["gemma3"],
+        initializer_range=FORMS["gemma3"].spread,
     )
     return _lively(Gemma3ForConditionalGeneration(config))
 
@@ -228,7 +268,7 @@ def _multimodal(tokenizer: Any) -> Any:
 def _lively(model: Any) -> Any:
     """Move norm weights and biases off their defaults, so that one forgotten shows."""
     with torch.no_grad():
-        if model.config.model_type.startswith("gemma3"):
+        if model.config.model_type.startswith("gemma"):
             # Tied to the head and scaled up, large embeddings would only repeat the last token.
             model.get_input_embeddings().weight.mul_(0.1)
         for name, value in model.named_parameters():
@@ -237,9 +277,8 @@ def _lively(model: Any) -> Any:
     return model.float().eval()
 
 
-def _drop_head_and_norm(folder: Path) -> None:
-    """A reconstructor has neither; they are taken out of the files, index included."""
-    unwanted = ("lm_head.weight", "model.norm.weight")
+def _drop(folder: Path, *unwanted: str) -> None:
+    """Take weights that a reconstructor has not out of the files, index included."""
     for path in folder.glob("*.safetensors"):
         kept = {name: value for name, value in load_file(path).items() if name not in unwanted}
         path.unlink()
@@ -256,7 +295,7 @@ def write_sidecar(
     folder: Path, role: str, tokenizer: Any, family: Family, *, d_model: int = D_MODEL, layer: int = LAYER
 ) -> None:
     """Write the sidecar of a checkpoint, in the released format."""
-    marker = SPECIALS[family].marker
+    marker = SPECIALS[FORMS[family].style].marker
     ids = tokenizer.encode(f"<concept>{marker}</concept>", add_special_tokens=False)
     marker_id = tokenizer.convert_tokens_to_ids(marker)
     at = ids.index(marker_id)

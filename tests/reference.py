@@ -41,7 +41,7 @@ class ReferenceVerbalizer:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
         loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
-        self.model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
     def prompt_ids(self) -> list[int]:
         return list(self._prompt_ids)
@@ -104,13 +104,35 @@ class ReferenceVerbalizer:
         return (generated[begin:] if end < 0 else generated[begin:end]).strip(), end >= 0
 
 
+class AddingVerbalizer(ReferenceVerbalizer):
+    """A verbalizer that adds |h| v/|v| to the output h of a block, where the marker stands."""
+
+    def __init__(self, folder: Path, block: int) -> None:
+        super().__init__(folder)
+        self.vector: NDArray[np.float32] | None = None
+        self.model.model.layers[block].register_forward_hook(self._add)
+
+    def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
+        self.vector = vector
+        return super().embeds(None, new_ids)
+
+    def _add(self, block: torch.nn.Module, arguments: Any, output: torch.Tensor) -> None:
+        if self.vector is None or output.shape[1] == 1:
+            return
+        row, vector = output[0, self._at()], torch.from_numpy(self.vector)
+        output[0, self._at()] = row + row.norm() * vector / vector.norm()
+
+    def _at(self) -> int:
+        return self._prompt_ids.index(self.sidecar["tokens"]["injection_token_id"])
+
+
 class ReferenceReconstructor:
     """Text -> vector: the blocks, no final norm, the value head on the last token; float32."""
 
     def __init__(self, folder: Path) -> None:
         self.template = read(folder)["prompt_templates"]["ar"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         self.final_norm = self.model.norm
         self.model.norm = torch.nn.Identity()
         self.head = load_file(folder / "value_head.safetensors")["weight"].float()

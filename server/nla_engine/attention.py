@@ -116,6 +116,7 @@ def attend(
     *,
     scaling: float,
     window: int | None,
+    cap: float = 0.0,
 ) -> torch.Tensor:
     """Compute a layer's attention of a group.
 
@@ -126,6 +127,7 @@ def attend(
         values: [slots, key heads, size], likewise.
         scaling: of the scores.
         window: how far back a token looks; None for all the way.
+        cap: what the scores stay below, by a tanh; 0 for no such thing.
 
     Returns:
         [sequences * width, heads, size].
@@ -145,19 +147,47 @@ def attend(
         .to(query.dtype)
         for pool in (keys, values)
     )
-    causal = group.is_causal(window)
-    mask = None if causal else group.mask(window, query.dtype)
-    shared = not alone and heads != key_heads
-    answer = scaled_dot_product_attention(
-        queries, key, value, attn_mask=mask, is_causal=causal and not alone, scale=scaling, enable_gqa=shared
-    )
+    if cap:
+        answer = attend_capped(queries, key, value, group.mask(window, query.dtype), scaling=scaling, cap=cap)
+    else:
+        causal = group.is_causal(window)
+        mask = None if causal else group.mask(window, query.dtype)
+        shared = not alone and heads != key_heads
+        answer = scaled_dot_product_attention(
+            queries, key, value, attn_mask=mask, is_causal=causal and not alone, scale=scaling, enable_gqa=shared
+        )
     return (answer if alone else answer.transpose(1, 2)).reshape(-1, heads, size)
+
+
+def attend_capped(
+    queries: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scaling: float, cap: float
+) -> torch.Tensor:
+    """Compute attention step by step, with scores that a tanh keeps below a cap, which torch's own call has not.
+
+    Args:
+        queries: [sequences, heads, width, size].
+        key: [sequences, key heads, keys, size].
+        value: likewise.
+        mask: [sequences, 1, width, keys] or what broadcasts to it, added to the scores.
+        scaling: of the scores, before the cap.
+        cap: what they stay below.
+
+    Returns:
+        [sequences, heads, width, size].
+    """
+    sharing = queries.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(sharing, dim=1), value.repeat_interleave(sharing, dim=1)
+    scores = queries @ key.transpose(-1, -2) * scaling
+    scores = torch.tanh(scores / cap) * cap + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SGLang ships no types
     """SGLang's own, with its loops over sequences replaced."""
 
     _plan: Plan | None = None
+    _cap: float = 0.0
+    """Of the layer's scores; SGLang's own takes no notice of it."""
 
     def __init__(self, model_runner: Any) -> None:
         if model_runner.page_size not in (None, 1):
@@ -186,6 +216,18 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SGLang ship
         most = GROUP_BYTES // (keys[0].numel() * keys.element_size())
         return make_plan(self.req_to_token_pool.req_to_token, batch.req_pool_indices, cached, new, most)
 
+    def forward_extend(self, q: Any, k: Any, v: Any, layer: Any, *rest: Any, **options: Any) -> torch.Tensor:
+        """Compute a layer for a batch of prompts."""
+        self._cap = layer.logit_cap or 0.0
+        answer: torch.Tensor = super().forward_extend(q, k, v, layer, *rest, **options)
+        return answer
+
+    def forward_decode(self, q: Any, k: Any, v: Any, layer: Any, *rest: Any, **options: Any) -> torch.Tensor:
+        """Compute a layer for a batch of last tokens."""
+        self._cap = layer.logit_cap or 0.0
+        answer: torch.Tensor = super().forward_decode(q, k, v, layer, *rest, **options)
+        return answer
+
     def _run_sdpa_forward_extend(self, *tensors: Any, causal: bool, **options: Any) -> torch.Tensor:
         if not causal or not self._attend(*tensors, **options):
             super()._run_sdpa_forward_extend(*tensors, causal=causal, **options)
@@ -201,11 +243,17 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SGLang ship
     def _attend(
         self, query: Any, output: Any, keys: Any, values: Any, *_: Any, is_cross_attn: bool, **options: Any
     ) -> bool:
-        """Write the output, or tell that this is not for us."""
+        """Write the output, or tell that this is not for us.
+
+        Raises:
+            NotImplementedError: nor for SGLang's own, which would leave a cap of the scores out.
+        """
         plan, same_size = self._plan, keys.shape[-1] == values.shape[-1]
         if plan is None or is_cross_attn or not same_size:
+            if self._cap:
+                raise NotImplementedError("attention of this kind with capped scores, on a CPU")
             return False
-        scaling, window = options["scaling"], options["sliding_window_size"]
-        answers = [attend(group, query, keys, values, scaling=scaling, window=window) for group in plan.groups]
+        form: dict[str, Any] = {"scaling": options["scaling"], "window": options["sliding_window_size"]}
+        answers = [attend(group, query, keys, values, cap=self._cap, **form) for group in plan.groups]
         torch.index_select(torch.cat(answers), 0, plan.back, out=output[: len(plan.back)])
         return True

@@ -11,6 +11,7 @@ MATCH_PREFIX: Final = "sglang.srt.managers.schedule_batch.match_kv_cache"
 SAMPLING_BATCH: Final = "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch"
 FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_from_probs_torch"
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
+CAPPED_LOGITS: Final = "sglang.srt.layers.logits_processor.fused_softcap"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
@@ -22,9 +23,10 @@ NAMES: Final[dict[str, str]] = {
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
     FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
+    CAPPED_LOGITS: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
-    INTERNAL_STATE: "hooked: tells the gateway which role and model class really run",
+    INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": "how much of a prompt may come from the cache",
@@ -42,14 +44,15 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.platforms.interface.SRTPlatform.init_backend": "called in time to register it",
     _NATIVE: "base of the attention on CPUs, and what it falls back on",
     f"{_NATIVE}.init_forward_metadata": "comes before a batch's layers",
+    f"{_NATIVE}.forward_extend": "overridden: knows the layer, whose scores may be capped",
+    f"{_NATIVE}.forward_decode": "overridden: knows the layer, whose scores may be capped",
     f"{_NATIVE}._run_sdpa_forward_extend": "overridden: its loop over sequences",
     f"{_NATIVE}._run_sdpa_forward_decode": "overridden: its loop over sequences",
     "sglang.srt.model_executor.forward_batch_info.ForwardMode": "which of the two a batch takes",
     "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
     "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
     "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
-    "sglang.srt.models.qwen2.Qwen2ForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.llama.LlamaForCausalLM": "base of a reconstructor",
-    "sglang.srt.models.gemma3_causal.Gemma3ForCausalLM": "base of a reconstructor and of the multimodal verbalizer",
+    "sglang.srt.models.registry.ModelRegistry.models": "where our model stands in the place of SGLang's",
+    "sglang.srt.layers.layer_boundary.residual.batch.fold": "forms a block's whole output, to which a vector is added",
 }
 """Dotted name -> what for."""

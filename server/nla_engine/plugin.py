@@ -1,4 +1,4 @@
-"""Entry point `sglang.srt.plugins`: registers our hooks in every process of an engine that nla-serve started.
+"""Entry point `sglang.srt.plugins`: our hooks and our model, in every process of an engine that nla-serve started.
 
 Imports SGLang only once it is sure that it is wanted, for every SGLang in the environment loads this module.
 """
@@ -43,7 +43,10 @@ def hooks_for(role: str) -> list[Hook]:
                 Hook(names.FILTERED_DRAW, sampling.draw_in_vocabulary_order, "AROUND"),
             ]
             if on_cpu():
-                hooks.append(Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"))
+                hooks += [
+                    Hook(names.SEEDED_DRAW, sampling.multinomial_on_cpu, "REPLACE"),
+                    Hook(names.CAPPED_LOGITS, sampling.cap_on_cpu, "REPLACE"),
+                ]
         case "ar":
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
         case _:
@@ -53,7 +56,7 @@ def hooks_for(role: str) -> list[Hook]:
 
 
 def activate() -> None:
-    """Register the hooks of this engine's role; in any other SGLang, do nothing."""
+    """Register the hooks and the model of this engine's role; in any other SGLang, do nothing."""
     role = os.environ.get(ROLE_VARIABLE)
     if role is None:
         return
@@ -61,3 +64,7 @@ def activate() -> None:
 
     for hook in hooks_for(role):
         HookRegistry.register(hook.target, hook.function, HookType[hook.kind])
+    from nla_engine.checkpoint import Checkpoint
+    from nla_engine.registry import register_model
+
+    register_model(role, Checkpoint.told())

@@ -64,6 +64,21 @@ def draw_in_vocabulary_order(  # noqa: PLR0917 - SGLang's signature
     return multinomial_with_seed(kept.log_(), sampling_seed, positions).view(-1).to(torch.int32)
 
 
+def cap_on_cpu(logits: torch.Tensor, cap: float) -> torch.Tensor:
+    """Keep logits below a cap by a tanh, in place, as Gemma 2 has it.
+
+    Stands for SGLang's function of the same signature on CPUs, where that one needs a compiled kernel.
+
+    Args:
+        logits: [batch, vocabulary].
+        cap: what they stay below.
+
+    Returns:
+        The logits.
+    """
+    return logits.div_(cap).tanh_().mul_(cap)
+
+
 def multinomial_on_cpu(logprobs: torch.Tensor, seed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Draw one column of each row by the Gumbel trick, with noise that depends on the row's seed and position alone.
 

@@ -1,4 +1,4 @@
-"""A hook on the engine's report of itself: which role, model class and hooks really run.
+"""A hook on the engine's report of itself: which role, model and hooks really run.
 
 A plugin that failed to load leaves a stock engine that answers just as readily; the gateway looks for this report.
 """
@@ -20,6 +20,7 @@ def reporting(role: str, targets: Sequence[str]) -> Callable[..., None]:
             # SGLang only logs a hook that does not fit.
             "missing_hooks": [target for target in targets if target not in HookRegistry._patched],
             "model_class": type(model).__name__,
+            "kind": getattr(model, "nla_kind", "stock"),
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         }
 

@@ -9,23 +9,27 @@ from typing import Any, Final
 
 import torch
 
+from nla_engine.adapters import merging
+
 LOST_SHARE: Final = 0.01
 """Of an integer parameter's values, those that may be the mark by chance; the least part of a fused one is larger."""
 SLICE: Final = 1 << 24
 """Values looked at together: some are widened for it, which for a whole vocabulary would take gigabytes."""
 
 
-def load_completely(original: Callable[..., None], model: Any, *args: Any, **kwargs: Any) -> None:
-    """Load weights, then prove that every parameter is there and finite.
+def load_completely(original: Callable[..., None], model: Any, weights: Any, *args: Any, **kwargs: Any) -> None:
+    """Load weights, adapters merged into them, then prove that every parameter is there and finite.
 
     Online quantization comes later: what is loaded for it is as in a model that is not quantized.
 
     Raises:
-        ValueError: a parameter is missing from the checkpoint, wholly or in part, or holds NaN or infinite values.
+        ValueError: a parameter is missing from the checkpoint, wholly or in part, or holds NaN or infinite values;
+            or adapters do not fit.
     """
     for parameter in _expected(model).values():
         parameter.data.fill_(_mark(parameter.dtype))
-    original(model, *args, **kwargs)
+    with merging(weights) as merged:
+        original(model, merged, *args, **kwargs)
     bad = [name for name, parameter in _expected(model).items() if not _is_complete(parameter)]
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")

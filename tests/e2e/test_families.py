@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -21,19 +21,33 @@ TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", ""
 VECTORS = np.random.default_rng(11).standard_normal((240, D_MODEL)).astype(np.float32)
 
 
+TP2 = ("--tp", "2")
+
+
 @dataclass(frozen=True)
 class Case:
     family: Family
-    make: dict[str, bool]
+    make: dict[str, bool] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    together: int = 8
+    """Vectors that are sent at once."""
 
 
 CASES = {
-    "qwen2": Case("qwen2", {}),
-    "llama-sharded-dp2": Case("llama", {"sharded": True}, ("--dp", "2")),
-    "gemma3": Case("gemma3", {}),
+    "qwen2": Case("qwen2", together=200),
+    "llama-sharded-dp2": Case("llama", {"sharded": True}, ("--dp", "2"), together=24),
+    "gemma3": Case("gemma3", together=24),
     "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
-    "qwen2-tp2": Case("qwen2", {}, ("--tp", "2")),
+    "qwen2-tp2": Case("qwen2", flags=TP2, together=24),
+    "qwen3": Case("qwen3"),
+    "qwen3-moe": Case("qwen3_moe"),
+    "mistral": Case("mistral"),
+    "phi3": Case("phi3"),
+    "gemma2": Case("gemma2"),
+    "olmo2": Case("olmo2"),
+    "glm4": Case("glm4"),
+    "qwen3-moe-tp2": Case("qwen3_moe", flags=TP2),
+    "olmo2-tp2": Case("olmo2", flags=TP2),
 }
 
 
@@ -91,7 +105,7 @@ def test_critic_equals_the_formula(served: Served) -> None:
 
 
 def test_many_at_once_get_their_own_answers(served: Served) -> None:
-    count = 200 if served.case.family == "qwen2" and not served.case.flags else 24
+    count = served.case.together
     reference = ReferenceVerbalizer(served.pair.av)
     greedy = ((vector, reference.greedy(vector, MAX_TOKENS)) for vector in VECTORS)
     # Batches round otherwise, which decides between two tokens that are equally good to six digits.

@@ -10,7 +10,7 @@ COMPARE = """
 import sys
 from types import SimpleNamespace as Bag
 import torch
-from nla_engine.attention import CpuAttention
+from nla_engine.attention import CpuAttention, attend_capped
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -28,7 +28,7 @@ class Pool:
     def set_kv_buffer(self, layer, place, keys, values):
         self.keys[place.loc], self.values[place.loc] = keys, values
 
-def compare(mode, cached, new, heads=4, key_heads=2, window=-1, dtype=torch.float32, kind=None):
+def compare(mode, cached, new, heads=4, key_heads=2, window=-1, dtype=torch.float32, kind=None, cap=0.0):
     cached, new, size = torch.tensor(cached), torch.tensor(new), 16
     lengths, count, requests = cached + new, len(new), torch.randperm(len(new) + 3)[: len(new)]
     table, free, fresh = torch.zeros(count + 3, 512, dtype=torch.int32), torch.randperm(4096), []
@@ -40,7 +40,8 @@ def compare(mode, cached, new, heads=4, key_heads=2, window=-1, dtype=torch.floa
     batch = Bag(forward_mode=mode, encoder_lens=None, out_cache_loc=torch.cat(fresh), req_pool_indices=requests,
                 seq_lens=lengths, extend_prefix_lens=cached, extend_seq_lens=new)
     layer = Bag(qk_head_dim=size, v_head_dim=size, tp_q_head_num=heads, tp_k_head_num=key_heads, layer_id=0,
-                scaling=0.3, is_cross_attention=False, attn_type=kind, sliding_window_size=window)
+                scaling=0.3, is_cross_attention=False, attn_type=kind, sliding_window_size=window,
+                logit_cap=cap)
     q, k, v = (torch.randn(int(new.sum()), number, size).to(dtype) for number in (heads, key_heads, key_heads))
     answers = []
     for backend in (TorchNativeAttnBackend(runner), CpuAttention(runner)):
@@ -65,9 +66,17 @@ for window in (0, 7, 60):
     compare(extend, [0] * 20, lengths, window=window)
     compare(extend, [97, 0, 30, 200] * 5, lengths, window=window)
     compare(decode, lengths, [1] * 20, window=window)
+    # So high a cap changes nothing, and SGLang's own knows none.
+    compare(extend, [97, 0, 30, 200] * 5, lengths, window=window, cap=1e4)
+    compare(decode, lengths, [1] * 20, window=window, cap=1e4)
+compare(extend, [0] * 20, lengths, cap=1e4)
 compare(extend, [97, 0, 30, 200] * 5, lengths, dtype=torch.bfloat16)
 compare(decode, lengths, [1] * 20, dtype=torch.bfloat16)
 compare(extend, [0] * 20, lengths, kind=AttentionType.ENCODER_ONLY)
+one, other, keys = torch.randn(3, 1, 4, 5, 16)
+scores = one @ other.transpose(-1, -2) * 0.3
+wanted = (2 * (scores / 2).tanh()).softmax(-1) @ keys
+torch.testing.assert_close(attend_capped(one, other, keys, torch.zeros(5), scaling=0.3, cap=2.0), wanted)
 try:
     CpuAttention(Bag(page_size=16))
 except ValueError as error:

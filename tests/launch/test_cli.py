@@ -140,7 +140,7 @@ def test_only_one_engine(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--only", "ar", "--ar", str(pair.ar), "--device", "cpu", "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert "verbalizer" not in plan
-    assert '{"architectures": ["Qwen2Reconstructor", "Qwen2ForCausalLM"]}' in plan
+    assert "NLA_ENGINE_CHECKPOINT" in plan
 
 
 def test_wrong_flags_are_usage_errors() -> None:
@@ -234,9 +234,11 @@ def test_a_dry_run_imports_nothing_slow() -> None:
 
 CHECKS = """
 import sys
-from pathlib import Path
-from nla_launch.pair.preflight import check_checkpoints
-check_checkpoints({"av": Path(sys.argv[1])})
+from nla_gateway.roles import Role
+from nla_launch.pair.checkpoints import locate
+from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
+found = {Role.AV: locate(sys.argv[1], "all")}
+check_checkpoints(found, describe_checkpoints(found))
 sys.exit("torch" if "torch" in sys.modules else 0)
 """
 

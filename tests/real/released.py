@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from nla_gateway.pair.sidecar import read_sidecar
 
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
-from nla_gateway.pair.sidecar import read_sidecar
 
 AV_TEMPLATE: Final = (
     "You are a meticulous AI researcher conducting an important investigation into activation vectors from a language"

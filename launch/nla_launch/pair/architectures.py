@@ -1,5 +1,8 @@
 """The architectures that are supported, and the classes that SGLang runs for them."""
 
+import importlib.util
+import logging
+from pathlib import Path
 from typing import Any, Final
 
 from nla_gateway.roles import Role
@@ -7,36 +10,84 @@ from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
 
-OVERRIDES: Final[dict[Role, dict[str, dict[str, Any]]]] = {
-    Role.AV: {
-        "Qwen2ForCausalLM": {},
-        "LlamaForCausalLM": {},
-        "Gemma3ForCausalLM": {},
-        "Gemma3ForConditionalGeneration": {
-            "architectures": ["Gemma3MultimodalVerbalizer", "Gemma3ForCausalLM"],
-            "language_model_only": True,
-        },
-    },
-    Role.AR: {
-        "Qwen2ForCausalLM": {"architectures": ["Qwen2Reconstructor", "Qwen2ForCausalLM"]},
-        "LlamaForCausalLM": {"architectures": ["LlamaReconstructor", "LlamaForCausalLM"]},
-        "Gemma3ForCausalLM": {"architectures": ["Gemma3Reconstructor", "Gemma3ForCausalLM"]},
-    },
-}
-"""Supported architectures, with what SGLang is to read instead of config.json's: of two architectures the first is
-the class that runs, one of ours, and the second keeps SGLang's checks by name true."""
+logger = logging.getLogger(__name__)
+
+SUPPORTED: Final = (
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Olmo2ForCausalLM",
+    "Glm4ForCausalLM",
+)
+"""Run in both roles, and equal to transformers."""
+WRAPPERS: Final = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
+"""Multimodal wrappers, with the class of their language model, which runs alone."""
 WIDEST_PLAIN_HEAD: Final = 128
 """The largest head_dim that every attention backend takes."""
 
 
+def model_class(architecture: str) -> str:
+    """Name SGLang's class for the language model of an architecture."""
+    return WRAPPERS.get(architecture, architecture)
+
+
+def override(architecture: str) -> dict[str, Any]:
+    """Form what SGLang is to read instead of config.json's."""
+    if architecture not in WRAPPERS:
+        return {}
+    return {"architectures": [WRAPPERS[architecture]], "language_model_only": True}
+
+
 def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """Raise LaunchError for an architecture that we have no class for."""
-    supported = OVERRIDES[role]
-    if config.architecture not in supported:
+    """Warn of an architecture that was never run, and refuse one that cannot be.
+
+    Raises:
+        LaunchError: SGLang has no model of it, or one of another form than those that our classes go with.
+    """
+    name = model_class(config.architecture)
+    if name in SUPPORTED:
+        return
+    problem = misfit(name)
+    if problem is not None:
         raise LaunchError(
-            f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported;"
-            f" supported are {', '.join(supported)}"
+            f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported, for"
+            f" {problem}; supported are {', '.join([*SUPPORTED, *WRAPPERS])}"
         )
+    logger.warning(
+        "%s: architecture %s was never tried with nla-serve, only looked at: compare some of the %s's answers with"
+        " transformers before you trust them",
+        checkpoint.source, config.architecture, role.label,
+    )  # fmt: skip
+
+
+def misfit(architecture: str) -> str | None:
+    """Tell by SGLang's source why a model does not go with our classes; None where it seems to.
+
+    The engine looks again, at the model itself.
+    """
+    source = _source_of(architecture)
+    if source is None:
+        return "SGLang has no such model"
+    missing = [sign for sign in ("input_embeds", "hidden_states", "self.layers", "self.norm") if sign not in source]
+    return f"SGLang's model is of another form (no {', '.join(missing)})" if missing else None
+
+
+def _source_of(architecture: str) -> str | None:
+    """Read the file of SGLang's that has a model, with those of SGLang's models that it imports."""
+    sglang = importlib.util.find_spec("sglang")
+    if sglang is None or not sglang.submodule_search_locations:
+        return None
+    folder = Path(sglang.submodule_search_locations[0]) / "srt" / "models"
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
+    found = next((text for text in texts.values() if f"\nclass {architecture}(" in text), None)
+    if found is None:
+        return None
+    return found + "".join(text for stem, text in texts.items() if f"from sglang.srt.models.{stem} import" in found)
 
 
 def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[int, int] | None) -> str | None:

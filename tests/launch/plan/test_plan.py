@@ -1,10 +1,12 @@
 """One engine's command line and environment: the arguments that matter."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 
+from nla_engine.checkpoint import Checkpoint, Injection
 from nla_gateway.roles import Role
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import load_preset
@@ -66,8 +68,17 @@ def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_multimodal_verbalizer_runs_our_class() -> None:
     engine = plan_one(Role.AV, GEMMA_27B, Request(tp=2), gpus(2, 80))
-    assert "Gemma3MultimodalVerbalizer" in " ".join(engine.command(1, "k"))
-    assert engine.environment()["SGLANG_EXTERNAL_MODEL_PACKAGE"] == "nla_engine.models"
+    assert '{"architectures": ["Gemma3ForCausalLM"], "language_model_only": true}' in engine.command(1, "k")
+    assert json.loads(engine.environment()["NLA_ENGINE_CHECKPOINT"])["architecture"] == "Gemma3ForCausalLM"
+
+
+def test_an_engine_is_told_what_it_serves() -> None:
+    av, ar = (plan_one(role, QWEN, CPU).environment()["NLA_ENGINE_CHECKPOINT"] for role in (Role.AV, Role.AR))
+    assert Checkpoint.model_validate_json(av).injection == Injection(rule="replace")
+    told = Checkpoint.model_validate_json(ar)
+    assert (told.architecture, told.blocks, told.final_norm) == ("Qwen2ForCausalLM", QWEN.blocks, False)
+    assert told.value_head is not None
+    assert (told.value_head.file.name, told.value_head.weight) == ("value_head.safetensors", "weight")
 
 
 def test_radix_cache_stays_on_for_the_verbalizer_alone() -> None:

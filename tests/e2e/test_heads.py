@@ -1,0 +1,42 @@
+"""Value heads with a bias, under other names, behind the final norm, or none at all: as transformers has it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.checkpoints import D_MODEL, make_pair
+from tests.plain import decode
+from tests.reference import ReferenceReconstructor
+from tests.stack import serving
+
+TEXTS = ("A short text.", "no full stop", "日本 and 'quotes'", "")
+
+
+@pytest.mark.parametrize("kind", ["bias-and-norm", "none"])
+def test_reconstruction_equals_transformers(tmp_path: Path, kind: str) -> None:
+    pair = make_pair(tmp_path, "qwen3", final_norm=kind == "bias-and-norm")
+    torch.manual_seed(1)
+    weight, bias, told = torch.eye(D_MODEL), torch.zeros(D_MODEL), {"value_head": None}
+    if kind == "bias-and-norm":
+        weight, bias = torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5, torch.randn(D_MODEL)
+        file = pair.ar / "adapter_and_head.safetensors"
+        save_file({"value_head.weight": weight, "value_head.bias": bias, "other": bias.clone()}, file)
+        head = {"file": str(file), "weight": "value_head.weight", "bias": "value_head.bias"}
+        told = {"value_head": head, "final_norm": True}
+    reference = ReferenceReconstructor(pair.ar)
+    reference.head = weight
+    if kind == "bias-and-norm":
+        reference.model.norm = reference.final_norm
+
+    flags = ("--only", "ar", "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32")
+    env = {"TOLD": json.dumps({"ar": told})}
+    with serving(tmp_path / "log", *flags, env=env, module="tests.told") as stack:
+        reply: dict[str, Any] = stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
+    for text, data in zip(TEXTS, reply["vectors"], strict=True):
+        wanted = reference.vector(text) + bias.numpy()
+        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)
