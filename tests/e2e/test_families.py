@@ -34,6 +34,7 @@ CASES = {
     "gemma3": Case("gemma3", {}),
     "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
     "qwen2-tp2": Case("qwen2", {}, ("--tp", "2")),
+    "gemma3-tp2": Case("gemma3", {}, ("--tp", "2")),
 }
 
 
