@@ -39,6 +39,7 @@ CASES = {
     "gemma3": Case("gemma3", together=24),
     "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
     "qwen2-tp2": Case("qwen2", flags=TP2, together=24),
+    "gemma3-tp2": Case("gemma3", flags=TP2),
     "qwen3": Case("qwen3"),
     "qwen3-moe": Case("qwen3_moe"),
     "mistral": Case("mistral"),

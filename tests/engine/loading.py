@@ -1,47 +1,56 @@
 """Loads checkpoints with SGLang's own models and loader, on a CPU, up to where kernels for GPUs would come in.
 
-Takes a JSON list of tasks from its input, and writes what became of each to the file that its argument names: None, or
-the message of a ValueError. A process of its own: SGLang warns at its import, and warnings are errors in the tests.
+Takes a JSON list of tasks from its input, and writes to the file that its argument names what became of each: what was
+wrong, if anything, and the type of the weights. It is a process of its own, for SGLang warns at its import, and
+warnings are errors in the tests.
 """
 
+import importlib
 import json
+import multiprocessing
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from sglang.srt.configs.device_config import DeviceConfig
 from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.configs.model_config import ModelConfig
-from sglang.srt.distributed.parallel_state import (
-    destroy_model_parallel,
-    init_distributed_environment,
-    initialize_model_parallel,
-)
+from sglang.srt.distributed.parallel_state import init_distributed_environment, initialize_model_parallel
 from sglang.srt.model_loader.loader import DefaultModelLoader
 from sglang.srt.runtime_context import SpawnRanks, publish
 from sglang.srt.server_args import ServerArgs
 
 from nla_engine.weights import load_completely
+from tests.checkpoints import INIT as FAMILIES
+from tests.stack import free_port
+
+LATE: Final = ("sglang.srt.layers.moe.fused_moe_triton", *(f"nla_engine.models.{name}" for name in FAMILIES))
+"""What each fork would else import for itself."""
+WEIGHT: Final = "model.layers.0.mlp.down_proj.weight"
 
 
-def try_to_load(task: dict[str, Any]) -> str | None:
+def try_to_load(task: dict[str, Any]) -> tuple[str | None, str]:
     """Load one checkpoint; a task holds fields of SGLang's ServerArgs."""
     arguments = ServerArgs(**task, device="cpu", dtype="bfloat16", attention_backend="torch_native")
     publish(arguments, role="test", ranks=SpawnRanks(world_rank=0))
-    config, loader = ModelConfig.from_server_args(arguments), DefaultModelLoader(LoadConfig())
+    init_distributed_environment(1, 0, f"tcp://127.0.0.1:{free_port()}", 0, "gloo")
     initialize_model_parallel(backend="gloo")
+    config, loader = ModelConfig.from_server_args(arguments), DefaultModelLoader(LoadConfig())
     model = loader.initialize_model_for_startup(model_config=config, device_config=DeviceConfig("cpu"))
-    weights = loader._get_all_weights(config, model)
+    wrong = None
     try:
-        load_completely(DefaultModelLoader.load_weights_only, model, weights, None)
+        load_completely(DefaultModelLoader.load_weights_only, model, loader._get_all_weights(config, model), None)
     except ValueError as error:
-        return str(error)
-    finally:
-        destroy_model_parallel()
-    return None
+        wrong = str(error)
+    return wrong, str(model.get_parameter(WEIGHT).dtype)
 
 
 if __name__ == "__main__":
-    meeting = f"tcp://127.0.0.1:{sys.argv[2]}"
-    init_distributed_environment(1, 0, meeting, 0, "gloo")
-    Path(sys.argv[1]).write_text(json.dumps([try_to_load(task) for task in json.load(sys.stdin)]))
+    for name in LATE:
+        importlib.import_module(name)
+    torch.cuda.get_device_capability = lambda device=None: (9, 0)  # decides which of its schemes SGLang takes
+    # A fork for each: of SGLang's settings and groups a process has but one.
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        answers = pool.map(try_to_load, json.load(sys.stdin), chunksize=1)
+    Path(sys.argv[1]).write_text(json.dumps(answers))

@@ -33,7 +33,7 @@ FORMATS: Final[dict[str, dict[str, Any] | None]] = {
 
 
 def write_quantized(source: Path, folder: Path, written: str, lost: str) -> None:
-    """Copy a checkpoint in one of the formats, without the tensors in whose names `lost` is; an empty one loses none."""
+    """Copy a checkpoint in one of the formats, without the tensor `lost`, if any."""
     folder.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text())
     if (described := FORMATS[written]) is not None:
@@ -42,7 +42,7 @@ def write_quantized(source: Path, folder: Path, written: str, lost: str) -> None
     tensors = {}
     for name, tensor in load_file(source / "model.safetensors").items():
         tensors |= _quantize(name, tensor, written) if ".layers." in name and tensor.ndim == 2 else {name: tensor}
-    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if not lost or lost not in name}
+    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name != lost}
     assert bool(lost) == (len(kept) < len(tensors))
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     for other in source.glob("value_head.safetensors"):

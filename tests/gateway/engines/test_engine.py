@@ -17,7 +17,7 @@ PAYLOAD = {"rid": "r."}
 
 
 @asynccontextmanager
-async def engine(handler: Handler) -> AsyncIterator[Engine]:
+async def engine(handler: Handler, replicas: int = 1) -> AsyncIterator[Engine]:
     ended = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,7 +32,7 @@ async def engine(handler: Handler) -> AsyncIterator[Engine]:
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     settings = EngineSettings(
         urls=(url,), api_key="k", checkpoint=Path(), model="m", dtype="bfloat16", context_length=512,
-        max_in_flight=4, shared_in_flight=2,
+        max_in_flight=4, shared_in_flight=2, replicas=replicas,
     )  # fmt: skip
     async with server, Engine("verbalizer", url, settings) as client:
         yield client
@@ -83,3 +83,48 @@ def test_a_connection_that_breaks_is_doubted() -> None:
             return client.doubted.is_set()
 
     assert asyncio.run(run())
+
+
+class Answering:
+    """An engine that says yes to each question, but for those on which it is stuck."""
+
+    def __init__(self, stuck_on: str | None = None) -> None:
+        self.asked = list[str]()
+        self.stuck = asyncio.Event()
+        self._stuck_on = stuck_on
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+                self.asked.append(path)
+                if path == self._stuck_on:
+                    self.stuck.set()
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+
+@pytest.mark.parametrize(("replicas", "asked"), [(1, ["/health"]), (3, ["/health"] * 3 + ["/server_info"])])
+def test_each_replica_is_asked_for_a_token_and_an_account_of_itself(replicas: int, asked: list[str]) -> None:
+    async def run() -> list[str]:
+        answering = Answering()
+        async with engine(answering, replicas) as client:
+            assert await client.makes_progress()
+        return sorted(answering.asked)
+
+    assert asyncio.run(run()) == asked
+
+
+def test_while_one_replica_is_stuck_no_progress_is_made() -> None:
+    async def run() -> None:
+        answering = Answering(stuck_on="/server_info")
+        async with engine(answering, 2) as client:
+            asking = asyncio.ensure_future(client.makes_progress())
+            await answering.stuck.wait()
+            await asyncio.sleep(0.2)
+            assert not asking.done()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(run())
