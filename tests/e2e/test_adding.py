@@ -1,6 +1,5 @@
 """Vectors that are added to a block's output give what a hook in transformers gives, however prompts are scheduled."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ CHUNK = 40
 """Tokens a prefill pass, fewer than a prompt has."""
 BLOCK = 1
 VECTORS = 50 * np.random.default_rng(5).standard_normal((8, D_MODEL)).astype(np.float32)
-TOLD = json.dumps({"av": {"injection": {"rule": "add_after_block", "block": BLOCK}}})
+RULES = {"injection": {"rule": "add_after_block", "block": BLOCK}}
 
 CASES: dict[str, tuple[Family, tuple[str, ...]]] = {
     "qwen3": ("qwen3", ()),
@@ -46,10 +45,10 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     reference = AddingVerbalizer(pair.av, BLOCK)
     expected = [reference.text(reference.greedy(vector, MAX_TOKENS))[0] for vector in VECTORS]
     assert len(set(expected)) > len(VECTORS) // 2
-    preset = write_preset(folder / "preset.yaml", pair.av, "--chunked-prefill-size", str(CHUNK), "--log-level", "debug")
+    engine_args = ("--chunked-prefill-size", str(CHUNK), "--log-level", "debug")
+    preset = write_preset(folder / "preset.yaml", pair.av, *engine_args, verbalizer=RULES)
     arguments = ("--preset", str(preset), "--only", "av", "--log-level", "debug", *flags)
-    env = {"SGLANG_TEST_RETRACT": "1", "TOLD": TOLD}
-    with serving(folder / "log", *arguments, env=env, module="tests.told") as stack:
+    with serving(folder / "log", *arguments, env={"SGLANG_TEST_RETRACT": "1"}) as stack:
         yield Served(pair, stack, expected)
 
 
