@@ -13,6 +13,7 @@ from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import check_limits, limits_of
 from nla_launch.logs import set_up_logs
 from nla_launch.pair.preset import DEFAULT, Preset, load_preset
+from nla_launch.pair.sources import Based, Source
 from nla_launch.plan.elsewhere import KEY_VARIABLE, read_elsewhere
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,18 @@ def _preset(arguments: argparse.Namespace) -> Preset:
     """Combine the preset with the checkpoints given; given all and no preset, none is needed."""
     wanted = [Role(arguments.only)] if arguments.only else list(Role)
     for role in Role:
-        if role not in wanted and (getattr(arguments, role) or getattr(arguments, f"{role}_url")):
+        if role not in wanted and any(getattr(arguments, f"{role}{kind}") for kind in ("", "_url", "_adapter")):
             raise LaunchError(f"--only {arguments.only} serves no {role.label}, but one is given: leave out either")
-    given = {role: source for role in wanted if (source := getattr(arguments, role))}
+    given: dict[Role, Source] = {role: source for role in wanted if (source := getattr(arguments, role))}
     if arguments.preset is None and len(given) == len(wanted):
         base = Preset(name="custom", av=None, ar=None)
     else:
         base = load_preset(arguments.preset or DEFAULT)
     sources = base.sources | given
+    for role in wanted:
+        if (adapters := getattr(arguments, f"{role}_adapter")) and role in sources:
+            below = sources[role]
+            sources[role] = Based(base=below if isinstance(below, str) else below.base, adapters=tuple(adapters))
     for role in wanted:
         if role not in sources:
             raise LaunchError(f"preset {base.name} has no `{role}`: give --{role}")

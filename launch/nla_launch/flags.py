@@ -18,6 +18,11 @@ URL_HELP: Final = {
     Role.AR: "the same for the reconstructor",
 }
 
+ADAPTER_HELP: Final = {
+    Role.AV: f"LoRA adapter to merge into the {Role.AV.label}'s weights; repeat for one on top of another",
+    Role.AR: f"the same for the {Role.AR.label}",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Form all flags."""
@@ -28,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
     for role in Role:
         add(f"--{role}", metavar="REPO|DIR", help=f"{role.label} checkpoint, instead of the preset's")
+    for role in Role:
+        add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=ADAPTER_HELP[role])
     add("--only", choices=[role.value for role in Role],
         help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip
     add = parser.add_argument_group("where it runs").add_argument

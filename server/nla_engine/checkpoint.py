@@ -6,6 +6,8 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from nla_engine.lora import Given
+
 VARIABLE: Final = "NLA_ENGINE_CHECKPOINT"
 
 
@@ -46,8 +48,8 @@ class Checkpoint(_Frozen):
     """Whether the model's final norm stays, before the head."""
     value_head: ValueHead | None = None
     """None: the vector is the last block's output itself."""
-    adapters: tuple[Path, ...] = ()
-    """Folders, or files, of adapters that are merged into the weights."""
+    adapters: tuple[Given, ...] = ()
+    """Merged into the weights, one upon the other."""
 
     @classmethod
     def told(cls) -> Self:

@@ -9,19 +9,22 @@ from typing import Any
 
 import torch
 
+from nla_engine.adapters import merging
 
-def load_completely(original: Callable[..., None], model: Any, *args: Any, **kwargs: Any) -> None:
-    """Load weights, then prove that every parameter is there and finite.
+
+def load_completely(original: Callable[..., None], model: Any, weights: Any, *args: Any, **kwargs: Any) -> None:
+    """Load weights, adapters merged into them, then prove that every parameter is there and finite.
 
     Raises:
-        ValueError: a parameter is missing from the checkpoint, or holds NaN or infinite values.
+        ValueError: a parameter is missing from the checkpoint, or holds NaN or infinite values; or adapters do not fit.
     """
     # A quantized model has scales that no checkpoint carries: only the values are checked there.
     if getattr(model, "quant_config", None) is None:
         for parameter in model.parameters():
             if _is_plain(parameter):
                 parameter.data.fill_(float("nan"))
-    original(model, *args, **kwargs)
+    with merging(weights) as merged:
+        original(model, merged, *args, **kwargs)
     bad = [name for name, value in model.named_parameters() if _is_plain(value) and not _finite(value)]
     if bad:
         shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")

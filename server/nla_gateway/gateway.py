@@ -9,13 +9,13 @@ from typing import Final, Literal, TypeVar, assert_never
 
 from nla_client.wire import Info, Limits, PairInfo
 from nla_gateway.deadlines import Deadlines
+from nla_gateway.description import check_pair
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.parts import Part, make_part
 from nla_gateway.pair.reconstructor import Reconstructor
-from nla_gateway.pair.sidecar import check_pair
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import Settings
@@ -87,7 +87,7 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -> AsyncIterator[Gateway]:
-    """Read the checkpoints and open the connections to their engines.
+    """Load the prompts and open the connections to their engines.
 
     Raises:
         CheckpointError: a checkpoint that cannot be served, or two that are no pair.
@@ -99,13 +99,12 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
             if role in settings.engines:
                 pool = EnginePool(role.label, settings.engines[role], metrics, tracing)
                 parts.append(make_part(role, await stack.enter_async_context(pool.open()), settings))
-        check_pair({part.role: part.sidecar for part in parts})
+        check_pair({part.role: part.description for part in parts})
         yield Gateway(settings, parts, metrics, Admission(settings.limits.max_queue, metrics.queue.set))
 
 
 def _info(gateway: Gateway) -> Info:
     settings, verbalizer, reconstructor = gateway.settings, gateway.find(Verbalizer), gateway.find(Reconstructor)
-    sidecar = gateway.parts[0].sidecar
     limits = settings.limits.model_dump()
     if verbalizer is not None:
         room = verbalizer.settings.context_length - len(verbalizer.prompt.ids) - RESERVED_TOKENS
@@ -116,8 +115,8 @@ def _info(gateway: Gateway) -> Info:
         verbalizer=_part_info(verbalizer, "av"),
         reconstructor=_part_info(reconstructor, "ar"),
         base_model=settings.base_model,
-        layer=next((part.sidecar.layer for part in gateway.parts if part.sidecar.layer is not None), None),
-        d_model=sidecar.d_model,
+        layer=next((part.description.layer for part in gateway.parts if part.description.layer is not None), None),
+        d_model=gateway.parts[0].description.d_model,
         predict_mean_mse=settings.predict_mean_mse,
         limits=Limits(**limits),
         versions={name: version(name) for name in PACKAGES},
@@ -131,7 +130,7 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         model=part.settings.model,
         role=role,
         checkpoint_dtype=part.settings.dtype,
-        injection_scale=part.sidecar.injection_scale,
-        mse_scale=part.sidecar.mse_scale,
-        fingerprint=fingerprint(part.settings.checkpoint),
+        injection_scale=part.description.injection_scale,
+        mse_scale=part.description.mse_scale,
+        fingerprint=fingerprint(part.settings.checkpoint, part.description, *part.settings.adapters),
     )

@@ -7,6 +7,8 @@ from typing import IO, Final, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from nla_client.wire import VectorDType
+from nla_gateway.description import Description
+from nla_gateway.errors import CheckpointError
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
 
@@ -23,7 +25,12 @@ class EngineSettings(_Frozen):
 
     urls: tuple[str, ...] = Field(min_length=1)
     api_key: str
-    checkpoint: Path = Field(description="Local folder with sidecar, tokenizer and config.json.")
+    checkpoint: Path = Field(description="Local folder with config.json, and all that has no other.")
+    tokenizer: Path | None = Field(default=None, description="Folder of the tokenizer, where it is another.")
+    adapters: tuple[Path, ...] = Field(default=(), description="Folders of what is merged into the weights.")
+    description: Description | None = Field(
+        default=None, description="How it is to be used; null where the checkpoint is not there, in a dry run."
+    )
     model: str = Field(description="The name that answers carry.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
@@ -31,6 +38,16 @@ class EngineSettings(_Frozen):
     context_length: int = Field(description="Prompt and answer together, in tokens.")
     max_in_flight: int = Field(gt=0, description="Requests sent to each at the same time; others wait in the gateway.")
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
+
+    def described(self) -> Description:
+        """Return the checkpoint's description.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if self.description is None:
+            raise CheckpointError(f"{self.checkpoint}: nobody said how it is to be used")
+        return self.description
 
 
 class Access(_Frozen):

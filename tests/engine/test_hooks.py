@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore
 
+from nla_engine.checkpoint import VARIABLE
 from nla_engine.reconstructor import LastRows
 from nla_engine.rendezvous import meet_on_loopback
 from nla_engine.requests import decode_injection
@@ -126,22 +127,26 @@ def test_only_the_rows_that_count_are_computed() -> None:
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_missing_or_bad_weights_are_named(value: float | None) -> None:
-    def load(model: Model) -> None:
+def test_missing_or_bad_weights_are_named(value: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"architecture": "Model"}')
+
+    def load(model: Model, weights: object) -> None:
         model.first.weight.data.fill_(1.0)
         if value is not None:
             model.second.weight.data.fill_(value)
 
     with pytest.raises(ValueError, match=r"second\.weight"):
-        load_completely(load, Model())
+        load_completely(load, Model(), [])
 
 
-def test_complete_weights_pass() -> None:
-    def load(model: Model) -> None:
+def test_complete_weights_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"architecture": "Model"}')
+
+    def load(model: Model, weights: object) -> None:
         for parameter in model.parameters():
             parameter.data.fill_(1.0)
 
-    load_completely(load, Model())
+    load_completely(load, Model(), [])
 
 
 def test_an_engines_processes_meet_on_loopback() -> None:

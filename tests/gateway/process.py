@@ -16,6 +16,7 @@ from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings, Settings, Tls, write_settings
 from nla_launch.run.service import listen
+from tests.descriptions import described
 from tests.plain import DEMO
 
 NOBODY = EngineSettings(
@@ -27,6 +28,7 @@ NOBODY = EngineSettings(
     context_length=1024,
     max_in_flight=8,
     shared_in_flight=1,
+    description=described(Role.AR, DEMO / "reconstructor"),
 )
 
 

@@ -2,8 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
+from nla_gateway.description import (
+    Description,
+    Injection,
+    ReconstructorDescription,
+    ValueHead,
+    VerbalizerDescription,
+)
 from nla_gateway.roles import Role
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
@@ -33,7 +41,27 @@ def pair(shape: str, *roles: Role) -> dict[Role, Target]:
 
 
 def target(role: Role, config: ModelConfig) -> Target:
-    return Target(Checkpoint(f"owner/{role}", f"owner/{role}", None), config)
+    return Target(Checkpoint(f"owner/{role}", f"owner/{role}", None), config, described(role, config))
+
+
+def described(role: Role, config: ModelConfig) -> Description:
+    """Describe a checkpoint in the released form."""
+    verbalizer = VerbalizerDescription(injection=Injection(rule="replace", scale=1.0), prompt="chat", tags="both")
+    reconstructor = ReconstructorDescription(
+        blocks=config.blocks,
+        final_norm=False,
+        value_head=ValueHead(file=Path("value_head.safetensors"), weight="weight"),
+        add_special_tokens=True,
+    )
+    return Description(
+        role=role,
+        d_model=config.d_model,
+        layer=config.blocks - 1,
+        template="",
+        mse_scale=1.0,
+        verbalizer=verbalizer if role is Role.AV else None,
+        reconstructor=reconstructor if role is Role.AR else None,
+    )
 
 
 def gpus(count: int, gigabytes: float, capability: tuple[int, int] | None = (9, 0)) -> list[Gpu]:

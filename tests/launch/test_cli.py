@@ -234,9 +234,11 @@ def test_a_dry_run_imports_nothing_slow() -> None:
 
 CHECKS = """
 import sys
-from pathlib import Path
-from nla_launch.pair.preflight import check_checkpoints
-check_checkpoints({"av": Path(sys.argv[1])})
+from nla_gateway.roles import Role
+from nla_launch.pair.checkpoints import locate
+from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
+found = {Role.AV: locate(sys.argv[1], "all")}
+check_checkpoints(found, describe_checkpoints(found))
 sys.exit("torch" if "torch" in sys.modules else 0)
 """
 

@@ -2,25 +2,49 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
-from typing import Final, Literal
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, Self
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.sources import AdapterSource, Source
 
 logger = logging.getLogger(__name__)
 
 PACKAGE: Final = "package:"
-REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+")
+SIDECAR: Final = "nla_meta.yaml"
+REPOSITORY: Final = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<folder>[\w.-]+(?:/[\w.-]+)*)/?)?"
+)
 Need = Literal["plan", "all but weights", "all"]
 WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
 PATTERNS: Final[dict[Need, list[str]]] = {
-    "plan": ["config.json", "nla_meta.yaml"],
+    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", "ar_meta.json"],
     "all but weights": WITHOUT_WEIGHTS,
     "all": ["*.safetensors", *WITHOUT_WEIGHTS],
 }
 CODE: Final = ["*.py"]
+
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+VALUE_HEAD: Final = "value_head.safetensors"
+SINGLE: Final = "ar_lora_value_head.safetensors"
+"""A reconstructor's adapter and its value head in one file."""
+SINGLE_CONFIG: Final = "ar_meta.json"
+MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
+"""Files of which a folder has one, if anything was fetched into it."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is merged into a base: its folder, where that is known."""
+
+    source: str
+    folder: Path | None
+    root: Path | None = None
+    """Of the repository that the folder is in."""
+    use_rslora: bool | None = None
+    """As the user states it, where its own files do not."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,90 @@ class Checkpoint:
     name: str
     source: str
     folder: Path | None
+    """Of its weights and config.json; the base's, where it is put together."""
+    root: Path | None = None
+    """Of the repository that the folder is in; a sidecar may stand anywhere between."""
+    base: str | None = None
+    """The base's source; None: it is whole."""
+    adapters: tuple[Adapter, ...] = ()
+    """Merged into the base, each on top of those before it."""
+
+    @property
+    def model_path(self) -> Path:
+        """What an engine loads."""
+        return self.folder or Path(self.base or self.source)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where its files are, those that come first first: adapters, the last one at the top, then the base."""
+        return [folder for folder, _ in self.places]
+
+    @property
+    def places(self) -> list[tuple[Path, Path | None]]:
+        """The same folders, each with its repository's."""
+        all_of_them = [*((one.folder, one.root) for one in reversed(self.adapters)), (self.folder, self.root)]
+        return [(folder, root) for folder, root in all_of_them if folder is not None]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is."""
+        found = (folder for folder in self.folders if any((folder / name).is_file() for name in TOKENIZERS))
+        return next(found, self.model_path)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint is on the hub: `owner/name[@revision][:folder]`."""
+
+    repository: str
+    revision: str | None
+    folder: str | None
+
+    @classmethod
+    def read(cls, source: str) -> Self | None:
+        """Read it; None for what is none."""
+        match = None if source.startswith(".") else REPOSITORY.fullmatch(source)
+        if match is None or {".", ".."} & set((match["folder"] or "").split("/")):
+            return None
+        return cls(match["name"], match["revision"], match["folder"])
+
+    @property
+    def name(self) -> str:
+        """What answers carry. Without a colon, which SGLang takes for an adapter's."""
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"{self.repository}{revision}" + ("" if self.folder is None else f"/{self.folder}")
+
+    def allowed(self, patterns: list[str]) -> list[str]:
+        """Form the patterns of its files, and of the sidecars above it: some runs have one for all their steps."""
+        if self.folder is None:
+            return patterns
+        above = [SIDECAR if str(part) == "." else f"{part}/{SIDECAR}" for part in PurePosixPath(self.folder).parents]
+        return [*(f"{self.folder}/{pattern}" for pattern in patterns), *above]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Form the pattern of what is in folders below it: other checkpoints, as of other steps."""
+        return ["*/*" if self.folder is None else f"{self.folder}/*/*"]
+
+
+def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
+    """Find a checkpoint, or a base and its adapters; see `locate`.
+
+    Raises:
+        LaunchError: as `locate` does.
+    """
+    if isinstance(source, str):
+        return locate(source, need, code=code)
+    base = locate(source.base, need, code=code)
+    found = [(given, locate(_folder_of(given), need)) for given in source.stated]
+    adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
+    name = found[-1][1].name if found else base.name
+    return replace(base, name=name, source=str(source), base=source.base, adapters=adapters)
+
+
+def _folder_of(adapter: AdapterSource) -> str:
+    """A single file stands for its folder."""
+    return re.sub(f"[/:]{re.escape(SINGLE)}$", "", adapter.source)
 
 
 def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
@@ -41,17 +149,19 @@ def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
         code: fetch the checkpoint's own Python code too.
 
     Raises:
-        LaunchError: no such folder or repository, or no access to it.
+        LaunchError: no such folder, repository, revision or folder in it, or no access to it.
     """
     if source.startswith(PACKAGE):
-        folder = _in_package(source)
-        return Checkpoint("-".join(folder.parts[-2:]), source, folder)
+        inside = _in_package(source)
+        return Checkpoint("-".join(inside.parts[-2:]), source, inside)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
-    if source.startswith(".") or not REPOSITORY.fullmatch(source):
-        raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name)")
-    patterns = [*PATTERNS[need], *(CODE if code else [])]
-    return Checkpoint(source, source, _from_hub(source, patterns, must=need != "plan"))
+    place = Place.read(source)
+    if place is None:
+        raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name[@revision][:folder])")
+    root = _from_hub(place, [*PATTERNS[need], *(CODE if code else [])], must=need != "plan")
+    folder = root if root is None or place.folder is None else root / place.folder
+    return Checkpoint(place.name, source, folder, root)
 
 
 def _in_package(source: str) -> Path:
@@ -62,17 +172,32 @@ def _in_package(source: str) -> Path:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
 
 
-def _from_hub(repository: str, patterns: list[str], *, must: bool) -> Path | None:
+def _from_hub(place: Place, patterns: list[str], *, must: bool) -> Path | None:
+    """Fetch a checkpoint's files; returns the folder of its repository, None where they are not there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         if must:
-            logger.info("fetching %s from the hub (what is there already is kept)", repository)
-        folder = Path(snapshot_download(repository, allow_patterns=patterns))
-        return folder if (folder / "config.json").is_file() else None
+            logger.info("fetching %s from the hub (what is there already is kept)", place.name)
+        allowed, ignored = place.allowed(patterns), place.ignored
+        root = Path(
+            snapshot_download(
+                place.repository, revision=place.revision, allow_patterns=allowed, ignore_patterns=ignored
+            )
+        )
+        if any((root / (place.folder or "") / mark).is_file() for mark in MARKS):
+            return root
+        problem = f"has no config.json{'' if place.folder is None else f' in its folder {place.folder}'}"
     except GatedRepoError:
         problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"
+    except RevisionNotFoundError:
+        problem = f"has no revision {place.revision}: check its branches and tags on its hub page"
     except RepositoryNotFoundError:
         problem = "was not found on the hub: check the name, or log in if it is private (`hf auth login`)"
     except LocalEntryNotFoundError:
@@ -81,4 +206,4 @@ def _from_hub(repository: str, patterns: list[str], *, must: bool) -> Path | Non
         problem = f"could not be fetched from the hub: {' '.join(str(error).split())[:300]}"
     if not must:
         return None
-    raise LaunchError(f"{repository} {problem}")
+    raise LaunchError(f"{place.repository} {problem}")

@@ -1,12 +1,15 @@
 """What a checkpoint's config.json says of its size and shape: enough for a plan, without loading anything."""
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
+from nla_launch.pair.heads import weight_heads
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
 FIELDS: Final = {
@@ -19,6 +22,24 @@ FIELDS: Final = {
     "max_position_embeddings",
 }
 """Where one is left out, it has its default."""
+
+
+_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
+_NOT_OURS: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
+"""Parts that are not loaded: of vision and the like, and what guesses further tokens."""
+_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How much the files of a checkpoint's weights hold."""
+
+    values: tuple[int, ...]
+    """Of each block, the numbers that an engine keeps in its own dtype."""
+    packed: tuple[int, ...]
+    """Of each block, the bytes of what is quantized, which stays so."""
+    embeddings: int
+    """Numbers in the embedding table."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,10 @@ class ModelConfig:
     max_positions: int
     tied: bool
     """Whether lm_head is the embedding table."""
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    """What is to be read instead of config.json's."""
+    stored: Stored | None = None
+    """What the files of its weights hold; None where they are not there: then it is reckoned from the shape."""
 
     @property
     def parameters(self) -> int:
@@ -50,10 +75,22 @@ class ModelConfig:
     @property
     def embedding_parameters(self) -> int:
         """Those of the embedding table; lm_head has as many."""
-        return self.vocabulary * self.d_model
+        return self.vocabulary * self.d_model if self.stored is None else self.stored.embeddings
 
     def block_parameters(self, tp: int = 1) -> int:
-        """Those of all blocks on each of tp GPUs, which share the heads out."""
+        """Those of all blocks on each of tp GPUs, quantized ones left out."""
+        return self._shared(sum(self.stored.values[: self.blocks]), tp) if self.stored else self._reckoned(tp)
+
+    def packed_bytes(self, tp: int = 1) -> int:
+        """Bytes of quantized parameters of all blocks on each of tp GPUs."""
+        return self._shared(sum(self.stored.packed[: self.blocks]), tp) if self.stored else 0
+
+    def _shared(self, total: int, tp: int) -> int:
+        """Form each GPU's part of what all blocks have together, in the proportion that the shape gives."""
+        return total if tp == 1 else total * self._reckoned(tp) // self._reckoned(1)
+
+    def _reckoned(self, tp: int) -> int:
+        """Reckon the blocks' parameters from the shape of a dense model, whose heads the GPUs share out."""
         attention = self.d_model * self.head_dim * 2 * (self.heads // tp + self.kv_heads_each(tp))
         return self.blocks * (attention + 3 * self.d_model * self.intermediate // tp)
 
@@ -89,11 +126,33 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
         decoder = whole.get("text_config", whole)
         if not decoder.keys() >= FIELDS or (decoder["model_type"].startswith("gemma") and "head_dim" not in decoder):
             decoder = _with_defaults(folder, trust_remote_code=trust_remote_code)
-        return _model_config(whole, decoder)
+        return replace(_model_config(whole, decoder), stored=read_stored(folder, decoder["num_hidden_layers"]))
     except (ValueError, AttributeError):
         raise LaunchError(f"{path} is not a JSON object") from None
     except (KeyError, IndexError, TypeError) as error:
         raise LaunchError(f"{path} lacks {error}: is it the config of a supported model?") from None
+
+
+def read_stored(folder: Path, blocks: int) -> Stored | None:
+    """Count what a checkpoint's files hold, by their heads; None where some of it is not there.
+
+    Raises:
+        LaunchError: a file is missing or no file of safetensors.
+    """
+    values, packed, embeddings = [0] * blocks, [0] * blocks, 0
+    for name, head in weight_heads(folder):
+        block = _BLOCK.search(name)
+        if _NOT_OURS.search(name):
+            continue
+        if block is not None and int(block[1]) < blocks:
+            if head.dtype in _FLOATS:
+                values[int(block[1])] += head.values
+            else:
+                packed[int(block[1])] += head.size
+        elif name.endswith(("embed_tokens.weight", "wte.weight", "embeddings.weight")):
+            embeddings += head.values
+    whole = embeddings and all(map(sum, zip(values, packed, strict=True)))
+    return Stored(tuple(values), tuple(packed), embeddings) if whole else None
 
 
 def _with_defaults(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:

@@ -6,12 +6,18 @@ from typing import Final, assert_never
 
 import numpy as np
 
+from nla_gateway.description import Description, check_pair
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
-from nla_gateway.pair.sidecar import Sidecar, check_pair, read_sidecar
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.pair.model_config import ModelConfig, read_config
+from nla_launch.pair.bases import check_base, served_config, whole_config
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.describing import describe_pair
+from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.rules import NO_RULES, Rules
+from nla_launch.pair.sidecar import find_sidecar
+from nla_launch.pair.value_heads import FILES, VALUE_HEAD, has_final_norm, read_head
 
 PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
     Role.AV: VerbalizerPrompt,
@@ -19,83 +25,120 @@ PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] =
 }
 
 
-def check_checkpoints(
-    folders: Mapping[Role, Path | None], *, elsewhere: Collection[Role] = (), trust_remote_code: bool = False
-) -> None:
-    """Check the folders that are to be served, and that those of a pair belong together.
+def describe_checkpoints(
+    checkpoints: Mapping[Role, Checkpoint],
+    rules: Rules = NO_RULES,
+    *,
+    fetched: bool = True,
+    trust_remote_code: bool = False,
+) -> dict[Role, Description]:
+    """Describe the checkpoints that are to be served, those of which the folder is there.
 
     Args:
-        folders: by role, of what is served.
+        checkpoints: by role.
+        rules: what a preset states of them.
+        fetched: whether all is there that can be; else one of which nothing is stated yet is left out.
+        trust_remote_code: run the checkpoints' own Python code where their config.json asks for it.
+
+    Raises:
+        LaunchError: something is not stated, contradicts itself, or is not served.
+    """
+    try:
+        given = {}
+        for role, one in checkpoints.items():
+            config = whole_config(role, one, trust_remote_code=trust_remote_code)
+            if config is not None and (fetched or not rules.say_nothing or find_sidecar(one.places)):
+                given[role] = (one.places, config)
+        return describe_pair(given, rules)
+    except CheckpointError as error:
+        raise LaunchError(str(error)) from None
+
+
+def check_checkpoints(
+    checkpoints: Mapping[Role, Checkpoint],
+    descriptions: Mapping[Role, Description],
+    *,
+    elsewhere: Collection[Role] = (),
+    trust_remote_code: bool = False,
+) -> None:
+    """Check what is to be served against its description, and that the two of a pair belong together.
+
+    Args:
+        checkpoints: by role.
+        descriptions: of those whose folder is there.
         elsewhere: roles whose engine runs elsewhere: their weights need not be here.
         trust_remote_code: run the checkpoints' own Python code where they have any.
 
     Raises:
         LaunchError: what cannot be served, naming cause and mend.
     """
+    trust = trust_remote_code
     try:
-        given = {role: folder for role, folder in folders.items() if folder is not None}
-        sidecars = {role: _check(folder, role, trust_remote_code=trust_remote_code) for role, folder in given.items()}
-        for role in given.keys() - set(elsewhere):
-            _check_weights(given[role], role, sidecars[role], trust_remote_code=trust_remote_code)
-        check_pair(sidecars)
+        for role, description in descriptions.items():
+            config = whole_config(role, checkpoints[role], trust_remote_code=trust)
+            if config is not None:
+                _check_size(checkpoints[role], description, config)
+                if role not in elsewhere:
+                    _check_weights(checkpoints[role], description, config)
+        check_pair(descriptions)
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
-        for role, folder in given.items():
-            PROMPTS[role].load(folder, sidecars[role], trust_remote_code=trust_remote_code)
+        for role, description in descriptions.items():
+            one = checkpoints[role]
+            PROMPTS[role].load(one.model_path, description, tokens_of=one.tokenizer_folder, trust_remote_code=trust)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
 
 
-def _check(folder: Path, role: Role, *, trust_remote_code: bool) -> Sidecar:
-    sidecar, config = read_sidecar(folder), read_config(folder, trust_remote_code=trust_remote_code)
-    if sidecar.role != role:
+def _check_size(checkpoint: Checkpoint, description: Description, config: ModelConfig) -> None:
+    if config.d_model != description.d_model:
         raise LaunchError(
-            f"{folder} is a checkpoint of role {sidecar.role}, given as {role}: are --av and --ar swapped?"
+            f"{checkpoint.model_path}: config.json has hidden_size {config.d_model}, the sidecar d_model"
+            f" {description.d_model}"
         )
-    if config.d_model != sidecar.d_model:
-        raise LaunchError(
-            f"{folder}: config.json has hidden_size {config.d_model}, the sidecar d_model {sidecar.d_model}"
-        )
-    return sidecar
 
 
-def _check_weights(folder: Path, role: Role, sidecar: Sidecar, *, trust_remote_code: bool) -> None:
-    if not any(path.name != "value_head.safetensors" for path in folder.glob("*.safetensors")):
+def _check_weights(checkpoint: Checkpoint, description: Description, config: ModelConfig) -> None:
+    folder, served = checkpoint.model_path, served_config(checkpoint, config, description)
+    if not any(path.name not in FILES for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
-    match role:
+    check_base(description.role, checkpoint, served)
+    match description.role:
         case Role.AV:
-            pass
+            _check_verbalizer(folder, description, served)
         case Role.AR:
-            _check_reconstructor(folder, sidecar, read_config(folder, trust_remote_code=trust_remote_code))
+            _check_reconstructor(folder, description, served)
         case _:
-            assert_never(role)
+            assert_never(description.role)
 
 
-def _check_reconstructor(folder: Path, sidecar: Sidecar, config: ModelConfig) -> None:
-    if sidecar.layer is not None and config.blocks != sidecar.layer + 1:
+def _check_verbalizer(folder: Path, description: Description, config: ModelConfig) -> None:
+    block = description.of_verbalizer().injection.block
+    if block is not None and block >= config.blocks:
+        raise LaunchError(f"{folder}: vectors cannot be added after block {block}: it has {config.blocks}, from 0")
+    if (folder / VALUE_HEAD).is_file():
+        raise LaunchError(f"{folder} has a value head, which a verbalizer has not: are --av and --ar swapped?")
+
+
+def _check_reconstructor(folder: Path, description: Description, config: ModelConfig) -> None:
+    rules = description.of_reconstructor()
+    if config.blocks != rules.blocks:
         raise LaunchError(
-            f"{folder}: a reconstructor of layer {sidecar.layer} has {sidecar.layer + 1} blocks,"
+            f"{folder}: a reconstructor of layer {description.layer} has {rules.blocks} blocks,"
             f" but config.json says num_hidden_layers {config.blocks}"
         )
-    head = _value_head(folder)
-    if head.shape != (sidecar.d_model, sidecar.d_model):
-        raise LaunchError(f"{folder}: the value head is {list(head.shape)}, it must be [d_model, d_model]")
-    bad = int(np.count_nonzero(~np.isfinite(head)))
+    if rules.final_norm and has_final_norm(folder) is False:
+        raise LaunchError(f"{folder}: its final norm is to stay before the head, but its weights have none")
+    if rules.value_head is not None:
+        _check_head(read_head(rules.value_head), rules.value_head.file, description.d_model)
+
+
+def _check_head(tensors: list[np.ndarray], file: Path, d_model: int) -> None:
+    matrix, biases = tensors[0], tensors[1:]
+    if matrix.shape != (d_model, d_model):
+        raise LaunchError(f"{file}: the value head is {list(matrix.shape)}, it must be [d_model, d_model]")
+    for bias in biases:
+        if bias.shape != (d_model,):
+            raise LaunchError(f"{file}: the value head's bias is {list(bias.shape)}, it must be [d_model]")
+    bad = sum(int(np.count_nonzero(~np.isfinite(tensor))) for tensor in tensors)
     if bad:
-        raise LaunchError(f"{folder}: the value head has {bad} NaN or infinite values: export or fetch it again")
-
-
-def _value_head(folder: Path) -> np.ndarray:
-    import ml_dtypes  # noqa: F401 - with it numpy, and so safetensors, know bfloat16
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / "value_head.safetensors"
-    if not path.is_file():
-        raise LaunchError(f"{folder} has no value_head.safetensors, which a reconstructor needs")
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            if list(tensors.keys()) != ["weight"]:
-                raise LaunchError(f"{path} has the keys {list(tensors.keys())}; it must have `weight` alone")
-            head: np.ndarray = tensors.get_tensor("weight").astype(np.float32)
-    except SafetensorError as error:
-        raise LaunchError(f"{path} does not load: {error}") from None
-    return head
+        raise LaunchError(f"{file}: the value head has {bad} NaN or infinite values: export or fetch it again")

@@ -4,10 +4,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
+from nla_launch.pair.rules import Rules
+from nla_launch.pair.sources import Source
 from nla_launch.yaml_files import read_yaml
 
 DEFAULT: Final = "llama-3.3-70b-l53"
@@ -33,24 +35,26 @@ FIXED_ARGUMENTS: Final = {
     "--incremental-streaming-output": "the gateway reads the text so far, not its last piece",
     "--admin-api-key": "the gateway could no longer end requests whose callers have gone",
     "--tokenizer-worker-num": "SGLang's tokenizer workers serve no engine that has an API key, as ours have",
+    **dict.fromkeys(
+        ("--lora-paths", "--enable-lora"),
+        "SGLang ignores use_rslora: give `av` or `ar` as {base: ..., adapters: [...]}",
+    ),
     "--config": "give its arguments themselves, so that they can be checked",
     "--speculative-algorithm": "draft models do not see injected vectors",
 }
 """SGLang arguments that a preset may not set, each with the reason."""
 
 
-class Preset(BaseModel):
-    """One pair.
+class Preset(Rules):
+    """One pair, with what is stated of its use over what its sidecars say.
 
-    A checkpoint is a hub repository `owner/name`, a local folder, or `package:NAME/FOLDER` for one that ships
-    inside an installed Python package.
+    A checkpoint is a folder on the hub `owner/name[@revision][:folder]`, a local folder, or `package:NAME/FOLDER` for
+    one that ships inside an installed Python package.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
-    av: str | None = Field(description="Verbalizer checkpoint.")
-    ar: str | None = Field(description="Reconstructor checkpoint.")
+    av: Source | None = Field(description="Verbalizer checkpoint, or {base: ..., adapters: [...]}.")
+    ar: Source | None = Field(description="Reconstructor checkpoint, or the same.")
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
@@ -63,7 +67,7 @@ class Preset(BaseModel):
     )
 
     @property
-    def sources(self) -> dict[Role, str]:
+    def sources(self) -> dict[Role, Source]:
         """Its checkpoints by role, those that there are."""
         return {role: source for role in Role if (source := getattr(self, role)) is not None}
 

@@ -4,11 +4,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.plan.fitting import Charge, charge, gigabytes
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.plan import EnginePlan
+from nla_launch.plan.understood import understood
 
 KEY_SHOWN: Final = "<random>"
 COUNTED: Final = {Role.AV: "samples", Role.AR: "texts"}
@@ -35,6 +37,7 @@ def _other(role: Role, engine: EngineSettings) -> str:
             role.label,
             f"  checkpoint   {engine.model}",
             f"  runs at      {', '.join(engine.urls)}, in {engine.dtype}",
+            *_understood(engine.description),
         ]
     )
 
@@ -58,8 +61,16 @@ def _engine(engine: EnginePlan, listen: tuple[str, int] | None) -> str:
             f"  context      {engine.context_length} tokens",
             f"  environment  {environment}",
             f"  command      {command}",
+            *_understood(engine.description),
         ]
     )
+
+
+def _understood(description: Description | None) -> list[str]:
+    if description is None:
+        return ["  understood   nothing yet: its sidecar is not here"]
+    first, *others = understood(description)
+    return [f"  understood   {first}", *(f"               {line}" for line in others)]
 
 
 def _memory(engine: EnginePlan, taken: Charge | None) -> str:

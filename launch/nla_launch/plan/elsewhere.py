@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 
 if TYPE_CHECKING:  # slow, and not needed for flags
+    from nla_gateway.description import Description
     from nla_gateway.settings import EngineSettings
     from nla_launch.pair.checkpoints import Checkpoint
     from nla_launch.plan.placement import Request
@@ -33,25 +33,30 @@ class Elsewhere:
     listen: tuple[str, int] | None = None
     """Where our own engine listens for the gateways of other machines."""
 
-    def settings(self, role: Role, checkpoint: "Checkpoint", request: "Request") -> "EngineSettings":
+    def settings(
+        self, role: Role, checkpoint: "Checkpoint", description: "Description | None", request: "Request"
+    ) -> "EngineSettings":
         """Form what gateways need to know of a role's engines: started as we would start them, with the same flags."""
         from nla_gateway.settings import EngineSettings
-        from nla_launch.pair.model_config import read_config
+        from nla_launch.pair.bases import whole_config
         from nla_launch.plan.fitting import CONCURRENCY
         from nla_launch.plan.plan import context_length, max_in_flight, shared_in_flight
 
         device: Device = "cpu" if request.device == "cpu" else "cuda"
         concurrency = request.concurrency or CONCURRENCY[device] * request.dp
-        folder, trust = checkpoint.folder, request.trust_remote_code
+        trust = request.trust_remote_code
         return EngineSettings(
             urls=self.urls[role],
             api_key=self.key or "",
-            checkpoint=folder or Path(checkpoint.source),
+            checkpoint=checkpoint.model_path,
+            description=description,
+            tokenizer=checkpoint.tokenizer_folder,
+            adapters=tuple(one.folder for one in checkpoint.adapters if one.folder),
             model=checkpoint.name,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
             replicas=request.dp,
-            context_length=context_length(None if folder is None else read_config(folder, trust_remote_code=trust)),
+            context_length=context_length(whole_config(role, checkpoint, trust_remote_code=trust)),
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),
         )

@@ -1,6 +1,7 @@
 """How much memory an engine takes on each of its GPUs. Knows shapes and SGLang's habits, nothing of who gets which GPU.
 
-Estimates, on the safe side: weights and KV pool are exact but for small parameters, the overhead is a bound.
+Estimates, on the safe side: weights (from the heads of their files, where those are there, else from the shape of a
+dense model) and KV pool are exact but for small parameters, the overhead is a bound.
 """
 
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class Load:
         # Never quantized.
         parts = 1 if self.config.whole_embedding else self.tp
         embeddings = tables * self.config.embedding_parameters // parts * BYTES[self.dtype]
-        return self.config.block_parameters(self.tp) * block_bytes + embeddings + head
+        blocks = self.config.block_parameters(self.tp) * block_bytes + self.config.packed_bytes(self.tp)
+        return blocks + embeddings + head
 
 
 def pool_bounds(role: Role, requests: int, context_length: int) -> tuple[int, int]:

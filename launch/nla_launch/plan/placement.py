@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
 from nla_launch.pair.architectures import attention_backend, check_architecture
@@ -30,6 +31,8 @@ class Target:
 
     checkpoint: Checkpoint
     config: ModelConfig | None
+    description: Description | None = None
+    """None where its sidecar is not there yet."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         pool_tokens=0,
         memory_share=0.0,
         extra_arguments=tuple(request.engine_args.get(role, ())),
+        description=target.description,
     )
 
 

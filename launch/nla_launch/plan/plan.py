@@ -4,9 +4,9 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal, assert_never
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import override
 from nla_launch.pair.checkpoints import Checkpoint
@@ -51,6 +51,8 @@ class EnginePlan:
     memory_share: float
     """SGLang's --mem-fraction-static."""
     extra_arguments: tuple[str, ...]
+    description: Description | None = None
+    """How the checkpoint is used; None where its sidecar is not there, in a dry run."""
 
     @property
     def label(self) -> str:
@@ -88,7 +90,9 @@ class EnginePlan:
         """Form the engine's command line."""
         # -P: a folder named `av` where nla-serve was started must not shadow the module PyAV.
         command = [sys.executable, "-P", "-m", "sglang.launch_server"]
-        command += ["--model-path", str(self._folder), "--served-model-name", self.checkpoint.name]
+        command += ["--model-path", str(self.checkpoint.model_path), "--served-model-name", self.checkpoint.name]
+        if self.checkpoint.tokenizer_folder != self.checkpoint.model_path:
+            command += ["--tokenizer-path", str(self.checkpoint.tokenizer_folder)]
         command += ["--host", host, "--port", str(port), "--api-key", api_key]
         command += ["--dtype", self.dtype, "--device", self.device]
         command += ["--context-length", str(self.context_length), "--max-total-tokens", str(self.pool_tokens)]
@@ -140,13 +144,9 @@ class EnginePlan:
                 arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
             case _:
                 assert_never(self.role)
-        if self.config is not None and (changed := override(self.config.architecture)):
+        if self.config is not None and (changed := override(self.config.architecture) | dict(self.config.changed)):
             arguments += ["--json-model-override-args", json.dumps(changed)]
         return arguments
-
-    @property
-    def _folder(self) -> Path:
-        return self.checkpoint.folder or Path(self.checkpoint.source)
 
     def import_environment(self) -> dict[str, str]:
         """Form those of its variables that SGLang and torch read while they are imported, on any engine of a plan."""
@@ -158,8 +158,8 @@ class EnginePlan:
     def environment(self) -> dict[str, str]:
         """Form the variables that the engine gets on top of ours."""
         variables = self.import_environment() | {"NLA_ENGINE_ROLE": self.role.value}
-        if self.config is not None:
-            variables |= {VARIABLE: json.dumps(told(self.role, self.config, self._folder))}
+        if self.config is not None and self.description is not None:
+            variables |= {VARIABLE: json.dumps(told(self.config, self.checkpoint, self.description))}
         if self.nodes is None:
             # Its processes meet on this machine alone, and would else listen where its name leads.
             variables |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

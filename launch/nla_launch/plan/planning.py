@@ -2,15 +2,16 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
-from nla_launch.pair.checkpoints import Checkpoint, Need, locate
-from nla_launch.pair.model_config import read_config
-from nla_launch.pair.preflight import check_checkpoints
+from nla_launch.pair.bases import served_config, whole_config
+from nla_launch.pair.checkpoints import Checkpoint, Need, find
+from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.advice import plan_or_advise
 from nla_launch.plan.elsewhere import Elsewhere
@@ -52,18 +53,19 @@ def plan_all(
     gpus, trust = _gpus(request, arguments), request.trust_remote_code
     ours = {role: source for role, source in preset.sources.items() if role not in elsewhere.urls}
     others = {role: source for role, source in preset.sources.items() if role in elsewhere.urls}
-    plans = _plan({role: locate(source, "plan", code=trust) for role, source in ours.items()}, request, gpus)
     need: Need = "plan" if arguments.dry_run else "all but weights"
-    there = {role: locate(source, need, code=trust) for role, source in others.items()}
-    settings = {role: elsewhere.settings(role, checkpoint, request) for role, checkpoint in there.items()}
-    if arguments.dry_run:
-        return plans, settings
-    if plans:
-        on_plan(plans)
-    here = {role: locate(source, "all", code=trust) for role, source in ours.items()}
-    folders = {role: checkpoint.folder for role, checkpoint in (here | there).items()}
-    check_checkpoints(folders, elsewhere=set(there), trust_remote_code=trust)
-    return _plan(here, request, gpus), settings
+    there = {role: find(source, need, code=trust) for role, source in others.items()}
+    here = {role: find(source, "plan", code=trust) for role, source in ours.items()}
+    described = describe_checkpoints(here | there, preset, fetched=False, trust_remote_code=trust)
+    plans = _plan(here, described, request, gpus)
+    if not arguments.dry_run:
+        if plans:
+            on_plan(plans)
+        here = {role: find(source, "all", code=trust) for role, source in ours.items()}
+        described = describe_checkpoints(here | there, preset, trust_remote_code=trust)
+        check_checkpoints(here | there, described, elsewhere=set(there), trust_remote_code=trust)
+        plans = _plan(here, described, request, gpus)
+    return plans, {role: elsewhere.settings(role, one, described.get(role), request) for role, one in there.items()}
 
 
 def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
@@ -100,14 +102,16 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
     return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in request.gpus.named)]))
 
 
-def _plan(found: dict[Role, Checkpoint], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+def _plan(
+    found: Mapping[Role, Checkpoint], described: Mapping[Role, Description], request: Request, gpus: Sequence[Gpu]
+) -> list[EnginePlan]:
     if not found:
         return []
-    targets = {role: _target(checkpoint, trust=request.trust_remote_code) for role, checkpoint in found.items()}
+    trust = request.trust_remote_code
+    targets = {}
+    for role, one in found.items():
+        config, description = whole_config(role, one, trust_remote_code=trust), described.get(role)
+        if config is not None and description is not None:
+            config = served_config(one, config, description)
+        targets[role] = Target(one, config, description)
     return plan_or_advise(targets, request, gpus)
-
-
-def _target(checkpoint: Checkpoint, *, trust: bool) -> Target:
-    if checkpoint.folder is None:
-        return Target(checkpoint, None)
-    return Target(checkpoint, read_config(checkpoint.folder, trust_remote_code=trust))

@@ -1,29 +1,37 @@
 """What an engine is told of its checkpoint, beside its role: the plugin in it reads this."""
 
-from pathlib import Path
 from typing import Any, Final, assert_never
 
+from nla_gateway.description import REPLACE, Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import model_class
+from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
 
 VARIABLE: Final = "NLA_ENGINE_CHECKPOINT"
 
 
-def told(role: Role, config: ModelConfig, folder: Path) -> dict[str, Any]:
+def told(config: ModelConfig, checkpoint: Checkpoint, description: Description) -> dict[str, Any]:
     """Form it, as JSON's values.
 
     Args:
-        role: the engine's.
-        config: of the checkpoint.
-        folder: the checkpoint's.
+        config: of what is loaded.
+        checkpoint: what is loaded.
+        description: how it is used.
     """
-    checkpoint: dict[str, Any] = {"architecture": model_class(config.architecture)}
-    match role:
+    served: dict[str, Any] = {"architecture": model_class(config.architecture)}
+    if checkpoint.adapters:
+        served["adapters"] = [
+            {"path": str(one.folder or one.source), "use_rslora": one.use_rslora} for one in checkpoint.adapters
+        ]
+    match description.role:
         case Role.AV:
-            return checkpoint | {"injection": {"rule": "replace"}}
+            injection = description.of_verbalizer().injection
+            place = {} if injection.rule == REPLACE else {"block": injection.block}
+            return served | {"injection": {"rule": injection.rule, **place}}
         case Role.AR:
-            head = {"file": str(folder / "value_head.safetensors"), "weight": "weight", "bias": None}
-            return checkpoint | {"blocks": config.blocks, "final_norm": False, "value_head": head}
+            rules = description.of_reconstructor()
+            head = None if rules.value_head is None else rules.value_head.model_dump(mode="json")
+            return served | {"blocks": rules.blocks, "final_norm": rules.final_norm, "value_head": head}
         case _:
-            assert_never(role)
+            assert_never(description.role)

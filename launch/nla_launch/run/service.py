@@ -157,6 +157,9 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         urls=(f"http://{_for_url(host)}:{port}",),
         api_key=key,
         checkpoint=_folder(plan),
+        description=plan.description,
+        tokenizer=plan.checkpoint.tokenizer_folder,
+        adapters=tuple(one.folder for one in plan.checkpoint.adapters if one.folder),
         model=plan.checkpoint.name,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
@@ -174,7 +177,9 @@ def _children(engines: list[EnginePlan], addresses: list[Address], forks: ForkSe
 
 
 def _child_of(plan: EnginePlan, host: str, port: int, key: str, forks: ForkServer) -> ChildProcess:
-    check = partial(check_checkpoints, {plan.role: _folder(plan)}, trust_remote_code=plan.trust_remote_code)
+    described = {} if plan.description is None else {plan.role: plan.description}
+    trust = plan.trust_remote_code
+    check = partial(check_checkpoints, {plan.role: plan.checkpoint}, described, trust_remote_code=trust)
     command = plan.command(port, key, host)
     return ChildProcess(plan.label, command, plan.environment(), check=check, hides=key, forks=forks)
 

@@ -77,7 +77,7 @@ class VerbalizeJob:
         reconstructor = gateway.reconstructor() if call.score else None
         if reconstructor is not None:
             reconstructor.require_scorable("score")
-        vectors = await parse_vectors(call.vectors, call.dtype, verbalizer.sidecar.d_model)
+        vectors = await parse_vectors(call.vectors, call.dtype, verbalizer.description.d_model)
         named = zip(vectors, field_names("vectors", call.vectors), strict=True)
         return cls(
             gateway=gateway,
@@ -228,7 +228,7 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
     return ReconstructResponse(
         model=reconstructor.settings.model,
         dtype=call.dtype,
-        d_model=reconstructor.sidecar.d_model,
+        d_model=reconstructor.description.d_model,
         vectors=encoded,
         usage=usage,
     )
@@ -242,7 +242,7 @@ async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> Crit
         raise InvalidRequest(f"{len(texts)} texts and {count} vectors: give pairs", param="vectors")
     reconstructor = gateway.reconstructor()
     reconstructor.require_scorable(None)
-    d_model = reconstructor.sidecar.d_model
+    d_model = reconstructor.description.d_model
     vectors = await parse_vectors(call.vectors, call.dtype, d_model)
     with gateway.admission.admit(len(texts)):
         work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id, len(texts)))

@@ -9,25 +9,57 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from nla_gateway.pair.sidecar import SIDECAR
+from nla_gateway.description import Description
 
-_WHOLE: Final = ("config.json", SIDECAR)
+_WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
+_OWN: Final = frozenset(
+    {
+        "sidecar",
+        "default",
+        "template",
+        "config.json",
+        "ar_meta.json",
+        "weights",
+        "layer + 1",
+        "the reconstructor's sidecar",
+    }
+)
+"""Origins of what the files in the folder say already."""
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""
 _MAX_HEAD: Final = 100 * 2**20
 
 
-def fingerprint(folder: Path) -> str:
-    """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256)."""
+def fingerprint(folder: Path, description: Description | None = None, *adapters: Path) -> str:
+    """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256).
+
+    Args:
+        folder: the checkpoint's.
+        description: how it is used; it counts as far as it says more than the folder, as a preset may.
+        adapters: folders of what is merged into the weights.
+    """
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)]):
+    head = description and description.reconstructor and description.reconstructor.value_head
+    folders = list(dict.fromkeys([folder, *adapters]))
+    elsewhere = [head.file] if head and head.file.parent not in folders else []
+    for path in [*(path for one in folders for path in _files(one)), *elsewhere]:
         if not path.is_file():
             continue
         parts = [path.read_bytes()] if path.name in _WHOLE else _of_weights(path)
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         for part in parts:
             digest.update(part)
+    if description is not None and not set(description.origin.values()) <= _OWN:
+        digest.update(_without_places(description).encode())
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
+
+
+def _without_places(description: Description) -> str:
+    return description.model_dump_json(exclude={"origin": True, "reconstructor": {"value_head": {"file"}}})
 
 
 def _of_weights(path: Path) -> Iterator[bytes]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from nla_gateway.description import Tags
+
 OPENING: Final = "<explanation>"
 CLOSING: Final = "</explanation>"
 THINKING: Final = "<think>"
@@ -13,8 +15,8 @@ THOUGHT: Final = "</think>"
 class Form:
     """What a verbalizer's answers look like, by its prompt."""
 
-    tags: bool = True
-    """Whether it was asked for tags; else all of a text that ended by itself is an explanation."""
+    tags: Tags = "both"
+    """Which of them it has; with none, all of a text that ended by itself is an explanation."""
     thinks: bool = False
     """Whether the prompt ends inside a think block."""
 
@@ -33,8 +35,15 @@ def parse(generated: str, form: Form = TAGGED, *, ended: bool = False) -> tuple[
     answer = _answer(generated, form)
     if answer is None:
         return generated.strip().removeprefix(THINKING).strip(), False
-    text, closing, _ = answer.split(OPENING, 1)[-1].partition(CLOSING)
-    return text.strip(), bool(closing) or (ended and not form.tags)
+    text, closing, _ = _opened(answer, form).partition(CLOSING)
+    return text.strip(), bool(closing) or (ended and form.tags == "none")
+
+
+def _opened(answer: str, form: Form) -> str:
+    """What follows the opening tag. Where the prompt ends with it, one in mid-answer is part of the text."""
+    if form.tags == "closing":
+        return answer.lstrip().removeprefix(OPENING)
+    return answer.split(OPENING, 1)[-1]
 
 
 def _answer(generated: str, form: Form) -> str | None:
@@ -74,7 +83,7 @@ class DeltaParser:
         answer = _answer(generated, self._form)
         if answer is None or _begins(answer, THINKING) or (OPENING not in answer and _begins(answer, OPENING)):
             return ""
-        return parse(generated, self._form)[0] if CLOSING in answer else answer.split(OPENING, 1)[-1].lstrip()
+        return parse(generated, self._form)[0] if CLOSING in answer else _opened(answer, self._form).lstrip()
 
     def _new(self, text: str) -> str:
         if not text.startswith(self.given):

@@ -1,26 +1,26 @@
 """Prompts as token ids, checked against the live tokenizer.
 
-Knows templates and tokenizers; knows nothing of engines. Everything that the sidecar says of tokens is compared with
-what the tokenizer does, because a marker that splits, a lost BOS or a cut suffix gives fluent nonsense.
+Knows templates and tokenizers; knows nothing of engines. Everything that the description says of tokens is compared
+with what the tokenizer does, because a marker that splits, a lost BOS or a cut suffix gives fluent nonsense.
 """
 
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any, Final, Self
 
+from nla_gateway.description import Description, Marker, VerbalizerDescription
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.pair.parsing import CLOSING, OPENING, THINKING, Form
-from nla_gateway.pair.sidecar import Sidecar
+from nla_gateway.pair.parsing import THINKING, Form
+from nla_gateway.pair.template import EXPLANATION_FIELD, MARKER_FIELD, Template
 from nla_gateway.pair.transformers import import_transformers
 from nla_gateway.roles import Role
 
 logger = logging.getLogger(__name__)
 
-MARKER_FIELD: Final = "injection_char"
-EXPLANATION_FIELD: Final = "explanation"
+PROBES: Final = ("A plain sentence.", "no full stop", "a > b", "line\n", "日本")
+MARKER_LINE: Final = "add `marker: {char: ..., token_id: ...}` to a preset"
 FAMILIES_WITH_BOS: Final = ("llama", "gemma")
 """Beginnings of config.json's model_type."""
 
@@ -48,42 +48,6 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class Template:
-    """A prompt template of the sidecar, which its trainer fills by `str.format`: other braces are doubled."""
-
-    text: str
-    field: str
-
-    @classmethod
-    def read(cls, text: str, role: Role, field: str, folder: Path) -> Self:
-        """Check that the template has its one field, once, and no other.
-
-        Raises:
-            CheckpointError: it has not.
-        """
-        try:
-            parsed = [(name, spec or "", way) for _, name, spec, way in Formatter().parse(text) if name is not None]
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: the {role} template is not one of str.format: {error}") from None
-        fields = [_as_written(*parts) for parts in parsed]
-        unknown = next((name for name in fields if name != field), None)
-        if unknown is not None:
-            raise CheckpointError(f"{folder}: the {role} template has {{{unknown}}}, which nla-serve cannot fill")
-        if len(fields) != 1:
-            message = f"the {role} template has {{{field}}} {len(fields)} times; it must be once"
-            raise CheckpointError(f"{folder}: {message}")
-        return cls(text, field)
-
-    def filled(self, value: str) -> str:
-        """Fill its field."""
-        return self.text.format(**{self.field: value})
-
-    def has(self, *words: str) -> bool:
-        """Whether any of some words stands in it."""
-        return any(word in self.text for word in words)
-
-
-@dataclass(frozen=True)
 class VerbalizerPrompt:
     """The one prompt of a verbalizer: `ids`, with the marker standing at `position`."""
 
@@ -95,39 +59,53 @@ class VerbalizerPrompt:
     """What answers look like."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
-        """Render the template through the chat template and check marker, neighbours and BOS.
+    def load(
+        cls, folder: Path, description: Description, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
+        """Render the template, through the chat template or plain, and check marker, neighbours and BOS.
+
+        Args:
+            folder: the checkpoint's.
+            description: how it is used.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
-            CheckpointError: the sidecar and the tokenizer disagree.
+            CheckpointError: the description and the tokenizer disagree.
         """
-        tokenizer, tokens = load_tokenizer(folder, trust_remote_code=trust_remote_code), sidecar.tokens
-        _check_marker(tokenizer, sidecar, folder)
-        template = Template.read(sidecar.prompt_templates[Role.AV], Role.AV, MARKER_FIELD, folder)
-        text = _render_chat(tokenizer, template.filled(tokens.injection_char), folder)
-        ids = list(tokenizer.encode(text, add_special_tokens=False))
-        positions = [i for i, token in enumerate(ids) if token == tokens.injection_token_id]
+        tokenizer, rules = (
+            load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code),
+            description.of_verbalizer(),
+        )
+        marker = description.marker
+        if marker is None:
+            raise CheckpointError(f"{folder}: no marker is stated: {MARKER_LINE}")
+        _check_marker(tokenizer, marker, folder)
+        template = Template.read(description.template, Role.AV, MARKER_FIELD, folder)
+        ids, text = _rendered(tokenizer, template.filled(marker.char) + rules.append_to_turn, rules, folder)
+        positions = [i for i, token in enumerate(ids) if token == marker.token_id]
         if len(positions) != 1:
             raise CheckpointError(
-                f"{folder}: the marker {tokens.injection_char!r} stands {len(positions)} times in the rendered prompt;"
+                f"{folder}: the marker {marker.char!r} stands {len(positions)} times in the rendered prompt;"
                 " it must be once"
             )
-        position = positions[0]
-        _check_neighbours(ids, position, sidecar, folder)
+        _check_neighbours(ids, positions[0], marker, folder)
         if _check_bos(tokenizer, ids, folder):
             # Not refused: the chat template is what the verbalizer was trained with.
-            logger.warning("%s: the chat template renders no BOS, which models of this family usually need", folder)
+            source = "the chat template renders" if rules.prompt == "chat" else "the tokenizer adds"
+            logger.warning("%s: %s no BOS, which models of this family usually need", folder, source)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        form = Form(tags=template.has(OPENING, CLOSING), thinks=text.rstrip().endswith(THINKING))
-        return cls(ids=ids, position=position, stop_texts=specials, form=form)
+        form = Form(tags=rules.tags, thinks=text.rstrip().endswith(THINKING))
+        return cls(ids=ids, position=positions[0], stop_texts=specials, form=form)
 
 
 @dataclass(frozen=True)
 class ReconstructorPrompt:
-    """Turns an explanation into a reconstructor's token ids, special tokens included."""
+    """Turns an explanation into a reconstructor's token ids."""
 
     tokenizer: Any
     template: Template
+    add_special_tokens: bool
     suffix_ids: list[int]
     overhead: int
     """Tokens of the prompt around an empty text."""
@@ -135,33 +113,47 @@ class ReconstructorPrompt:
     """Characters in the vocabulary's longest token."""
 
     @classmethod
-    def load(cls, folder: Path, sidecar: Sidecar, *, trust_remote_code: bool = False) -> Self:
-        """Load the template and prove that its end always tokenizes to the sidecar's suffix.
+    def load(
+        cls, folder: Path, description: Description, *, tokens_of: Path | None = None, trust_remote_code: bool = False
+    ) -> Self:
+        """Load the template and prove that its end always tokenizes to the suffix.
+
+        Args:
+            folder: the checkpoint's.
+            description: how it is used.
+            tokens_of: the folder of its tokenizer, where that is another.
+            trust_remote_code: run the tokenizer's own Python code.
 
         Raises:
-            CheckpointError: the sidecar and the tokenizer disagree.
+            CheckpointError: the description and the tokenizer disagree.
         """
-        template = Template.read(sidecar.prompt_templates[Role.AR], Role.AR, EXPLANATION_FIELD, folder)
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        overhead = len(_encode(tokenizer, template, ""))
+        rules = description.of_reconstructor()
+        template = _reconstructor_template(description, folder)
+        tokenizer = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code)
+        specials = rules.add_special_tokens
+        if specials is None:
+            specials = _if_it_is_all_the_same(tokenizer, template, folder)
+        overhead = len(_encode(tokenizer, template, "", specials=specials))
         longest = max(map(len, tokenizer.get_vocab()))
-        prompt = cls(tokenizer, template, sidecar.tokens.critic_suffix_ids or [], overhead, longest)
-        for probe in ("A plain sentence.", "no full stop", "a > b", "line\n", "日本"):
+        prompt = cls(tokenizer, template, specials, _suffix(description), overhead, longest)
+        for probe in PROBES:
             ids = prompt.encode(probe)
             if ids[len(ids) - len(prompt.suffix_ids) :] != prompt.suffix_ids:
                 raise CheckpointError(
                     f"{folder}: the rendered prompt ends with token ids {ids[-len(prompt.suffix_ids) :]},"
-                    f" but the sidecar's critic_suffix_ids are {prompt.suffix_ids}: wrong tokenizer or template"
+                    f" but critic_suffix_ids are {prompt.suffix_ids}: wrong tokenizer or template"
                 )
-        if _check_bos(tokenizer, prompt.encode("x"), folder):
+        # Where the trainer is known to have added none, that one is missing is right.
+        if _check_bos(tokenizer, prompt.encode("x"), folder) and (specials or rules.add_special_tokens is None):
             raise CheckpointError(
                 f"{folder}: the tokenizer adds no BOS ({tokenizer.bos_token!r}), which this family needs"
+                " for a reconstructor; fetch its tokenizer files again"
             )
         return prompt
 
     def encode(self, text: str) -> list[int]:
-        """Render and tokenize one explanation, with special tokens."""
-        return _encode(self.tokenizer, self.template, text)
+        """Render the template around an explanation and tokenize it."""
+        return _encode(self.tokenizer, self.template, text, specials=self.add_special_tokens)
 
     def encode_checked(self, text: str, max_text_tokens: int, param: str | None) -> list[int]:
         """Encode, refusing what would not fit or would lose the suffix.
@@ -186,31 +178,76 @@ class ReconstructorPrompt:
         return ids
 
 
-def _as_written(name: str, spec: str, conversion: str | None) -> str:
-    return name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+def _reconstructor_template(description: Description, folder: Path) -> Template:
+    """Read the template; a marker in it must be its end, for the vector is read at the last token."""
+    marker = description.marker
+    if marker is None:
+        return Template.read(description.template, Role.AR, EXPLANATION_FIELD, folder)
+    template = Template.read(description.template, Role.AR, EXPLANATION_FIELD, folder, {MARKER_FIELD: marker.char})
+    if f"{{{MARKER_FIELD}}}" in description.template and not description.template.endswith(f"{{{MARKER_FIELD}}}"):
+        raise CheckpointError(f"{folder}: a vector is read at the last token, but the marker is not the template's end")
+    return template
 
 
-def _encode(tokenizer: Any, template: Template, text: str) -> list[int]:
-    return list(tokenizer(template.filled(text), add_special_tokens=True)["input_ids"])
+def _suffix(description: Description) -> list[int]:
+    """What the prompt must end with: as stated, or else the marker, where the template ends with it."""
+    stated = list(description.of_reconstructor().suffix_ids)
+    ends_with_marker = description.marker is not None and description.template.endswith(f"{{{MARKER_FIELD}}}")
+    return stated or ([description.marker.token_id] if description.marker is not None and ends_with_marker else [])
 
 
-def _render_chat(tokenizer: Any, content: str, folder: Path) -> str:
+def _if_it_is_all_the_same(tokenizer: Any, template: Template, folder: Path) -> bool:
+    """Tell that no special tokens are added, where the tokenizer has none to add.
+
+    Raises:
+        CheckpointError: it has, and nothing states whether they were added in training.
+    """
+    if _encode(tokenizer, template, "x", specials=True) != _encode(tokenizer, template, "x", specials=False):
+        raise CheckpointError(
+            f"{folder}: its tokenizer adds special tokens, and nothing states whether the reconstructor was trained"
+            " with them: add `reconstructor: {add_special_tokens: false}` or `true` to a preset"
+        )
+    return False
+
+
+def _encode(tokenizer: Any, template: Template, text: str, *, specials: bool) -> list[int]:
+    return list(tokenizer(template.filled(text), add_special_tokens=specials)["input_ids"])
+
+
+def _rendered(tokenizer: Any, content: str, rules: VerbalizerDescription, folder: Path) -> tuple[list[int], str]:
+    """Render a verbalizer's prompt to token ids, and to text."""
+    if rules.prompt == "chat":
+        text = _render_chat(tokenizer, content, rules.enable_thinking, folder) + rules.append
+        return list(tokenizer.encode(text, add_special_tokens=False)), text
+    text = content + rules.append
+    ids = list(tokenizer.encode(text, add_special_tokens=True))
+    if tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id:
+        raise CheckpointError(f"{folder}: the tokenizer ends a plain prompt with {tokenizer.eos_token}, which ends it")
+    return ids, text
+
+
+def _render_chat(tokenizer: Any, content: str, enable_thinking: bool | None, folder: Path) -> str:
     """Render one user message to text, to be encoded: `apply_chat_template(tokenize=True)` splits some markers."""
     if not tokenizer.chat_template:
-        raise CheckpointError(f"{folder}: the tokenizer has no chat template, which the verbalizer's prompt needs")
+        raise CheckpointError(
+            f"{folder}: the tokenizer has no chat template, which the verbalizer's prompt needs; if it was trained"
+            " without, add `verbalizer: {prompt: plain}` to a preset"
+        )
+    if enable_thinking is not None and "enable_thinking" not in str(tokenizer.chat_template):
+        raise CheckpointError(f"{folder}: the chat template knows no enable_thinking: take it out of the preset")
     if "strftime_now" in str(tokenizer.chat_template):
         logger.warning("%s: the chat template writes today's date, so that texts may differ from day to day", folder)
     messages = [{"role": "user", "content": content}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
 
-def _check_marker(tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
-    tokens = sidecar.tokens
-    ids = list(tokenizer.encode(tokens.injection_char, add_special_tokens=False))
-    if ids != [tokens.injection_token_id]:
+def _check_marker(tokenizer: Any, marker: Marker, folder: Path) -> None:
+    ids = list(tokenizer.encode(marker.char, add_special_tokens=False))
+    if ids != [marker.token_id]:
         raise CheckpointError(
-            f"{folder}: the marker {tokens.injection_char!r} encodes to {ids}, but the sidecar's injection_token_id"
-            f" is {tokens.injection_token_id}: wrong tokenizer or sidecar"
+            f"{folder}: the marker {marker.char!r} encodes to {ids}, but injection_token_id is {marker.token_id}:"
+            " wrong tokenizer, sidecar or preset"
         )
 
 
@@ -237,11 +274,13 @@ def _family(folder: Path) -> str:
     return str(config.get("model_type", ""))
 
 
-def _check_neighbours(ids: list[int], position: int, sidecar: Sidecar, folder: Path) -> None:
-    wanted = [sidecar.tokens.injection_left_neighbor_id, sidecar.tokens.injection_right_neighbor_id]
-    found = [ids[position - 1], ids[position + 1]] if 0 < position < len(ids) - 1 else []
-    if found != wanted:
+def _check_neighbours(ids: list[int], position: int, marker: Marker, folder: Path) -> None:
+    """Compare what stands beside the marker with what is stated; where nothing is, once in the prompt is enough."""
+    beside = [(at, wanted) for at, wanted in ((-1, marker.left), (1, marker.right)) if wanted is not None]
+    found = [ids[position + at] for at, _ in beside] if 0 < position < len(ids) - 1 else []
+    wanted = [token for _, token in beside]
+    if found != wanted and beside:
         raise CheckpointError(
-            f"{folder}: beside the marker stand token ids {found}, but the sidecar says {wanted}:"
-            " wrong tokenizer, chat template or sidecar"
+            f"{folder}: beside the marker stand token ids {found}, but {wanted} are stated:"
+            " wrong tokenizer, chat template, sidecar or preset"
         )

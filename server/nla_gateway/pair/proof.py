@@ -72,7 +72,7 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[
     Raises:
         ProofError: they do not.
     """
-    first, second = np.random.default_rng(0).standard_normal((2, verbalizer.sidecar.d_model)).astype(np.float32)
+    first, second = np.random.default_rng(0).standard_normal((2, verbalizer.description.d_model)).astype(np.float32)
     injected = verbalizer.inject(first)
     answer = await engine.generate(verbalizer.payload(injected, GREEDY, _rid("answer")) | replica)
     ids = [*verbalizer.prompt.ids, *answer["output_ids"]]
@@ -91,7 +91,7 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[
         raise ProofError("an injected vector changes nothing: the model sees the plain marker instead")
     signal = min(from_marker, _distance(one, other))
     if signal <= SAME:
-        raise ProofError("two different vectors give the same logits: check the sidecar's injection_scale")
+        raise ProofError("two different vectors give the same logits: check the injection's rule and scale")
     for name, same in (("sent twice", again), ("the prompt's start comes from the cache", reused)):
         if _distance(one, same) > max(SAME, DRIFT * signal):
             raise ProofError(f"the same vector gives different logits when {name}")
@@ -100,7 +100,7 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[
 
 async def _warm_up(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
     """Take the ways that requests take, alone and as a batch: what compiles on first use does it now."""
-    vectors = np.random.default_rng(1).standard_normal((BATCH, verbalizer.sidecar.d_model)).astype(np.float32)
+    vectors = np.random.default_rng(1).standard_normal((BATCH, verbalizer.description.d_model)).astype(np.float32)
     injected = [verbalizer.inject(vector) for vector in vectors]
     for sampling in WARMED:
         await engine.generate(verbalizer.payload(injected[0], sampling, _rid("alone")) | replica)
@@ -116,7 +116,7 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
     prompts = [reconstructor.prompt.encode(text) for text in PROOF_TEXTS]
     await engine.embed(prompts[:1], reconstructor.settings.model, _rid("alone"))  # warms up for a text alone
     vectors, _ = await engine.embed(prompts, reconstructor.settings.model, _rid("texts"))
-    d_model = reconstructor.sidecar.d_model
+    d_model = reconstructor.description.d_model
     for vector in vectors:
         if vector.shape != (d_model,) or not np.isfinite(vector).all() or not vector.any():
             raise ProofError(f"it rebuilds vectors that are not {d_model} finite numbers")
@@ -155,7 +155,7 @@ async def _logprobs(engine: Engine, payload: dict[str, Any], prompt: VerbalizerP
     tops = [{token: logprob for logprob, token, *_ in place} for place in places]
     # JSON has no NaN: the engine sends null for it.
     if not all(logprob is not None and np.isfinite(logprob) for top in tops for logprob in top.values()):
-        raise ProofError("the logits are not finite: check the sidecar's injection_scale")
+        raise ProofError("the logits are not finite: check the injection's rule and scale")
     return tops
 
 

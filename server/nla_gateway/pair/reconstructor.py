@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import Score, Usage
+from nla_gateway.description import Description
 from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.prompt import ReconstructorPrompt
 from nla_gateway.pair.scoring import score
-from nla_gateway.pair.sidecar import Sidecar, read_sidecar
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
@@ -34,9 +34,11 @@ class Reconstructor:
     ) -> None:
         self.engines = engines
         self.settings = settings
-        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.description: Description = settings.described()
         trust = settings.trust_remote_code
-        self.prompt = ReconstructorPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
+        self.prompt = ReconstructorPrompt.load(
+            settings.checkpoint, self.description, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self.max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
         # Many texts take long, and a tokenizer is not safe to share.
@@ -91,8 +93,9 @@ class Reconstructor:
         return await map_in_slices(lambda pair: score(*pair, self._baseline), pairs), usage
 
     def require_scorable(self, param: str | None) -> None:
-        """Raise InvalidRequest where the sidecar says that scores make no sense."""
-        if self.sidecar.mse_scale is None:
+        """Raise InvalidRequest where scores make no sense."""
+        if self.description.mse_scale is None:
             raise InvalidRequest(
-                "this pair cannot be scored: its sidecar gives no mse_scale, so distances mean nothing", param=param
+                "this pair cannot be scored: its mse_scale is null, so distances mean nothing (a preset may state one)",
+                param=param,
             )

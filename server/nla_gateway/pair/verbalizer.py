@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.wire import FinishReason, Usage, VerbalizeRequest
+from nla_gateway.description import ADD, Description
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError
 from nla_gateway.engines.pool import EnginePool, Mark
@@ -19,7 +20,6 @@ from nla_gateway.errors import EngineUnavailable, InvalidRequest, RequestError
 from nla_gateway.pair.injection import Injection, injection, rescale
 from nla_gateway.pair.parsing import CLOSING, DeltaParser, parse
 from nla_gateway.pair.prompt import VerbalizerPrompt
-from nla_gateway.pair.sidecar import Sidecar, read_sidecar
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
@@ -64,9 +64,12 @@ class Verbalizer:
     def __init__(self, engines: EnginePool, settings: EngineSettings) -> None:
         self.engines = engines
         self.settings = settings
-        self.sidecar: Sidecar = read_sidecar(settings.checkpoint)
+        self.description: Description = settings.described()
+        self._rules = self.description.of_verbalizer()
         trust = settings.trust_remote_code
-        self.prompt = VerbalizerPrompt.load(settings.checkpoint, self.sidecar, trust_remote_code=trust)
+        self.prompt = VerbalizerPrompt.load(
+            settings.checkpoint, self.description, tokens_of=settings.tokenizer, trust_remote_code=trust
+        )
         self._warming: dict[Engine, asyncio.Task[None]] = {}
         self._caching: set[Engine] = set()
         """Engines that have answered from their cache since they were warmed."""
@@ -98,7 +101,9 @@ class Verbalizer:
             InvalidRequest: unscaled, it overflows the engine's dtype.
         """
         try:
-            scaled = rescale(vector, self.sidecar.injection_scale)
+            # Where it is added, its direction alone counts: of norm 1 it overflows nothing.
+            adds = self._rules.injection.rule == ADD
+            scaled = rescale(vector, 1.0 if adds else self._rules.injection.scale)
             return injection(scaled, self.prompt.position, self.settings.dtype)
         except ValueError as error:
             raise InvalidRequest(f"{param}: {error}", param=param) from None
@@ -151,7 +156,7 @@ class Verbalizer:
     def _payload_of(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket, attempt: int) -> dict[str, Any]:
         # An engine that was only slow may still hold the id of the attempt before.
         rid = f"{ticket.rid}{attempt}." if attempt else ticket.rid
-        return self.payload(injected, sampling(call, ticket.seed), rid)
+        return self.payload(injected, sampling(call, ticket.seed, self._rules.max_tokens), rid)
 
     def payload(self, injected: Injection | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
         """Form the engine's request; without a vector the plain marker stays in the prompt."""
@@ -181,16 +186,28 @@ class Verbalizer:
             cached_tokens=meta["cached_tokens"],
             completion_tokens=meta["completion_tokens"],
         )
+        complete = complete or (not ended and self._is_whole(usage.completion_tokens))
         return Generated(text, complete, "stop" if ended else "length", usage)
 
+    def _is_whole(self, tokens: int) -> bool:
+        """Whether an answer that was cut at so many tokens is whole: of a verbalizer that never learned to stop."""
+        limit = self._rules.max_tokens
+        return self._rules.complete_at_limit and limit is not None and tokens >= limit
 
-def sampling(call: VerbalizeRequest, seed: int) -> dict[str, Any]:
-    """Form SGLang's sampling parameters."""
+
+def sampling(call: VerbalizeRequest, seed: int, limit: int | None = None) -> dict[str, Any]:
+    """Form SGLang's sampling parameters.
+
+    Args:
+        call: what is asked.
+        seed: the sample's own.
+        limit: the most tokens that it gets, whatever is asked.
+    """
     return {
         "temperature": call.temperature,
         "top_p": call.top_p,
         "top_k": -1 if call.top_k is None else call.top_k,
-        "max_new_tokens": call.max_tokens,
+        "max_new_tokens": call.max_tokens if limit is None else min(call.max_tokens, limit),
         "sampling_seed": seed,
         "stop": [CLOSING],
         "no_stop_trim": True,

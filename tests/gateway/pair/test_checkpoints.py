@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from nla_gateway.description import check_pair
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.parsing import Form
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
-from nla_gateway.pair.sidecar import check_pair, read_sidecar
 from nla_gateway.roles import Role
 from tests.checkpoints import LAYER, SPECIALS, Family, Pair, edit_sidecar, make_pair
+from tests.descriptions import described
+from tests.dialects import reference
 
 
 @pytest.fixture(scope="module", params=sorted(SPECIALS))
@@ -27,13 +29,13 @@ def pair(original: Pair, tmp_path: Path) -> Pair:
 
 
 def load_both(pair: Pair) -> None:
-    VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
-    ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+    VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
+    ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
 
 
 def test_released_format_loads(pair: Pair) -> None:
     load_both(pair)
-    assert read_sidecar(pair.av).mse_scale == 8.0
+    assert described(Role.AV, pair.av).mse_scale == 8.0
 
 
 def test_older_spelling_loads(pair: Pair) -> None:
@@ -43,27 +45,13 @@ def test_older_spelling_loads(pair: Pair) -> None:
         changes = {"role": role, "prompt_templates": {"actor": templates["av"], "critic": templates["ar"]}}
         edit_sidecar(folder, changes)
     load_both(pair)
-    assert (read_sidecar(pair.av).role, read_sidecar(pair.ar).role) == ("av", "ar")
-
-
-def as_the_trainer_writes_it(pair: Pair) -> None:
-    """`write_model_sidecar` of the public trainer: the layer with the critic alone, scales and templates left out."""
-    for folder, role, other in ((pair.av, "actor", "critic"), (pair.ar, "critic", "actor")):
-        sidecar = yaml.safe_load((folder / "nla_meta.yaml").read_text())
-        templates = {"actor": sidecar["prompt_templates"]["av"], "critic": sidecar["prompt_templates"]["ar"]}
-        changes: dict[str, Any] = {
-            "role": role, "schema_version": ..., "extraction_layer_index": ..., "extraction.mse_scale": ...,
-            "prompt_templates": templates | {other: None}, "stage": "rl", "created_by": "trainer",
-        }  # fmt: skip
-        if role == "critic":
-            changes["critic"] = {"extraction_layer_index": LAYER}
-        edit_sidecar(folder, changes)
+    assert (described(Role.AV, pair.av).role, described(Role.AR, pair.ar).role) == ("av", "ar")
 
 
 def test_sidecars_of_the_public_trainer_load(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    as_the_trainer_writes_it(pair)
+    reference(pair)
     load_both(pair)
-    av, ar = read_sidecar(pair.av), read_sidecar(pair.ar)
+    av, ar = described(Role.AV, pair.av), described(Role.AR, pair.ar)
     assert (av.role, av.layer, av.mse_scale) == ("av", None, 8.0)
     assert (ar.role, ar.layer) == ("ar", LAYER)
     check_pair({Role.AV: av, Role.AR: ar})
@@ -75,7 +63,7 @@ def test_braces_are_doubled_as_for_str_format(pair: Pair) -> None:
     for extra in ("", ' as JSON, {{"text": "..."}}'):
         changed = yaml.safe_load((pair.av / "nla_meta.yaml").read_text())["prompt_templates"]["av"] + extra
         edit_sidecar(pair.av, {"prompt_templates.av": changed})
-        prompts.append(VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).ids)
+        prompts.append(VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).ids)
     added = load_tokenizer(pair.av, trust_remote_code=False).decode(prompts[1])
     assert '{"text": "..."}' in added
     assert "{{" not in added
@@ -97,7 +85,7 @@ def test_braces_are_doubled_as_for_str_format(pair: Pair) -> None:
 def test_templates_that_cannot_be_filled(pair: Pair, text: str, message: str) -> None:
     edit_sidecar(pair.av, {"prompt_templates.av": text})
     with pytest.raises(CheckpointError) as caught:
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
     assert message in str(caught.value)
 
 
@@ -107,7 +95,7 @@ def test_templates_that_cannot_be_filled(pair: Pair, text: str, message: str) ->
 )
 def test_injection_scale_forms(pair: Pair, value: Any, scale: float | None) -> None:
     edit_sidecar(pair.av, {"extraction.injection_scale": value})
-    assert read_sidecar(pair.av).injection_scale == scale
+    assert described(Role.AV, pair.av).injection_scale == scale
 
 
 def test_code_of_the_checkpoints_own_runs_only_if_trusted(
@@ -124,17 +112,17 @@ def test_code_of_the_checkpoints_own_runs_only_if_trusted(
     }))  # fmt: skip
     if pair.family == "llama":
         with pytest.raises(CheckpointError, match="give --trust-remote-code if you trust it") as caught:
-            VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+            VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
         assert "\n" not in str(caught.value)
     else:  # transformers knows a tokenizer for this model type, and takes that instead
         assert not hasattr(load_tokenizer(pair.av, trust_remote_code=False), "ours")
-    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av), trust_remote_code=True).ids
+    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av), trust_remote_code=True).ids
     assert load_tokenizer(pair.av, trust_remote_code=True).ours
 
 
 def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     edit_sidecar(pair.av, {"schema_version": 3})
-    read_sidecar(pair.av)
+    described(Role.AV, pair.av)
     assert "schema_version 3" in caplog.text
 
 
@@ -153,7 +141,10 @@ def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.Log
         ({"prompt_templates": {"ar": "x"}}, "prompt_templates has no `av`"),
         ({"prompt_templates": {"av": None, "ar": "x"}}, "prompt_templates has no `av`"),
         ({"prompt_templates.actor": "{injection_char}"}, "two different ones for `av`"),
-        ({"critic": {"extraction_layer_index": 7}}, "`extraction_layer_index` is 1 and 7"),
+        (
+            {"critic": {"extraction_layer_index": 7}},
+            "the layer differs: `extraction_layer_index` is 1 and `critic.extraction_layer_index` is 7",
+        ),
         ({"extraction.norm": "whitened_zca"}, "prepared by 'whitened_zca', which nla-serve does not know"),
         ({"extraction.injection_mode": "norm_matched_add"}, "`injection_mode: norm_matched_add` is a way of injection"),
         ({"injection": {"rule": "add_after_block", "block": 1}}, "is a way of injection that nla-serve does not know"),
@@ -163,7 +154,7 @@ def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.Log
 def test_verbalizer_faults(pair: Pair, changes: dict[str, Any], message: str) -> None:
     edit_sidecar(pair.av, changes)
     with pytest.raises(CheckpointError) as caught:
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,7 +163,7 @@ def test_marker_in_the_text_of_the_template(pair: Pair) -> None:
     marker = SPECIALS[pair.family].marker
     edit_sidecar(pair.av, {"prompt_templates.av": f"{marker} <concept>{{injection_char}}</concept>"})
     with pytest.raises(CheckpointError, match="stands 2 times"):
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
 
 
 @pytest.mark.parametrize(
@@ -187,12 +178,12 @@ def test_marker_in_the_text_of_the_template(pair: Pair) -> None:
 def test_reconstructor_faults(pair: Pair, changes: dict[str, Any], message: str) -> None:
     edit_sidecar(pair.ar, changes)
     with pytest.raises(CheckpointError) as caught:
-        ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
     assert message in str(caught.value)
 
 
 def test_a_lost_bos_is_noticed_by_nothing_but_special_tokens(pair: Pair) -> None:
-    prompt = ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+    prompt = ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
     bos = prompt.tokenizer.bos_token_id
     assert prompt.encode("x").count(bos) == (1 if SPECIALS[pair.family].bos else 0)
 
@@ -201,10 +192,10 @@ def test_a_reconstructor_that_lost_its_bos(pair: Pair) -> None:
     path = pair.ar / "tokenizer.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
     if SPECIALS[pair.family].bos is None:
-        ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
         return
     with pytest.raises(CheckpointError, match="adds no BOS"):
-        ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
 
 
 def with_bos_rendered(pair: Pair, times: int) -> None:
@@ -215,10 +206,10 @@ def with_bos_rendered(pair: Pair, times: int) -> None:
 def test_a_chat_template_with_two_bos(pair: Pair) -> None:
     with_bos_rendered(pair, 2)
     if SPECIALS[pair.family].bos is None:
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
         return
     with pytest.raises(CheckpointError, match="more than one BOS"):
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
 
 
 def begin_turns_with_bos(folder: Path, family: Family) -> None:
@@ -240,33 +231,33 @@ def test_a_bos_that_begins_every_message_is_no_fault(pair: Pair, caplog: pytest.
 
 
 def test_what_answers_look_like_is_read_from_the_prompt(pair: Pair) -> None:
-    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).form == Form(tags=True, thinks=False)
+    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="both", thinks=False)
     edit_sidecar(pair.av, {"prompt_templates.av": "One item a line: <concept>{injection_char}</concept>"})
     path = pair.av / "chat_template.jinja"
     path.write_text(path.read_text().replace("{% endif %}", "<think>\n{% endif %}"))
-    assert VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)).form == Form(tags=False, thinks=True)
+    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="none", thinks=True)
 
 
 def test_a_chat_template_without_bos_is_warned_of(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     with_bos_rendered(pair, 0)
-    VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+    VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
     assert ("renders no BOS" in caplog.text) == (SPECIALS[pair.family].bos is not None)
 
 
 def test_every_special_token_can_be_trimmed(pair: Pair) -> None:
-    prompt, special = VerbalizerPrompt.load(pair.av, read_sidecar(pair.av)), SPECIALS[pair.family]
+    prompt, special = VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)), SPECIALS[pair.family]
     assert {special.end, *special.extra} <= set(prompt.stop_texts.values())
 
 
 def test_a_text_of_megabytes_is_refused_before_it_is_tokenized(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+    prompt = ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
     monkeypatch.setattr(ReconstructorPrompt, "encode", None)
     with pytest.raises(InvalidRequest, match="4000000 characters; at most 1000 tokens"):
         prompt.encode_checked("a" * 4_000_000, 1000, "texts")
 
 
 def test_too_long_a_text_is_refused_not_cut(pair: Pair) -> None:
-    prompt = ReconstructorPrompt.load(pair.ar, read_sidecar(pair.ar))
+    prompt = ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
     with pytest.raises(InvalidRequest, match="at most 8 are taken") as caught:
         prompt.encode_checked("word " * 12, 8, "texts[2]")
     assert caught.value.param == "texts[2]"
@@ -276,7 +267,7 @@ def test_no_tokenizer_is_one_line(pair: Pair) -> None:
     for path in pair.av.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(CheckpointError, match="tokenizer") as caught:
-        VerbalizerPrompt.load(pair.av, read_sidecar(pair.av))
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
     assert "\n" not in str(caught.value)
 
 
@@ -284,12 +275,11 @@ def test_no_tokenizer_is_one_line(pair: Pair) -> None:
 def test_sidecar_that_is_none(pair: Pair, content: str) -> None:
     (pair.av / "nla_meta.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=r"nla_meta\.yaml") as caught:
-        read_sidecar(pair.av)
+        described(Role.AV, pair.av)
     assert "\n" not in str(caught.value)
 
 
-def test_no_sidecar(tmp_path: Path) -> None:
+def test_no_sidecar(pair: Pair) -> None:
+    (pair.av / "nla_meta.yaml").unlink()
     with pytest.raises(CheckpointError, match=r"has no nla_meta\.yaml"):
-        read_sidecar(tmp_path)
-    with pytest.raises(CheckpointError, match="not a folder"):
-        read_sidecar(tmp_path / "nowhere")
+        described(Role.AV, pair.av)

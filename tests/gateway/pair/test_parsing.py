@@ -23,7 +23,7 @@ def test_parse(generated: str, expected: tuple[str, bool]) -> None:
 
 THOUGHT = "<think>I put it in <explanation> tags.</think>"
 OPEN = Form(thinks=True)
-BARE = Form(tags=False)
+BARE = Form(tags="none")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,11 @@ def feed_all(pieces: list[str], form: Form = TAGGED) -> str:
     return out + parser.finish(parse(generated, form)[0])
 
 
-@pytest.mark.parametrize("form", [Form(), OPEN, BARE, Form(tags=False, thinks=True)])
+@pytest.mark.parametrize("form", [Form(), OPEN, BARE, Form(tags="none", thinks=True)])
 @given(
-    st.text(alphabet="<>/thinkexplanation ab", max_size=30), st.text(alphabet="<>/abc ", max_size=9), st.integers(1, 9)
+    st.text(alphabet="<>/thinkexplanation ab", max_size=30).filter(lambda thought: "</think>" not in thought),
+    st.text(alphabet="<>/abc ", max_size=9),
+    st.integers(1, 9),
 )
 def test_no_thought_is_ever_streamed(form: Form, thought: str, text: str, step: int) -> None:
     start = "" if form.thinks else "<think>"

@@ -8,17 +8,20 @@ import pytest
 
 from nla_gateway.errors import EngineUnavailable, InvalidRequest
 from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
+from nla_launch.pair.rules import Rules
 from tests.checkpoints import D_MODEL, edit_sidecar, make_pair
+from tests.descriptions import described
 from tests.stack import detached_verbalizer
 
 
-def verbalizer(folder: Path, **sidecar: Any) -> Verbalizer:
+def verbalizer(folder: Path, rules: dict[str, Any] | None = None, **sidecar: Any) -> Verbalizer:
     pair = make_pair(folder, "qwen2")
     edit_sidecar(pair.av, sidecar)
     settings = EngineSettings(
         urls=("http://127.0.0.1:9",), api_key="k", checkpoint=pair.av, model="m", dtype="bfloat16", context_length=512,
-        max_in_flight=1, shared_in_flight=1,
+        max_in_flight=1, shared_in_flight=1, description=described(Role.AV, pair.av, Rules.model_validate(rules or {})),
     )  # fmt: skip
     return detached_verbalizer(settings)
 

@@ -11,7 +11,9 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects
 
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import locate
@@ -59,10 +61,12 @@ def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "config.json").write_text("{}")
     calls = hub(monkeypatch, tmp_path)
     locate("owner/name", "plan")
-    assert calls[0]["allow_patterns"] == ["config.json", "nla_meta.yaml"]
+    assert set(calls[0]["allow_patterns"]) >= {"config.json", "nla_meta.yaml"}
+    assert not [pattern for pattern in calls[0]["allow_patterns"] if "safetensors" in pattern or "*.json" in pattern]
 
 
 REFUSALS = {
+    "revision": (RevisionNotFoundError("no", response=RESPONSE), "has no revision"),
     "gated": (GatedRepoError("gated", response=RESPONSE), "is gated: ask for access"),
     "missing": (RepositoryNotFoundError("missing", response=RESPONSE), "was not found on the hub"),
     "offline": (LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
@@ -83,7 +87,46 @@ def test_refusals_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str)
     assert locate("owner/name", "plan").folder is None
 
 
-@pytest.mark.parametrize("source", ["./missing", "../missing", "owner/name/more", "/no/such/folder"])
+STEP = "owner/name@main:kl0.01/iter_200/ar"
+
+
+def test_a_folder_of_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kl0.01/iter_200/ar").mkdir(parents=True)
+    (tmp_path / "kl0.01/iter_200/ar/config.json").write_text("{}")
+    calls = hub(monkeypatch, tmp_path)
+    found = locate(STEP, "all")
+    assert (found.folder, found.root) == (tmp_path / "kl0.01/iter_200/ar", tmp_path)
+    assert found.name == "owner/name@main/kl0.01/iter_200/ar"
+    assert (calls[0]["repository"], calls[0]["revision"]) == ("owner/name", "main")
+    files = [
+        "kl0.01/iter_200/ar/model.safetensors", "kl0.01/iter_200/ar/more/model.safetensors",
+        "kl0.01/iter_200/av/model.safetensors", "kl0.01/nla_meta.yaml", "nla_meta.yaml", "model.safetensors",
+    ]  # fmt: skip
+    patterns = {"allow_patterns": calls[0]["allow_patterns"], "ignore_patterns": calls[0]["ignore_patterns"]}
+    fetched = list(filter_repo_objects(files, **patterns))
+    assert fetched == ["kl0.01/iter_200/ar/model.safetensors", "kl0.01/nla_meta.yaml", "nla_meta.yaml"]
+
+
+def test_of_a_repository_no_other_folders_are_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    calls = hub(monkeypatch, tmp_path)
+    assert locate("owner/name@v1.0", "all").name == "owner/name@v1.0"
+    patterns = {"allow_patterns": calls[0]["allow_patterns"], "ignore_patterns": calls[0]["ignore_patterns"]}
+    assert list(filter_repo_objects(["a.safetensors", "av/a.safetensors"], **patterns)) == ["a.safetensors"]
+
+
+def test_a_folder_that_the_repository_has_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub(monkeypatch, tmp_path)
+    with pytest.raises(LaunchError, match=r"owner/name has no config\.json in its folder kl0\.01/iter_200/ar"):
+        locate(STEP, "all")
+    assert locate(STEP, "plan").folder is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["./missing", "../missing", "owner/name/more", "/no/such/folder", "owner/name:../other", "owner/name:/etc",
+     "owner/name@", "owner/name:", "owner/name:a:b", "owner/name:a//b", "name@main"],
+)  # fmt: skip
 def test_a_path_is_not_taken_for_a_repository(source: str) -> None:
     with pytest.raises(LaunchError, match="neither a folder nor a hub repository"):
         locate(source, "plan")

@@ -1,13 +1,18 @@
-"""config.json, with and without what may be left out of it."""
+"""config.json, with and without what may be left out of it; and what the heads of weights say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from nla_launch.errors import LaunchError
 from nla_launch.pair.model_config import read_config
+from tests.checkpoints import make_pair
 
 SPARSE_GEMMA = {
     "architectures": ["Gemma3ForConditionalGeneration"],
@@ -64,3 +69,48 @@ def test_code_of_the_checkpoints_own_runs_only_if_trusted(
     with pytest.raises(LaunchError, match="give --trust-remote-code if you trust it"):
         read_config(tmp_path)
     assert read_config(tmp_path, trust_remote_code=True).heads == 32
+
+
+def test_parameters_are_counted_in_files_where_they_are_there(tmp_path: Path) -> None:
+    base = make_pair(tmp_path, "qwen3_moe").av
+    config, model = read_config(base), AutoModelForCausalLM.from_pretrained(base)
+    blocks = sum(value.numel() for name, value in model.named_parameters() if ".layers." in name)
+    assert config.block_parameters() == blocks
+    assert config.embedding_parameters == model.get_input_embeddings().weight.numel()
+    assert replace(config, blocks=1).block_parameters() == blocks // config.blocks
+    # A dense model of this shape would have others.
+    assert replace(config, stored=None).block_parameters() != blocks
+    (base / "model.safetensors").unlink()
+    assert read_config(base).stored is None
+
+
+def test_files_and_shape_agree_for_a_dense_model(tmp_path: Path) -> None:
+    config = read_config(make_pair(tmp_path, "llama", sharded=True).av)
+    reckoned = replace(config, stored=None)
+    assert config.stored is not None
+    assert config.parameters == pytest.approx(reckoned.parameters, rel=0.02)
+    assert config.block_parameters(2) == pytest.approx(reckoned.block_parameters(2), rel=0.02)
+
+
+def test_a_wrapper_s_vision_tower_is_not_counted(tmp_path: Path) -> None:
+    config = read_config(make_pair(tmp_path, "gemma3", multimodal=True).av)
+    assert config.parameters == pytest.approx(replace(config, stored=None).parameters, rel=0.03)
+
+
+def test_quantized_weights_are_counted_as_they_are(tmp_path: Path) -> None:
+    base = make_pair(tmp_path, "qwen2").av
+    plain, path = read_config(base), base / "model.safetensors"
+    before = load_file(path)
+    save_file(
+        {n: v.to(torch.float8_e4m3fn) if v.dim() == 2 and ".layers." in n else v for n, v in before.items()}, path
+    )
+    config = read_config(base)
+    assert config.packed_bytes() + config.block_parameters() == plain.block_parameters()
+    assert config.packed_bytes() > 0.9 * plain.block_parameters()
+
+
+def test_a_broken_file_of_weights_is_named(tmp_path: Path) -> None:
+    base = make_pair(tmp_path, "qwen2").av
+    (base / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(LaunchError, match="no file of safetensors"):
+        read_config(base)

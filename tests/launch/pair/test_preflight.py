@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.pair.preflight import check_checkpoints
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
+from nla_launch.pair.rules import NO_RULES, Rules
 from tests.checkpoints import Pair, edit_sidecar, make_pair, make_tokenizer
 
 
@@ -22,6 +24,12 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture
 def pair(original: Pair, tmp_path: Path) -> Pair:
     return original.copy(tmp_path)
+
+
+def check(folders: dict[Role, Path], rules: Rules = NO_RULES) -> None:
+    """Check as before a start."""
+    checkpoints = {role: Checkpoint(folder.name, str(folder), folder) for role, folder in folders.items()}
+    check_checkpoints(checkpoints, describe_checkpoints(checkpoints, rules))
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -48,7 +56,7 @@ FAULTS: dict[str, tuple[Callable[[Pair], object], str]] = {
     "no head": (lambda p: (p.ar / "value_head.safetensors").unlink(), "has no value_head.safetensors"),
     "nan in head": (lambda p: edit_head(p.ar, with_nan), "has 3 NaN or infinite values"),
     "small head": (lambda p: edit_head(p.ar, lambda h: {"weight": h[:8].clone()}), "must be [d_model, d_model]"),
-    "named head": (lambda p: edit_head(p.ar, lambda h: {"head": h}), "must have `weight` alone"),
+    "named head": (lambda p: edit_head(p.ar, lambda h: {"head": h}), "has the keys `head`, not `weight` alone"),
     "config d_model": (lambda p: edit_config(p.av, hidden_size=32), "hidden_size 32"),
     "blocks": (lambda p: edit_config(p.ar, num_hidden_layers=3), "has 2 blocks"),
     "layers differ": (lambda p: edit_sidecar(p.av, {"extraction_layer_index": 2}), "no pair"),
@@ -66,7 +74,7 @@ def test_fault_is_one_clear_line(pair: Pair, fault: str) -> None:
     break_it, message = FAULTS[fault]
     break_it(pair)
     with pytest.raises(LaunchError) as caught:
-        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
+        check({Role.AV: pair.av, Role.AR: pair.ar})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -76,10 +84,10 @@ def test_d_model_differs_between_the_two(pair: Pair) -> None:
     edit_config(pair.av, hidden_size=32)
     edit_sidecar(pair.av, {"d_model": 32})
     with pytest.raises(LaunchError, match="no pair: the verbalizer's d_model is 32, the reconstructor's 64"):
-        check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
+        check({Role.AV: pair.av, Role.AR: pair.ar})
 
 
 def test_a_good_pair_passes(pair: Pair) -> None:
-    check_checkpoints({Role.AV: pair.av, Role.AR: pair.ar})
-    check_checkpoints({Role.AV: pair.av})
-    check_checkpoints({Role.AR: pair.ar})
+    check({Role.AV: pair.av, Role.AR: pair.ar})
+    check({Role.AV: pair.av})
+    check({Role.AR: pair.ar})

@@ -1,0 +1,71 @@
+"""Heads of safetensors files: names, types and shapes of tensors, without loading any."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nla_launch.errors import LaunchError
+
+INDEX: Final = "model.safetensors.index.json"
+_LARGEST: Final = 100_000_000
+"""safetensors' own limit of a head's bytes."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One tensor."""
+
+    dtype: str
+    """In the file's own words: BF16, F32, F8_E4M3."""
+    shape: tuple[int, ...]
+    size: int
+    """In bytes."""
+
+    @property
+    def values(self) -> int:
+        """Number of its elements."""
+        return math.prod(self.shape)
+
+
+def read_heads(path: Path) -> dict[str, Head]:
+    """Read a file's head.
+
+    Raises:
+        LaunchError: it is no file of safetensors.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            content = json.loads(stream.read(min(length, _LARGEST)))
+        return {
+            name: Head(one["dtype"], tuple(one["shape"]), one["data_offsets"][1] - one["data_offsets"][0])
+            for name, one in content.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise LaunchError(f"{path} is missing, or no file of safetensors: fetch it again") from None
+
+
+def weight_heads(folder: Path) -> Iterator[tuple[str, Head]]:
+    """Read the heads of a checkpoint's weights: of the files in its index, where it has one.
+
+    Raises:
+        LaunchError: a file is missing or no file of safetensors.
+    """
+    for path in _files(folder):
+        yield from read_heads(path).items()
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        return [
+            folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise LaunchError(f"{index} is no index of safetensors: fetch it again") from None

@@ -1,0 +1,188 @@
+"""Base and adapters, served: equal to transformers with the adapters merged by peft."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+
+from tests.adapters import merged_in_place, save_adapter, save_single_file
+from tests.checkpoints import D_MODEL, LAYER, Family, make_pair, write_sidecar
+from tests.plain import decode, texts_of, verbalize
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
+from tests.stack import Stack, serving
+
+MAX_TOKENS = 24
+NEAR_TIE = 1e-4
+TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", "", "word " * 60)
+VECTORS = np.random.default_rng(11).standard_normal((12, D_MODEL)).astype(np.float32)
+SPREAD = 0.08
+"""Of factors of rank 128: what they add is as large as the weights, at the right scale."""
+TRAINER: dict[str, Any] = {"r": 128, "lora_alpha": 16, "use_rslora": True}
+"""EasyNLA's: at alpha / r, as SGLang's own --lora-paths takes it, 11 times too weak."""
+
+
+@dataclass(frozen=True)
+class Served:
+    stack: Stack
+    folder: Path
+
+
+def finish(folder: Path, role: str, tokenizer: Any, family: Family) -> None:
+    """Make a folder of weights a checkpoint, or one of factors an adapter that brings sidecar and tokenizer."""
+    tokenizer.save_pretrained(folder)
+    write_sidecar(folder, role, tokenizer, family)
+
+
+def make_base(folder: Path, family: Family, **make: bool) -> tuple[Path, Any]:
+    """Make a base model with its tokenizer, of which no sidecar speaks."""
+    base = make_pair(folder, family, **make).av
+    (base / "nla_meta.yaml").unlink()
+    return base, AutoTokenizer.from_pretrained(base)
+
+
+def causal(base: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def first_blocks(model: Any) -> Any:
+    model.model.layers = model.model.layers[: LAYER + 1]
+    model.config.num_hidden_layers = LAYER + 1
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[: LAYER + 1]
+    return model
+
+
+def new_head() -> torch.Tensor:
+    return torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5
+
+
+def easynla(folder: Path) -> list[str]:
+    """A verbalizer's PEFT folder, a reconstructor's single file, both rsLoRA; written as a preset."""
+    base, tokenizer = make_base(folder, "qwen3")
+    targets = r".*\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+    merged = save_adapter(causal(base), folder / "av", spread=SPREAD, target_modules=targets, **TRAINER)
+    merged.save_pretrained(folder / "merged-av")
+    backbone, head = first_blocks(causal(base)), new_head()
+    save_single_file(backbone, folder / "ar", head)
+    plain = first_blocks(causal(base))
+    plain.load_state_dict(merged_in_place(backbone))
+    plain.save_pretrained(folder / "merged-ar")
+    save_file({"weight": head}, folder / "merged-ar" / "value_head.safetensors")
+    for role in ("av", "ar"):
+        finish(folder / f"merged-{role}", role, tokenizer, "qwen3")
+        finish(folder / role, role, tokenizer, "qwen3")
+    reconstructor = {"source": str(folder / "ar" / "ar_lora_value_head.safetensors"), "use_rslora": True}
+    preset = {
+        "name": "own", "device": "cpu",
+        "av": {"base": str(base), "adapters": [str(folder / "av")]},
+        "ar": {"base": str(base), "adapters": [reconstructor]},
+    }  # fmt: skip
+    (folder / "own.yaml").write_text(yaml.safe_dump(preset))
+    return ["--preset", str(folder / "own.yaml")]
+
+
+def fused(folder: Path) -> list[str]:
+    """Fused names, spread over two ranks, by flags; the tokenizer is the base's alone."""
+    base, tokenizer = make_base(folder, "phi3", sharded=True)
+    targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    for role, blocks in (("av", lambda model: model), ("ar", first_blocks)):
+        merged = blocks(save_adapter(causal(base), folder / role, target_modules=targets, spread=0.1))
+        merged.save_pretrained(folder / f"merged-{role}")
+        finish(folder / f"merged-{role}", role, tokenizer, "phi3")
+        write_sidecar(folder / role, role, tokenizer, "phi3")
+    for name in ("ar", "merged-ar"):
+        torch.manual_seed(5)
+        save_file({"weight": new_head()}, folder / name / "value_head.safetensors")
+    given = [
+        flag for role in ("av", "ar") for flag in (f"--{role}", str(base), f"--{role}-adapter", str(folder / role))
+    ]
+    return [*given, "--tp", "2"]
+
+
+def stacked(folder: Path) -> list[str]:
+    """Two adapters each on a multimodal wrapper: on the whole of it, and on its text model alone."""
+    base, tokenizer = make_base(folder, "gemma3", multimodal=True)
+    whole = Gemma3ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    text = Gemma3ForCausalLM(whole.config.text_config)
+    text.model.load_state_dict(whole.model.language_model.state_dict())
+    text.tie_weights()
+    for role, model in (("av", whole), ("ar", text)):
+        first = save_adapter(model, folder / f"{role}-1", target_modules=["q_proj", "up_proj"], spread=0.1)
+        second = save_adapter(first, folder / f"{role}-2", target_modules=["q_proj", "o_proj"], spread=0.1)
+        (second if role == "av" else first_blocks(second)).save_pretrained(folder / f"merged-{role}")
+        finish(folder / f"merged-{role}", role, tokenizer, "gemma3")
+        finish(folder / f"{role}-1", role, tokenizer, "gemma3")
+    for name in ("ar-2", "merged-ar"):
+        torch.manual_seed(5)
+        save_file({"weight": new_head()}, folder / name / "value_head.safetensors")
+    return [
+        flag
+        for role in ("av", "ar")
+        for flag in (f"--{role}", base, *(f for n in "12" for f in (f"--{role}-adapter", folder / f"{role}-{n}")))
+    ]
+
+
+CASES: dict[str, Callable[[Path], list[Any]]] = {"easynla": easynla, "fused-tp2": fused, "stacked-wrapper": stacked}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(3)
+    flags = [str(flag) for flag in CASES[request.param](folder)]
+    with serving(folder / "log", *flags, "--device", "cpu", "--dtype", "float32") as stack:
+        yield Served(stack, folder)
+
+
+def test_greedy_text_equals_peft(served: Served) -> None:
+    reference = ReferenceVerbalizer(served.folder / "merged-av")
+    ids = [reference.greedy(vector, MAX_TOKENS) for vector in VECTORS]
+    clear = [i for i in range(len(VECTORS)) if reference.narrowest_choice(VECTORS[i], ids[i]) > NEAR_TIE]
+    answer = verbalize(served.stack, VECTORS[clear], max_tokens=MAX_TOKENS)
+    assert texts_of(answer) == [reference.text(ids[i])[0] for i in clear]
+    assert len(clear) > 8
+    assert len(set(texts_of(answer))) > 4
+
+
+def test_reconstruction_equals_peft(served: Served) -> None:
+    reference = ReferenceReconstructor(served.folder / "merged-ar")
+    reply = served.stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
+    for text, data in zip(TEXTS, reply["vectors"], strict=True):
+        wanted = reference.vector(text)
+        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def other_than_ours(folder: Path) -> ReferenceVerbalizer:
+    """The base alone; or with EasyNLA's adapter at alpha / r, as SGLang itself would scale it."""
+    other, merged = folder / "verbalizer", folder / "merged-av"
+    if (folder / "own.yaml").is_file():
+        config = peft.LoraConfig.from_pretrained(folder / "av")
+        config.use_rslora = False  # type: ignore[attr-defined]
+        weak = peft.PeftModel.from_pretrained(causal(other), folder / "av", config=config).merge_and_unload()
+        other = folder / "weak"
+        weak.save_pretrained(other)
+    AutoTokenizer.from_pretrained(merged).save_pretrained(other)
+    shutil.copy(merged / "nla_meta.yaml", other)
+    return ReferenceVerbalizer(other)
+
+
+def test_answers_are_not_the_base_s_nor_those_of_a_weak_scale(served: Served) -> None:
+    other = other_than_ours(served.folder)
+    texts = texts_of(verbalize(served.stack, VECTORS, max_tokens=MAX_TOKENS))
+    others = [other.text(other.greedy(vector, MAX_TOKENS))[0] for vector in VECTORS]
+    assert sum(one == another for one, another in zip(texts, others, strict=True)) <= 2
+
+
+def test_the_fingerprint_is_of_adapters_too(served: Served) -> None:
+    info = served.stack.http.get("/v1/info").json()
+    assert info["verbalizer"]["fingerprint"] != info["reconstructor"]["fingerprint"]
+    assert info["layer"] == LAYER
