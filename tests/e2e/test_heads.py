@@ -21,13 +21,12 @@ TEXTS = ("A short text.", "no full stop", "日本 and 'quotes'", "")
 def test_reconstruction_equals_transformers(tmp_path: Path, kind: str) -> None:
     pair = make_pair(tmp_path, "qwen3", final_norm=kind == "bias-and-norm")
     torch.manual_seed(1)
-    weight, bias = torch.eye(D_MODEL), torch.zeros(D_MODEL)
-    rules: dict[str, Any] = {"value_head": "none"}
+    weight, bias, rules = torch.eye(D_MODEL), torch.zeros(D_MODEL), {"value_head": "none"}
     if kind == "bias-and-norm":
         weight, bias = torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5, torch.randn(D_MODEL)
-        file = pair.ar / "adapter_and_head.safetensors"
-        save_file({"value_head.weight": weight, "value_head.bias": bias, "other": bias.clone()}, file)
-        head = {"file": file.name, "weight": "value_head.weight", "bias": "value_head.bias"}
+        file = "another_head.safetensors"
+        save_file({"value_head.weight": weight, "value_head.bias": bias, "other": bias.clone()}, pair.ar / file)
+        head = {"file": file, "weight": "value_head.weight", "bias": "value_head.bias"}
         rules = {"value_head": head, "final_norm": True}
     reference = ReferenceReconstructor(pair.ar)
     reference.head = weight
