@@ -151,13 +151,20 @@ def make_reconstructor(
 
 
 def make_pair(
-    folder: Path, family: Family, *, sharded: bool = False, multimodal: bool = False, final_norm: bool = False
+    folder: Path,
+    family: Family,
+    *,
+    blocks: int = BLOCKS,
+    sharded: bool = False,
+    multimodal: bool = False,
+    final_norm: bool = False,
 ) -> Pair:
     """Make a pair below a folder.
 
     Args:
         folder: where.
         family: of its models.
+        blocks: the verbalizer's.
         sharded: weights in several files with an index.
         multimodal: the verbalizer in its family's wrapper.
         final_norm: the reconstructor's files keep the norm.
@@ -166,7 +173,7 @@ def make_pair(
     tokenizer = make_tokenizer(family)
     pair = Pair(folder / "verbalizer", folder / "reconstructor", family)
     size: dict[str, Any] = {"max_shard_size": "100KB"} if sharded else {}
-    verbalizer = _multimodal(tokenizer) if multimodal else _causal(family, tokenizer, BLOCKS)
+    verbalizer = _multimodal(tokenizer) if multimodal else _causal(family, tokenizer, blocks)
     verbalizer.save_pretrained(pair.av, **size)
     if multimodal:
         Gemma3ImageProcessor(size={"height": 28, "width": 28}).save_pretrained(pair.av)
@@ -318,8 +325,8 @@ def write_sidecar(
     (folder / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar, allow_unicode=True))
 
 
-def write_preset(path: Path, av: Path, *engine_args: str) -> Path:
-    """Write a preset of a verbalizer alone, on the CPU, with further SGLang arguments."""
+def write_preset(path: Path, av: Path, *engine_args: str, **rules: Any) -> Path:
+    """Write a preset of a verbalizer alone, on the CPU, with further SGLang arguments and rules of its use."""
     preset = {"name": path.stem, "av": str(av), "ar": None, "device": "cpu", "engine_args": {"av": list(engine_args)}}
-    path.write_text(yaml.safe_dump(preset))
+    path.write_text(yaml.safe_dump(preset | rules))
     return path

@@ -55,7 +55,7 @@ def histogram(name: str, label: str, values: Floats, *, norms: bool = False) -> 
         axes.set_xscale("log" if log else "linear")
         axes.set_xlabel(label)
         axes.set_ylabel("rows")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")  # "best" looks at all bars
 
     low, median, high = np.percentile(values, (5, 50, 95))
     alt = f"Histogram of {label}: median {median:.4g}, 90 % of the rows between {low:.4g} and {high:.4g}."
