@@ -325,8 +325,8 @@ def write_sidecar(
     (folder / "nla_meta.yaml").write_text(yaml.safe_dump(sidecar, allow_unicode=True))
 
 
-def write_preset(path: Path, av: Path, *engine_args: str) -> Path:
-    """Write a preset of a verbalizer alone, on the CPU, with further SGLang arguments."""
+def write_preset(path: Path, av: Path, *engine_args: str, **rules: Any) -> Path:
+    """Write a preset of a verbalizer alone, on the CPU, with further SGLang arguments and rules of its use."""
     preset = {"name": path.stem, "av": str(av), "ar": None, "device": "cpu", "engine_args": {"av": list(engine_args)}}
-    path.write_text(yaml.safe_dump(preset))
+    path.write_text(yaml.safe_dump(preset | rules))
     return path

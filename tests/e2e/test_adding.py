@@ -1,6 +1,5 @@
 """Vectors that are added to a block's output give what a hook in transformers gives, however prompts are scheduled."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.checkpoints import D_MODEL, Family, edit_sidecar, make_pair, write_preset
+from tests.checkpoints import D_MODEL, Family, make_pair, write_preset
 from tests.plain import flush_cache, texts_of, verbalize, verbalizer_of
 from tests.reference import AddingVerbalizer
 from tests.stack import Stack, serving
@@ -22,7 +21,7 @@ BLOCK = 1
 NEAR_TIE = 1e-4
 """Of two best logits: rounding decides."""
 VECTORS = 50 * np.random.default_rng(5).standard_normal((8, D_MODEL)).astype(np.float32)
-TOLD = json.dumps({"av": {"injection": {"rule": "add_after_block", "block": BLOCK}}})
+RULES = {"injection": {"rule": "add_after_block", "block": BLOCK}}
 
 CASES: dict[str, tuple[Family, tuple[str, ...]]] = {
     "qwen3": ("qwen3", ()),
@@ -45,16 +44,15 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     family, flags = CASES[request.param]
     folder: Path = tmp_path_factory.mktemp(request.param)
     pair = make_pair(folder, family, blocks=5)
-    edit_sidecar(pair.av, {"extraction.injection_scale": None})
     reference = AddingVerbalizer(pair.av, BLOCK)
     greedy = [(vector, reference.greedy(vector, MAX_TOKENS)) for vector in VECTORS]
     clear = [(vector, ids) for vector, ids in greedy if reference.narrowest_choice(vector, ids) > NEAR_TIE]
     expected = [reference.text(ids)[0] for _, ids in clear]
     assert len(set(expected)) > 3
-    preset = write_preset(folder / "preset.yaml", pair.av, "--chunked-prefill-size", str(CHUNK), "--log-level", "debug")
+    engine = ("--chunked-prefill-size", str(CHUNK), "--log-level", "debug")
+    preset = write_preset(folder / "preset.yaml", pair.av, *engine, verbalizer=RULES)
     arguments = ("--preset", str(preset), "--only", "av", "--log-level", "debug", *flags)
-    env = {"SGLANG_TEST_RETRACT": "1", "TOLD": TOLD}
-    with serving(folder / "log", *arguments, env=env, module="tests.told") as stack:
+    with serving(folder / "log", *arguments, env={"SGLANG_TEST_RETRACT": "1"}) as stack:
         yield Served(stack, np.stack([vector for vector, _ in clear]), expected)
 
 
