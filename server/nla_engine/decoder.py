@@ -38,6 +38,9 @@ class Decoder(nn.Module):
             text.hidden_act = text.hidden_activation  # Gemma 2's, which transformers 5 does not write twice
         super().__init__(config=text, quant_config=quant_config, prefix=prefix)
         self._wrapped = text is not config
+        wanted, blocks = self.nla_checkpoint.blocks, len(self.nla_layers)
+        if wanted not in (None, blocks):
+            raise ValueError(f"the model has {blocks} blocks, and {wanted} are to be served")
 
     @property
     def nla_decoder(self) -> Any:

@@ -68,17 +68,17 @@ def ordinary(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("there", [0, SOME - SOME // 66, SOME])
 def test_what_is_not_loaded_is_named_in_every_type(dtype: torch.dtype, quant_config: object, there: int) -> None:
-    def load(model: Model) -> None:
+    def load(model: Model, weights: object) -> None:
         model.first.copy_(ordinary(dtype))
         model.second[:there] = ordinary(dtype)[:there]
 
     model = Model(dtype, quant_config)
     if there == SOME:
-        load_completely(load, model)
+        load_completely(load, model, [])
         assert torch.equal(model.second.view(torch.uint8), ordinary(dtype).view(torch.uint8))
     else:
         with pytest.raises(ValueError, match=r"lacks these weights.*: second$"):
-            load_completely(load, model)
+            load_completely(load, model, [])
 
 
 NAN, INF = float("nan"), float("inf")
@@ -95,22 +95,22 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_values_that_are_no_numbers_are_named(dtype: torch.dtype, value: float) -> None:
-    def load(model: Model) -> None:
+    def load(model: Model, weights: object) -> None:
         for parameter in model.parameters():
             parameter.copy_(ordinary(dtype))
         model.second[-1] = value
 
     with pytest.raises(ValueError, match=r": second$"):
-        load_completely(load, Model(dtype))
+        load_completely(load, Model(dtype), [])
 
 
 def test_a_scale_that_no_checkpoint_carries_keeps_its_value() -> None:
-    def load(model: Model) -> None:
+    def load(model: Model, weights: object) -> None:
         model.first.fill_(1.0)
 
     model = Model()
     model.second._skip_weight_check = True  # type: ignore[attr-defined]  # as SGLang marks it
-    load_completely(load, model)
+    load_completely(load, model, [])
     assert not model.second.any()
 
 

@@ -27,6 +27,16 @@ SUPPORTED: Final = (
 """Run in both roles, and equal to transformers."""
 WRAPPERS: Final = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
 """Multimodal wrappers, with the class of their language model, which runs alone."""
+STATEFUL: Final = "it keeps a state beside keys and values, which was never tried"
+UNTRIED: Final = {
+    "Qwen3_5": STATEFUL,
+    "Qwen3Next": STATEFUL,
+    "KimiLinear": STATEFUL,
+    "JetNemotron": STATEFUL,
+    "NemotronH": "SGLang calls its blocks in a way that no vector gets in",
+    "Gemma4": "its embeddings in each block and its shared keys were never tried",
+}
+"""What architectures begin with that only seem to fit, with the reason why they are refused."""
 WIDEST_PLAIN_HEAD: Final = 128
 """The largest head_dim that every attention backend takes."""
 
@@ -55,7 +65,7 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
     problem = misfit(name)
     if problem is not None:
         raise LaunchError(
-            f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported, for"
+            f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported:"
             f" {problem}; supported are {', '.join([*SUPPORTED, *WRAPPERS])}"
         )
     logger.warning(
@@ -70,6 +80,11 @@ def misfit(architecture: str) -> str | None:
 
     The engine looks again, at the model itself.
     """
+    for beginning, reason in UNTRIED.items():
+        if architecture.startswith(beginning):
+            return reason
+    if not architecture.endswith("ForCausalLM"):
+        return "it is no plain language model"
     source = _source_of(architecture)
     if source is None:
         return "SGLang has no such model"

@@ -24,6 +24,8 @@ FIELDS: Final = {
 """Where one is left out, it has its default."""
 
 
+WINDOWED: Final = ("Gemma2", "Gemma3", "Olmo2")
+"""What architectures begin with whose sliding windows SGLang computes."""
 _BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _NOT_OURS: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
 """Parts that are not loaded: of vision and the like, and what guesses further tokens."""
@@ -55,8 +57,13 @@ class ModelConfig:
     intermediate: int
     vocabulary: int
     max_positions: int
+    """Of a prompt with its answer; no more than a sliding window that SGLang's model has not."""
     tied: bool
     """Whether lm_head is the embedding table."""
+    experts: int = 0
+    """In each block; 0: it is a dense model."""
+    expert_width: int = 0
+    """Each expert's own `intermediate`."""
     changed: Mapping[str, Any] = field(default_factory=dict)
     """What is to be read instead of config.json's."""
     stored: Stored | None = None
@@ -90,9 +97,10 @@ class ModelConfig:
         return total if tp == 1 else total * self._reckoned(tp) // self._reckoned(1)
 
     def _reckoned(self, tp: int) -> int:
-        """Reckon the blocks' parameters from the shape of a dense model, whose heads the GPUs share out."""
+        """Reckon the blocks' parameters from the shape: the GPUs share heads and MLPs out, and all have the router."""
         attention = self.d_model * self.head_dim * 2 * (self.heads // tp + self.kv_heads_each(tp))
-        return self.blocks * (attention + 3 * self.d_model * self.intermediate // tp)
+        width = self.experts * self.expert_width or self.intermediate
+        return self.blocks * (attention + 3 * self.d_model * width // tp + self.d_model * self.experts)
 
     def kv_heads_each(self, tp: int) -> int:
         """KV heads on each of tp GPUs: with more GPUs than KV heads, several hold the same one."""
@@ -101,7 +109,7 @@ class ModelConfig:
     def takes_tp(self, tp: int) -> bool:
         """Whether tp GPUs can share the heads and the MLP out evenly."""
         kv = self.kv_heads % tp == 0 or tp % self.kv_heads == 0
-        return self.heads % tp == 0 and kv and self.intermediate % tp == 0
+        return self.heads % tp == 0 and kv and self.intermediate % tp == 0 and self.expert_width % tp == 0
 
     def kv_bytes_per_token(self, dtype: str, tp: int = 1) -> int:
         """Bytes that the KV cache takes for one token on each of tp GPUs."""
@@ -171,7 +179,7 @@ def _with_defaults(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _model_config(whole: dict[str, Any], decoder: dict[str, Any]) -> ModelConfig:
-    heads = decoder["num_attention_heads"]
+    heads, experts = decoder["num_attention_heads"], _experts(decoder)
     gemma = decoder["model_type"].startswith("gemma")
     return ModelConfig(
         architecture=whole["architectures"][0],
@@ -182,6 +190,21 @@ def _model_config(whole: dict[str, Any], decoder: dict[str, Any]) -> ModelConfig
         head_dim=decoder.get("head_dim") or decoder["hidden_size"] // heads,
         intermediate=decoder["intermediate_size"],
         vocabulary=decoder["vocab_size"],
-        max_positions=decoder["max_position_embeddings"],
+        max_positions=min(decoder["max_position_embeddings"], _window(whole["architectures"][0], decoder)),
         tied=bool(decoder.get("tie_word_embeddings", whole.get("tie_word_embeddings", gemma))),
+        experts=experts,
+        expert_width=(decoder.get("moe_intermediate_size") or decoder["intermediate_size"]) if experts else 0,
     )
+
+
+def _experts(decoder: dict[str, Any]) -> int:
+    """Count a block's experts, under any of their names; some blocks of a model may have none."""
+    return max(int(decoder.get(name) or 0) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+
+def _window(architecture: str, decoder: dict[str, Any]) -> int:
+    """Tell within how many tokens a model's sliding windows make no difference, where SGLang's has none."""
+    window = decoder.get("sliding_window")
+    if window is None or not decoder.get("use_sliding_window", True) or architecture.startswith(WINDOWED):
+        return int(decoder["max_position_embeddings"])
+    return int(window)

@@ -114,3 +114,43 @@ def test_a_broken_file_of_weights_is_named(tmp_path: Path) -> None:
     (base / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(LaunchError, match="no file of safetensors"):
         read_config(base)
+
+
+QWEN3_30B_A3B = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 40960,
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 32,
+    "num_experts": 128,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 151936,
+}
+
+
+def test_experts_count(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, QWEN3_30B_A3B))
+    assert config.parameters == pytest.approx(30_532_122_624, rel=1e-3)
+    # All but the attention's keys and values and the router are shared out evenly.
+    assert config.block_parameters(8) == pytest.approx(config.block_parameters() / 8, rel=0.01)
+    assert config.takes_tp(4)
+    assert not config.takes_tp(3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({"sliding_window": None}, 40960),
+        ({"sliding_window": 1000}, 1000),
+        ({"sliding_window": 1000, "use_sliding_window": False}, 40960),
+        ({"sliding_window": 1000, "architectures": ["Gemma2ForCausalLM"]}, 40960),
+    ],
+)
+def test_windows_that_sglang_leaves_out_bound_the_context(tmp_path: Path, changes: dict[str, Any], most: int) -> None:
+    assert read_config(write(tmp_path, QWEN3_30B_A3B | changes)).max_positions == most
