@@ -8,7 +8,7 @@ from unicodedata import normalize
 import pytest
 
 from nla_gateway.errors import CheckpointError
-from nla_gateway.pair.prompt import ReconstructorPrompt
+from nla_gateway.pair.prompt import ReconstructorPrompt, load_tokenizer
 from tests.real.conftest import Needed
 from tests.real.fetch import TOKENIZERS
 from tests.real.released import (
