@@ -47,7 +47,7 @@ def _mark(dtype: torch.dtype) -> float:
 
 
 def _is_complete(parameter: torch.Tensor) -> bool:
-    parts = parameter.detach().flatten().split(SLICE)
+    parts = torch.split(parameter.detach().flatten(), SLICE)
     if parameter.is_floating_point():
         # A sum is NaN or infinite if any value is, and unlike a mask it is there for types of one byte too.
         return all(bool(torch.isfinite(part.sum(dtype=torch.float64))) for part in parts)
