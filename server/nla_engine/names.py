@@ -49,6 +49,7 @@ NAMES: Final[dict[str, str]] = {
     f"{_NATIVE}._run_sdpa_forward_extend": "overridden: its loop over sequences",
     f"{_NATIVE}._run_sdpa_forward_decode": "overridden: its loop over sequences",
     "sglang.srt.model_executor.forward_batch_info.ForwardMode": "which of the two a batch takes",
+    "sglang.srt.layers.quantization.kv_cache.BaseKVCacheMethod.create_weights": "marks scales that may be missing",
     "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
     "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
     "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
