@@ -37,6 +37,8 @@ UNTRIED: Final = {
     "Gemma4": "its embeddings in each block and its shared keys were never tried",
 }
 """What architectures begin with that only seem to fit, with the reason why they are refused."""
+CAPPED: Final = ("Gemma2ForCausalLM",)
+"""Those that keep attention's scores below a cap, of which not every attention backend takes notice."""
 WIDEST_PLAIN_HEAD: Final = 128
 """The largest head_dim that every attention backend takes."""
 
@@ -108,11 +110,14 @@ def _source_of(architecture: str) -> str | None:
 def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[int, int] | None) -> str | None:
     """Choose SGLang's attention backend where its own choice would not do; None leaves it to SGLang.
 
-    Wide heads (Gemma's 256) are known to work in FlashAttention 3, on Hopper, and in FlashInfer elsewhere. SGLang's own
-    choice on Blackwell, trtllm_mha, promises nothing for them. Neither takes float32, which Triton does.
+    Wide heads (Gemma's 256) and capped scores are known to work in FlashAttention 3, on Hopper, and in FlashInfer
+    elsewhere. SGLang's own choice on Blackwell, trtllm_mha, promises nothing for the former and leaves the latter out.
+    Neither takes float32, which Triton does.
     """
     if capability is not None and dtype == "float32":
         return "triton"
-    if config is None or capability is None or config.head_dim <= WIDEST_PLAIN_HEAD:
+    if config is None or capability is None:
+        return None
+    if config.head_dim <= WIDEST_PLAIN_HEAD and config.architecture not in CAPPED:
         return None
     return "fa3" if capability[0] == 9 else "flashinfer"

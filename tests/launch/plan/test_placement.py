@@ -108,6 +108,8 @@ def test_gpus_that_are_not_known_are_planned_without_sizes() -> None:
 def test_wide_heads_get_a_backend_that_takes_them(capability: tuple[int, int] | None, backend: str | None) -> None:
     assert plan_one(Role.AV, GEMMA_12B, here=gpus(1, 80, capability)).attention_backend == backend
     assert plan_one(Role.AV, QWEN, here=gpus(1, 80, capability)).attention_backend is None
+    capped = dataclasses.replace(QWEN, architecture="Gemma2ForCausalLM")
+    assert plan_one(Role.AV, capped, here=gpus(1, 80, capability)).attention_backend == backend
     mine = Request(attention_backend="triton")
     assert "--attention-backend triton" in " ".join(plan_one(Role.AV, GEMMA_12B, mine, gpus(1, 80)).command(1, "k"))
 
