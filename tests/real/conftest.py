@@ -1,6 +1,5 @@
-"""What was fetched, for tests. What was not, leaves its tests out and is named at the end; in CI it fails them."""
+"""What was fetched, for tests. What was not, leaves its tests out and is named at the end."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def needed() -> Needed:
 def folder_of(source: Source) -> Path:
     if not source.is_there:
         MISSED.add(source)
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(source.missing)
+        pytest.skip(source.missing)
     return source.folder
 
 
