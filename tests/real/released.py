@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import yaml
-from nla_gateway.pair.sidecar import read_sidecar
 
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
+from nla_gateway.roles import Role
+from nla_launch.pair.rules import ReconstructorRules, Rules
+from tests.descriptions import described
 
 AV_TEMPLATE: Final = (
     "You are a meticulous AI researcher conducting an important investigation into activation vectors from a language"
@@ -21,6 +23,20 @@ AV_TEMPLATE: Final = (
     "\n\nHere is the vector:\n\n<concept>{injection_char}</concept>\n\nPlease provide an explanation."
 )
 AR_TEMPLATE: Final = "Summary of the following text: <text>{explanation}</text> <summary>"
+
+
+SHAPE: Final = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "vocab_size": 300_000,
+    "max_position_embeddings": 1024,
+}
+"""Of a checkpoint of which only the prompts matter."""
+WITHOUT_HEAD: Final = Rules(reconstructor=ReconstructorRules(value_head="none"))
 
 
 @dataclass(frozen=True)
@@ -65,16 +81,16 @@ def bare_checkpoint(folder: Path, tokenizer: Path, model_type: str, ids: Ids, ro
     folder.mkdir()
     for path in tokenizer.glob("tokenizer*.json"):
         (folder / path.name).symlink_to(path)
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "config.json").write_text(json.dumps(SHAPE | {"model_type": model_type}))
     write_sidecar(folder, role, ids, d_model=64, layer=1, scale=150.0)
     return folder
 
 
 def verbalizer_prompt(folder: Path) -> VerbalizerPrompt:
     """Load it as nla-serve does."""
-    return VerbalizerPrompt.load(folder, read_sidecar(folder))
+    return VerbalizerPrompt.load(folder, described(Role.AV, folder))
 
 
 def reconstructor_prompt(folder: Path) -> ReconstructorPrompt:
     """Load it as nla-serve does."""
-    return ReconstructorPrompt.load(folder, read_sidecar(folder))
+    return ReconstructorPrompt.load(folder, described(Role.AR, folder, WITHOUT_HEAD))
