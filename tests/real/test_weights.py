@@ -18,6 +18,7 @@ from tests.real.models import MODELS, Pair, pair_of
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
 
+pytestmark = pytest.mark.timeout(1200)  # the first test of a pair also makes it, which is slow on a busy machine
 MAX_TOKENS: Final = 24
 CLEAR: Final = {"float32": 1e-3, "bfloat16": 0.5}
 """Between the two best logits: below it rounding may decide."""
