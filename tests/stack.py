@@ -133,16 +133,10 @@ def free_port() -> int:
         return port
 
 
-def start(
-    log: Path,
-    *arguments: str,
-    env: dict[str, str] | None = None,
-    port: int | None = None,
-    module: str = "nla_launch",
-) -> Stack:
+def start(log: Path, *arguments: str, env: dict[str, str] | None = None, port: int | None = None) -> Stack:
     """Start nla-serve and return at once."""
     port = port or free_port()
-    command = [sys.executable, "-m", module, "--port", str(port), *arguments]
+    command = [sys.executable, "-m", "nla_launch", "--port", str(port), *arguments]
     with log.open("w") as errors:
         process = subprocess.Popen(
             command,
@@ -156,21 +150,17 @@ def start(
 
 
 @contextmanager
-def serving(
-    log: Path, *arguments: str, env: dict[str, str] | None = None, module: str = "nla_launch"
-) -> Iterator[Stack]:
+def serving(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
     """Serve for the length of the block, and prove that the stop is clean."""
-    with starting(log, *arguments, env=env, module=module) as stack:
+    with starting(log, *arguments, env=env) as stack:
         stack.wait_ready()
         yield stack
 
 
 @contextmanager
-def starting(
-    log: Path, *arguments: str, env: dict[str, str] | None = None, module: str = "nla_launch"
-) -> Iterator[Stack]:
+def starting(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
     """The same, for a block that waits until it is ready by itself."""
-    stack = start(log, *arguments, env=env, module=module)
+    stack = start(log, *arguments, env=env)
     try:
         yield stack
         assert stack.stop() == 0, stack.log_text()[-3000:]

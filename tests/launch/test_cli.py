@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nla_launch.cli import main
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import known_presets, load_preset
-from tests.checkpoints import Pair, make_pair
+from tests.checkpoints import Pair, edit_sidecar, make_pair
 from tests.launch.shapes import pair as shape_of
 from tests.stack import free_port
 
@@ -74,6 +75,32 @@ def test_dry_run_needs_nothing(name: str, capsys: pytest.CaptureFixture[str]) ->
     ):
         assert part in plan
     assert "<random>" in plan
+
+
+def test_a_dry_run_tells_what_was_understood(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = {"injection": {"rule": "add_after_block", "block": 1}, "append": "<explanation>"}
+    preset = {"name": "own", "av": str(pair.av), "ar": str(pair.ar), "layer": 1, "device": "cpu", "verbalizer": rules}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(preset))
+    assert main(["--preset", str(tmp_path / "own.yaml"), "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for told in (
+        "understood d_model 64 (sidecar)",
+        "layer 1 (preset)",
+        "verbalizer.injection.rule 'add_after_block' (preset)",
+        "verbalizer.injection.block 1 (preset)",
+        "verbalizer.prompt 'chat' (default)",
+        "verbalizer.tags 'closing' (template)",
+        "reconstructor.blocks 2 (layer + 1)",
+    ):
+        assert told.split() in lines
+    assert not [line for line in lines if "verbalizer.injection.scale" in line]
+
+
+def test_a_rule_that_nobody_states_ends_a_dry_run_too(pair: Pair, tmp_path: Path) -> None:
+    copied = pair.copy(tmp_path)
+    edit_sidecar(copied.av, {"extraction.injection_scale": ...})
+    line = fails("--av", str(copied.av), "--ar", str(copied.ar), "--device", "cpu", "--dry-run")
+    assert "`verbalizer: {injection: {rule: add_after_block, block: 1}}`" in line
 
 
 def test_dry_run_of_the_headline_pair(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Sidecar and prompts against the live tokenizer: each fault has one clear line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.parsing import Form
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
 from nla_gateway.roles import Role
-from tests.checkpoints import LAYER, SPECIALS, Family, Pair, edit_sidecar, make_pair
+from nla_launch.pair.rules import Rules
+from tests.checkpoints import AR_TEMPLATE, AV_TEMPLATE, LAYER, SPECIALS, Family, Pair, edit_sidecar, make_pair
 from tests.descriptions import described
 from tests.dialects import reference
 
@@ -236,6 +238,83 @@ def test_what_answers_look_like_is_read_from_the_prompt(pair: Pair) -> None:
     path = pair.av / "chat_template.jinja"
     path.write_text(path.read_text().replace("{% endif %}", "<think>\n{% endif %}"))
     assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="none", thinks=True)
+
+
+def stated(**rules: Any) -> Rules:
+    return Rules.model_validate({"verbalizer": rules})
+
+
+def test_a_plain_prompt_has_the_tokenizer_s_own_specials(pair: Pair) -> None:
+    special = SPECIALS[pair.family]
+    prompt = VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av, stated(prompt="plain", append=" It is")))
+    tokenizer = load_tokenizer(pair.av, trust_remote_code=False)
+    text = tokenizer.decode(prompt.ids)
+    assert text.startswith(f"{special.bos or ''}Here is an activation vector")
+    assert text.endswith("</concept> It is")
+    assert special.bos is None or prompt.ids.count(tokenizer.bos_token_id) == 1
+    edit_sidecar(pair.av, {"prompt_templates.av": f"{special.bos or ''}{AV_TEMPLATE}"})
+    if special.bos is not None:
+        with pytest.raises(CheckpointError, match="more than one BOS"):
+            VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av, stated(prompt="plain")))
+
+
+def test_text_is_appended_to_the_turn_or_behind_the_prompt(pair: Pair) -> None:
+    tokenizer = load_tokenizer(pair.av, trust_remote_code=False)
+    plain = tokenizer.decode(VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).ids)
+    for place, rendered in (
+        ("append_to_turn", plain.replace("</concept>", "</concept>\n{x} <explanation>")),
+        ("append", f"{plain}\n{{x}} <explanation>"),
+    ):
+        description = described(Role.AV, pair.av, stated(**{place: "\n{x} <explanation>"}))
+        prompt = VerbalizerPrompt.load(pair.av, description)
+        assert (tokenizer.decode(prompt.ids), prompt.form) == (rendered, Form(tags="closing"))
+
+
+@pytest.mark.parametrize(("given", "shown"), [(None, "auto"), (True, "on"), (False, "off")])
+def test_thinking_is_the_chat_template_s(pair: Pair, given: bool | None, shown: str) -> None:
+    rules = stated() if given is None else stated(enable_thinking=given)
+    if given is not None:
+        with pytest.raises(CheckpointError, match="knows no enable_thinking: take it out of the preset"):
+            VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av, rules))
+    path = pair.av / "chat_template.jinja"
+    told = "{{ 'auto' if enable_thinking is not defined else 'on' if enable_thinking else 'off' }}"
+    path.write_text(path.read_text() + told)
+    prompt = VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av, rules))
+    assert load_tokenizer(pair.av, trust_remote_code=False).decode(prompt.ids).endswith(shown)
+
+
+def test_special_tokens_of_a_reconstructor_are_stated_where_they_matter(pair: Pair) -> None:
+    edit_sidecar(pair.ar, {"tokens.injection_left_neighbor_id": ..., "tokens.injection_right_neighbor_id": ...})
+    if SPECIALS[pair.family].bos is None:
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
+        return
+    with pytest.raises(CheckpointError, match=re.escape("`reconstructor: {add_special_tokens: false}` or `true`")):
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
+    for given in (True, False):
+        rules = Rules.model_validate({"reconstructor": {"add_special_tokens": given}})
+        prompt = ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar, rules))
+        assert (prompt.encode("x")[0] == prompt.tokenizer.bos_token_id) is given
+
+
+@pytest.mark.parametrize("missing", ["injection_left_neighbor_id", "injection_right_neighbor_id"])
+def test_neighbours_that_nobody_states_are_not_compared(pair: Pair, missing: str) -> None:
+    edit_sidecar(pair.av, {f"tokens.{missing}": ...})
+    VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
+    edit_sidecar(pair.av, {f"tokens.{missing}": 5})
+    with pytest.raises(CheckpointError, match="beside the marker"):
+        VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
+
+
+def test_a_marker_at_the_end_of_a_reconstructor_s_prompt(pair: Pair) -> None:
+    """It is read there, so that it must be the last token."""
+    edit_sidecar(pair.ar, {"prompt_templates.ar": AR_TEMPLATE + "{injection_char}", "tokens.critic_suffix_ids": None})
+    prompt = ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
+    marker = described(Role.AR, pair.ar).marker
+    assert marker is not None
+    assert prompt.encode("a > b")[-1] == marker.token_id
+    edit_sidecar(pair.ar, {"prompt_templates.ar": "{injection_char}" + AR_TEMPLATE})
+    with pytest.raises(CheckpointError, match="the marker is not the template's end"):
+        ReconstructorPrompt.load(pair.ar, described(Role.AR, pair.ar))
 
 
 def test_a_chat_template_without_bos_is_warned_of(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:

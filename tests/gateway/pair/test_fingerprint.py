@@ -9,6 +9,10 @@ import safetensors.torch
 import torch
 
 from nla_gateway.pair.fingerprint import fingerprint
+from nla_gateway.roles import Role
+from nla_launch.pair.rules import Rules
+from tests.checkpoints import make_pair
+from tests.descriptions import described
 
 SHAPE: Final = (64, 100)
 
@@ -66,3 +70,16 @@ def test_little_is_read(tmp_path: Path) -> None:
 def test_damaged_weights_are_the_engines_to_refuse(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     assert fingerprint(tmp_path)
+
+
+def test_what_a_preset_states_is_part_of_it(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "qwen2")
+    plain = described(Role.AR, pair.ar)
+    assert fingerprint(pair.ar, plain) == fingerprint(pair.ar)
+    stated = described(Role.AR, pair.ar, Rules.model_validate({"reconstructor": {"add_special_tokens": False}}))
+    assert fingerprint(pair.ar, stated) != fingerprint(pair.ar)
+    for number in (0.0, 1.0):
+        safetensors.torch.save_file({"weight": torch.full(SHAPE, number)}, tmp_path / f"{number}.safetensors")
+    heads = [{"reconstructor": {"value_head": {"file": f"{tmp_path}/{number}.safetensors"}}} for number in (0.0, 1.0)]
+    others = [described(Role.AR, pair.ar, Rules.model_validate(head)) for head in heads]
+    assert len({fingerprint(pair.ar, other) for other in others}) == 2

@@ -24,6 +24,7 @@ def test_parse(generated: str, expected: tuple[str, bool]) -> None:
 THOUGHT = "<think>I put it in <explanation> tags.</think>"
 OPEN = Form(thinks=True)
 BARE = Form(tags="none")
+CLOSED = Form(tags="closing")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,11 @@ BARE = Form(tags="none")
         ("<think>hm</think>one", BARE, True, ("one", True)),
         ("<think>hm", BARE, True, ("hm", False)),
         ("<explanation>one</explanation>", BARE, False, ("one", True)),
+        ("one</explanation> two", CLOSED, True, ("one", True)),
+        ("the <explanation> tag</explanation>", CLOSED, True, ("the <explanation> tag", True)),
+        ("\n<explanation>one</explanation>", CLOSED, True, ("one", True)),
+        ("one", CLOSED, True, ("one", False)),
+        ("<think>hm</think>one</explanation>", CLOSED, True, ("one", True)),
     ],
 )
 def test_answers_that_think_or_have_no_tags(
@@ -58,7 +64,7 @@ def feed_all(pieces: list[str], form: Form = TAGGED) -> str:
     return out + parser.finish(parse(generated, form)[0])
 
 
-@pytest.mark.parametrize("form", [Form(), OPEN, BARE, Form(tags="none", thinks=True)])
+@pytest.mark.parametrize("form", [Form(), OPEN, BARE, CLOSED, Form(tags="none", thinks=True)])
 @given(
     st.text(alphabet="<>/thinkexplanation ab", max_size=30).filter(lambda thought: "</think>" not in thought),
     st.text(alphabet="<>/abc ", max_size=9),
@@ -90,3 +96,10 @@ def test_deltas_without_tags_come_at_once() -> None:
     parser = DeltaParser()
     assert parser.feed("plain") == "plain"
     assert parser.feed("plain words ") == " words"
+
+
+@given(st.text(alphabet="<>/explanation ab", max_size=30), st.booleans(), st.integers(1, 5))
+def test_deltas_of_answers_that_the_prompt_opens(text: str, closed: bool, step: int) -> None:
+    generated = text.replace("</explanation>", "") + ("</explanation>" if closed else "")
+    pieces = [generated[i : i + step] for i in range(0, len(generated), step)]
+    assert feed_all(pieces, CLOSED) == parse(generated, CLOSED)[0]

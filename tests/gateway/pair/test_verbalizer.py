@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nla_client.wire import VerbalizeRequest
 from nla_gateway.errors import EngineUnavailable, InvalidRequest
-from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.pair.verbalizer import Verbalizer, sampling
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.pair.rules import Rules
@@ -45,3 +46,31 @@ def test_answers_that_are_none(tmp_path: Path) -> None:
     for broken in ({"type": "stop", "matched": "NaN happened"}, {"type": "abort", "message": "gone"}):
         with pytest.raises(EngineUnavailable):
             scaled._generated(answer(**broken))
+
+
+def test_added_vectors_are_sent_at_a_norm_that_overflows_nothing(tmp_path: Path) -> None:
+    rules = {"verbalizer": {"injection": {"rule": "add_after_block", "block": 1}}}
+    adding = verbalizer(tmp_path, rules)
+    sent = [adding.inject(np.full(D_MODEL, value, np.float32))["embeds"] for value in (3.4e38, 1.0)]
+    assert sent[0] == sent[1]
+
+
+UNSTOPPING = {"verbalizer": {"tags": "none", "max_tokens": 120, "complete_at_limit": True}}
+
+
+@pytest.mark.parametrize(("asked", "given"), [(200, 120), (120, 120), (5, 5)])
+def test_no_answer_gets_more_tokens_than_its_verbalizer_takes(asked: int, given: int) -> None:
+    call = VerbalizeRequest(vectors="", max_tokens=asked)
+    assert sampling(call, 0, 120)["max_new_tokens"] == given
+    assert sampling(call, 0)["max_new_tokens"] == asked
+
+
+@pytest.mark.parametrize(("tokens", "complete"), [(120, True), (5, False)])
+def test_an_answer_at_its_limit_may_be_whole(tmp_path: Path, tokens: int, complete: bool) -> None:
+    """Where the caller asked for fewer tokens, it is not."""
+    cut = answer(type="length", length=tokens)
+    cut["text"] = "- a\n- b"
+    cut["meta_info"]["completion_tokens"] = tokens
+    generated = verbalizer(tmp_path, UNSTOPPING)._generated(cut)
+    assert (generated.text, generated.complete, generated.finish_reason) == ("- a\n- b", complete, "length")
+    assert not verbalizer(tmp_path / "other", {"verbalizer": {"tags": "none"}})._generated(cut).complete

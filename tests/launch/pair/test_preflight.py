@@ -1,6 +1,7 @@
 """Checkpoints that cannot be served: exit code 2 before any engine starts, one clear line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,11 @@ FAULTS: dict[str, tuple[Callable[[Pair], object], str]] = {
     "nan in head": (lambda p: edit_head(p.ar, with_nan), "has 3 NaN or infinite values"),
     "small head": (lambda p: edit_head(p.ar, lambda h: {"weight": h[:8].clone()}), "must be [d_model, d_model]"),
     "named head": (lambda p: edit_head(p.ar, lambda h: {"head": h}), "has the keys `head`, not `weight` alone"),
+    "small bias": (
+        lambda p: edit_head(p.ar, lambda h: {"weight": h, "bias": torch.ones(3)}),
+        "the value head's bias is [3], it must be [d_model]",
+    ),
+    "swapped": (lambda p: shutil.copy(p.ar / "value_head.safetensors", p.av), "are --av and --ar swapped?"),
     "config d_model": (lambda p: edit_config(p.av, hidden_size=32), "hidden_size 32"),
     "blocks": (lambda p: edit_config(p.ar, num_hidden_layers=3), "has 2 blocks"),
     "layers differ": (lambda p: edit_sidecar(p.av, {"extraction_layer_index": 2}), "no pair"),
