@@ -5,7 +5,6 @@ nothing is made of a null that may mean several things. Every refusal names the 
 """
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final, assert_never
 
 from nla_gateway.description import Description, Marker, ReconstructorDescription
 from nla_gateway.errors import CheckpointError
+from nla_gateway.pair.template import read_template
 from nla_gateway.roles import Role
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.origins import ABOVE, ASSUMED, CONFIG, DEFAULT, FROM_LAYER, META, OTHER, PRESET, WEIGHTS, Origins
@@ -23,12 +23,8 @@ from nla_launch.pair.stated import Stated
 from nla_launch.pair.value_heads import find_head, has_final_norm
 from nla_launch.pair.verbalizing import describe_verbalizer
 
-logger = logging.getLogger(__name__)
-
 META_FILE: Final = "ar_meta.json"
 """Written beside a reconstructor by EasyNLA."""
-
-
 Places = Sequence[tuple[Path, Path | None]]
 """Folders of a checkpoint, those that come first first, the weights' last, each with its repository's."""
 
@@ -107,7 +103,9 @@ def _describe(stated: Stated, config: ModelConfig) -> Description:
             common["reconstructor"] = _reconstructor(stated, layer, origins)
         case _:
             assert_never(role)
-    return Description(**common, origin=origins.found)
+    description = Description(**common, origin=origins.found)
+    read_template(description, stated.where)
+    return description
 
 
 def _reconstructor(stated: Stated, layer: int | None, origins: Origins) -> ReconstructorDescription:

@@ -5,6 +5,7 @@ Only what the file says is read; nothing is decided here (see describing.py).
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -132,6 +133,12 @@ class Sidecar(_Section):
         return self.kind == "nla_model" and self.tokens.injection_left_neighbor_id is not None
 
 
+@cache
+def warn_once(message: str) -> None:
+    """Warn, the first time alone: a checkpoint is described for the first plan, and again when all of it is there."""
+    logger.warning(message)
+
+
 def find_sidecar(places: Sequence[tuple[Path, Path | None]]) -> Path | None:
     """Find a checkpoint's sidecar: in a folder of its own, or else that of a run it is a step of, in a folder above.
 
@@ -160,8 +167,9 @@ def read_sidecar(path: Path) -> Sidecar:
     except ValidationError as error:
         raise CheckpointError(f"{path}: {_first_problem(error)}") from None
     if sidecar.schema_version not in (None, *KNOWN_SCHEMA_VERSIONS[sidecar.kind]):
-        logger.warning("%s has schema_version %d, which is not known here; all fields fit, going on",
-                       path, sidecar.schema_version)  # fmt: skip
+        warn_once(
+            f"{path} has schema_version {sidecar.schema_version}, which is not known here; all fields fit, going on"
+        )
     return sidecar
 
 

@@ -1,6 +1,5 @@
 """How a verbalizer is to be used: the way vectors get in, and what its prompt and its answers look like."""
 
-import logging
 import math
 from typing import Final
 
@@ -9,9 +8,8 @@ from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.parsing import CLOSING, OPENING
 from nla_launch.pair.origins import DEFAULT, PRESET, TEMPLATE, Origins
 from nla_launch.pair.rules import VerbalizerRules
+from nla_launch.pair.sidecar import warn_once
 from nla_launch.pair.stated import Stated
-
-logger = logging.getLogger(__name__)
 
 ALTERNATIVES: Final = (
     "add to a preset `verbalizer: {injection: {rule: add_after_block, block: 1}}` where it was trained by EasyNLA or"
@@ -65,7 +63,7 @@ def _injection(stated: Stated, d_model: int, origins: Origins) -> Injection:
         raise CheckpointError(f"{stated.where}: at which norm vectors get in is not stated: {ALTERNATIVES}")
     if scale is None:
         origins.found[f"{field}.scale"] = stated.origin
-        logger.warning("%s: injection_scale is null, which is said to mean as it is: no vector is scaled", stated.where)
+        warn_once(f"{stated.where}: injection_scale is null, which is said to mean as it is: no vector is scaled")
     origins.found[f"{field}.rule"] = stated.origin if rule is None else PRESET
     number = math.sqrt(d_model) if scale == "sqrt_d_model" else scale
     return Injection(rule=REPLACE, scale=number if isinstance(number, float) else None)

@@ -13,9 +13,8 @@ from typing import Any, Final, Self
 from nla_gateway.description import Description, Marker, VerbalizerDescription
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.parsing import THINKING, Form
-from nla_gateway.pair.template import EXPLANATION_FIELD, MARKER_FIELD, Template
+from nla_gateway.pair.template import MARKER_FIELD, Template, read_template
 from nla_gateway.pair.transformers import import_transformers
-from nla_gateway.roles import Role
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +72,12 @@ class VerbalizerPrompt:
         Raises:
             CheckpointError: the description and the tokenizer disagree.
         """
-        tokenizer, rules = (
-            load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code),
-            description.of_verbalizer(),
-        )
-        marker = description.marker
+        tokenizer = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code)
+        rules, marker = description.of_verbalizer(), description.marker
         if marker is None:
             raise CheckpointError(f"{folder}: no marker is stated: {MARKER_LINE}")
         _check_marker(tokenizer, marker, folder)
-        template = Template.read(description.template, Role.AV, MARKER_FIELD, folder)
+        template = read_template(description, folder)
         ids, text = _rendered(tokenizer, template.filled(marker.char) + rules.append_to_turn, rules, folder)
         positions = [i for i, token in enumerate(ids) if token == marker.token_id]
         if len(positions) != 1:
@@ -128,7 +124,7 @@ class ReconstructorPrompt:
             CheckpointError: the description and the tokenizer disagree.
         """
         rules = description.of_reconstructor()
-        template = _reconstructor_template(description, folder)
+        template = read_template(description, folder)
         tokenizer = load_tokenizer(tokens_of or folder, trust_remote_code=trust_remote_code)
         specials = rules.add_special_tokens
         if specials is None:
@@ -176,17 +172,6 @@ class ReconstructorPrompt:
         if ids[len(ids) - len(self.suffix_ids) :] != self.suffix_ids:
             raise InvalidRequest("the text's end merges with the prompt's suffix: end it otherwise", param=param)
         return ids
-
-
-def _reconstructor_template(description: Description, folder: Path) -> Template:
-    """Read the template; a marker in it must be its end, for the vector is read at the last token."""
-    marker = description.marker
-    if marker is None:
-        return Template.read(description.template, Role.AR, EXPLANATION_FIELD, folder)
-    template = Template.read(description.template, Role.AR, EXPLANATION_FIELD, folder, {MARKER_FIELD: marker.char})
-    if f"{{{MARKER_FIELD}}}" in description.template and not description.template.endswith(f"{{{MARKER_FIELD}}}"):
-        raise CheckpointError(f"{folder}: a vector is read at the last token, but the marker is not the template's end")
-    return template
 
 
 def _suffix(description: Description) -> list[int]:

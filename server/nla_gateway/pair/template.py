@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Final, Self
+from typing import Final, Self, assert_never
 
+from nla_gateway.description import Description
 from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
 
 MARKER_FIELD: Final = "injection_char"
 EXPLANATION_FIELD: Final = "explanation"
 DEPTH_FIELD: Final = "depth_pct"
+_AT_THE_MARKER: Final = f"{{{MARKER_FIELD}}}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,29 @@ class Template:
     def filled(self, value: str) -> str:
         """Fill its field."""
         return self.text.format(**self.constants, **{self.field: value})
+
+
+def read_template(description: Description, folder: Path) -> Template:
+    """Read a checkpoint's template.
+
+    A marker in a reconstructor's must be its end, for the vector is read at the last token.
+
+    Raises:
+        CheckpointError: it has not the one field of its role, or others.
+    """
+    role, text, marker = description.role, description.template, description.marker
+    match role:
+        case Role.AV:
+            return Template.read(text, role, MARKER_FIELD, folder)
+        case Role.AR:
+            constants = {} if marker is None else {MARKER_FIELD: marker.char}
+            template = Template.read(text, role, EXPLANATION_FIELD, folder, constants)
+            if _AT_THE_MARKER in text and not text.endswith(_AT_THE_MARKER):
+                message = "a vector is read at the last token, but the marker is not the template's end"
+                raise CheckpointError(f"{folder}: {message}")
+            return template
+        case _:
+            assert_never(role)
 
 
 def _as_written(name: str, spec: str, conversion: str | None) -> str:

@@ -112,6 +112,11 @@ REFUSED: dict[str, tuple[Role, Callable[[Pair], object], str]] = {
         lambda p: edit_sidecar(p.av, {"variant": "universal", "extraction_layer_index": ...}),
         "is of variant 'universal': one for several layers",
     ),
+    "depth in a template": (
+        Role.AV,
+        lambda p: edit_sidecar(p.av, {"prompt_templates.av": "At {depth_pct}%: {injection_char}"}),
+        "{depth_pct}, which nla-serve cannot fill: it was trained for several layers",
+    ),
     "universal reconstructor": (
         Role.AR,
         lambda p: edit_sidecar(p.ar, {"variant": "universal", "extraction_layer_index": ..., "prompt_templates": {}}),
