@@ -447,16 +447,10 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
     run_with(demo_settings, unreachable, engines=demo_settings.engines | {Role.AV: nowhere})
 
 
-def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings, tmp_path: Any) -> None:
-    import shutil
-
-    from tests.checkpoints import edit_sidecar
-
+def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings) -> None:
     reconstructor = demo_settings.engines[Role.AR]
-    folder = tmp_path / "reconstructor"
-    shutil.copytree(reconstructor.checkpoint, folder)
-    edit_sidecar(folder, {"extraction.mse_scale": None})
-    changed = reconstructor.model_copy(update={"checkpoint": folder})
+    unscored = reconstructor.described().model_copy(update={"mse_scale": None})
+    changed = reconstructor.model_copy(update={"description": unscored})
 
     async def work(client: httpx.AsyncClient) -> None:
         pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
