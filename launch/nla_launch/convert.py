@@ -4,10 +4,10 @@ A pickle may run anything when it is read; torch reads this one so that it canno
 """
 
 import argparse
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final
 
 from nla_launch.errors import LaunchError
@@ -52,7 +52,7 @@ def read(file: Path) -> dict[str, "Tensor"]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise LaunchError(f"{file} cannot be read: {error.strerror}") from None
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise LaunchError(f"{file} holds more than tensors, and is not run: ask its author for safetensors") from None
     except Exception as error:  # torch raises errors of many kinds for what is no file of its
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
