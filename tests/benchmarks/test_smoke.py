@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
@@ -20,6 +21,7 @@ from tests.stack import Stack
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(1800)  # all rows, one after the other, some minutes on an idle machine
 def test_every_row(demo: Stack, tmp_path: Path) -> None:
     checkpoint = DEMO / "verbalizer"
     # Stock SGLang takes input_embeds in bfloat16 alone.
