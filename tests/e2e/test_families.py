@@ -22,6 +22,7 @@ VECTORS = np.random.default_rng(11).standard_normal((240, D_MODEL)).astype(np.fl
 
 
 TP2 = ("--tp", "2")
+pytestmark = pytest.mark.timeout(1800)  # several processes a case, on as few cores as there are
 
 
 @dataclass(frozen=True)
