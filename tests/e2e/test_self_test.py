@@ -44,7 +44,7 @@ def test_vectors_that_vanish(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, "qwen2")
     edit_sidecar(pair.av, {"extraction.injection_scale": 1e-30})
     log = run_to_failure(tmp_path, "--only", "av", "--av", str(pair.av))
-    assert "two different vectors give the same logits: check the sidecar's injection_scale" in log
+    assert "two different vectors give the same logits: check the injection's rule and scale" in log
 
 
 def test_an_engine_that_dies_before_all_are_ready_ends_the_service(tmp_path: Path) -> None:
