@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import nn
 
-from nla_engine import lora
+from nla_engine.adapters import lora
 
 SINGLE_TARGETS = r".*\.(q|o|up)_proj"
 

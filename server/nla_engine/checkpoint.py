@@ -1,12 +1,11 @@
 """What the engine is told to serve: one environment variable, JSON, set by nla-serve beside the role."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
-
-from nla_engine.lora import Given
 
 VARIABLE: Final = "NLA_ENGINE_CHECKPOINT"
 
@@ -34,6 +33,16 @@ class ValueHead(_Frozen):
     """The key of the matrix [d_model, d_model] in the file."""
     bias: str | None = None
     """The key of the bias [d_model]."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An adapter as the launcher gives it."""
+
+    path: Path
+    """Its folder, or a reconstructor's single file."""
+    use_rslora: bool | None = None
+    """Stated beside it, where its own files do not say."""
 
 
 class Checkpoint(_Frozen):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nla_engine import names
-from nla_engine.platform import on_cpu
+from nla_engine.cpu.platform import on_cpu
 
 ROLE_VARIABLE: Final = "NLA_ENGINE_ROLE"
 """Set to `av` or `ar` by nla-serve, and by nothing else, for the engines that it starts."""
@@ -28,7 +28,7 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine import prefix, rendezvous, requests, sampling, state, weights
+    from nla_engine.hooks import prefix, rendezvous, requests, sampling, state, weights
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
@@ -65,6 +65,6 @@ def activate() -> None:
     for hook in hooks_for(role):
         HookRegistry.register(hook.target, hook.function, HookType[hook.kind])
     from nla_engine.checkpoint import Checkpoint
-    from nla_engine.registry import register_model
+    from nla_engine.classes.registry import register_model
 
     register_model(role, Checkpoint.told())

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 
-from nla_engine import platform, plugin
+from nla_engine import plugin
+from nla_engine.cpu import platform
 
 STOCK = """
 import sys
-from nla_engine import platform, plugin
+from nla_engine.cpu import platform
+from nla_engine import plugin
 plugin.activate()
 print(platform.activate(), any(name.split(".")[0] in ("sglang", "torch") for name in sys.modules))
 """
@@ -25,7 +27,7 @@ def test_inert_and_light_without_our_environment(monkeypatch: pytest.MonkeyPatch
 
 ON_CPU = """
 import sys, torch
-from nla_engine import platform
+from nla_engine.cpu import platform
 
 name = platform.activate()
 
@@ -41,4 +43,4 @@ def test_platform_is_offered_on_request() -> None:
     """In a process of its own, for it changes torch."""
     environment = {**os.environ, platform.DEVICE_VARIABLE: "cpu"}
     run = subprocess.run([sys.executable, "-c", ON_CPU], capture_output=True, text=True, check=True, env=environment)
-    assert run.stdout.split() == ["nla_engine.cpu.CpuPlatform", "2", "function", "None"]
+    assert run.stdout.split() == ["nla_engine.cpu.runtime.CpuPlatform", "2", "function", "None"]

@@ -13,7 +13,7 @@ from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import SINGLE, Checkpoint
 from nla_launch.pair.model_config import ModelConfig, read_config
 
-READER: Final = "nla_engine.lora_check"
+READER: Final = "nla_engine.adapters.check"
 """The engine's own reader of adapters, which is asked in a process of its own: nothing of ours imports the engine."""
 ADAPTER_FILES: Final = ("adapter_config.json", SINGLE)
 """What an adapter's folder has instead of a config.json."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nla_engine.lora_files import AdapterError, Head, read_heads
-from nla_engine.lora_rules import Rules, read_rules
+from nla_engine.adapters.files import AdapterError, Head, read_heads
+from nla_engine.adapters.rules import Rules, read_rules
+from nla_engine.checkpoint import Given
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -26,16 +27,6 @@ _FOREIGN: Final = {
     "lora_embedding_": "adapters of embeddings are not merged",
 }
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
-
-
-@dataclass(frozen=True)
-class Given:
-    """An adapter as the launcher gives it."""
-
-    path: Path
-    """Its folder, or a reconstructor's single file."""
-    use_rslora: bool | None = None
-    """Stated beside it, where its own files do not say."""
 
 
 @dataclass(frozen=True)

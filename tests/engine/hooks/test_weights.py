@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from nla_engine.checkpoint import VARIABLE
-from nla_engine.weights import load_completely
+from nla_engine.hooks.weights import load_completely
 from tests.checkpoints import Family, Pair, make_pair
-from tests.engine.quantized import write_quantized
+from tests.engine.hooks.quantized import write_quantized
 from tests.stack import ON_CPU
 
 FAMILIES: Final[tuple[Family, ...]] = ("qwen2", "llama", "gemma3")
@@ -168,7 +168,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[str | N
     pairs = {family: make_pair(folder / family, family) for family in FAMILIES}
     tasks = [make(case, pairs[case.family], folder / f"case{number}") for number, case in enumerate((*CASES, UNREAD))]
     variables = ON_CPU | {"SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models"}
-    command = [sys.executable, "-m", "tests.engine.loading", str(folder / "answers")]
+    command = [sys.executable, "-m", "tests.engine.hooks.loading", str(folder / "answers")]
     run = subprocess.run(
         command, input=json.dumps(tasks), env=os.environ | variables, capture_output=True, text=True, check=False
     )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from nla_engine.decoder import EMBEDDINGS, Decoder, find
+from nla_engine.classes.decoder import EMBEDDINGS, Decoder, find
 
 
 class VerbalizerMixin(Decoder):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from nla_engine.adapters import merging
+from nla_engine.adapters.merging import merging
 
 LOST_SHARE: Final = 0.01
 """Of an integer parameter's values, those that may be the mark by chance; the least part of a fused one is larger."""

@@ -1,4 +1,4 @@
-"""Whether adapters can be merged into a base: `python -m nla_engine.lora_check`, asked before any engine starts."""
+"""Whether adapters can be merged into a base: `python -m nla_engine.adapters.check`, asked before any engine starts."""
 
 import json
 import math
@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nla_engine.lora import Factor, Given, check_all_used, check_weight, factors_of, stem
-from nla_engine.lora_files import AdapterError, read_heads, weight_files
+from nla_engine.adapters.files import AdapterError, read_heads, weight_files
+from nla_engine.adapters.lora import Factor, check_all_used, check_weight, factors_of, stem
+from nla_engine.checkpoint import Given
 
 
 def check(base: Path, adapters: Sequence[Given], blocks: int | None, *, tied: bool) -> None:

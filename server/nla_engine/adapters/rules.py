@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nla_engine.lora_files import AdapterError, read_json
+from nla_engine.adapters.files import AdapterError, read_json
 
 _READ: Final = frozenset({
     "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules",

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import nn
 
 from nla_engine.checkpoint import ValueHead
-from nla_engine.decoder import DECODERS, NORMS, Decoder, Weights, block_of, find
-from nla_engine.platform import on_cpu
+from nla_engine.classes.decoder import DECODERS, NORMS, Decoder, Weights, block_of, find
+from nla_engine.cpu.platform import on_cpu
 
 
 class CloseResidual(nn.Module):

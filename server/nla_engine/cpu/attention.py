@@ -13,7 +13,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from torch.nn.functional import scaled_dot_product_attention
 
-from nla_engine.platform import ATTENTION
+from nla_engine.cpu.platform import ATTENTION
 
 GROUP_SEQUENCES: Final = 16
 GROUP_BYTES: Final = 1 << 20

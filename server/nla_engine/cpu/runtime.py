@@ -9,7 +9,7 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
-from nla_engine.platform import ATTENTION
+from nla_engine.cpu.platform import ATTENTION
 
 
 class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]  # SGLang ships no types
@@ -26,7 +26,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]  # SGLang 
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
         def create(model_runner: object) -> object:
-            from nla_engine.attention import CpuAttention
+            from nla_engine.cpu.attention import CpuAttention
 
             return CpuAttention(model_runner)
 

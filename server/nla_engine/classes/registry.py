@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from nla_engine.checkpoint import Checkpoint
-from nla_engine.decoder import Decoder
-from nla_engine.reconstructor import ReconstructorMixin
-from nla_engine.verbalizer import VerbalizerMixin
+from nla_engine.classes.decoder import Decoder
+from nla_engine.classes.reconstructor import ReconstructorMixin
+from nla_engine.classes.verbalizer import VerbalizerMixin
 
 MODELS: Final = "sglang.srt.models"
 MIXINS: Final[dict[str, type[Decoder]]] = {"av": VerbalizerMixin, "ar": ReconstructorMixin}

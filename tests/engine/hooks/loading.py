@@ -23,8 +23,8 @@ from sglang.srt.runtime_context import SpawnRanks, publish
 from sglang.srt.server_args import ServerArgs
 
 from nla_engine.checkpoint import VARIABLE, Checkpoint
-from nla_engine.registry import register_model
-from nla_engine.weights import load_completely
+from nla_engine.classes.registry import register_model
+from nla_engine.hooks.weights import load_completely
 from tests.stack import free_port
 
 LATE: Final = (

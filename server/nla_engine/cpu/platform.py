@@ -26,7 +26,7 @@ def activate() -> str | None:
     if not on_cpu():
         return None
     _leave_out_what_needs_a_gpu()
-    return "nla_engine.cpu.CpuPlatform"
+    return "nla_engine.cpu.runtime.CpuPlatform"
 
 
 def _leave_out_what_needs_a_gpu() -> None:

@@ -20,12 +20,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from nla_engine import lora
-from nla_engine.adapters import Merge, merging
-from nla_engine.checkpoint import VARIABLE
-from nla_engine.lora import Given
-from nla_engine.lora_check import check
-from nla_engine.lora_files import AdapterError
+from nla_engine.adapters import lora
+from nla_engine.adapters.check import check
+from nla_engine.adapters.files import AdapterError
+from nla_engine.adapters.merging import Merge, merging
+from nla_engine.checkpoint import VARIABLE, Given
 from tests.adapters import merged_in_place, save_adapter, save_single_file
 
 SHAPE: dict[str, Any] = {

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from safetensors import safe_open
 
-from nla_engine.checkpoint import Checkpoint
-from nla_engine.lora import Factor, Given, block_of, check_all_used, check_weight, factors_of, stem
-from nla_engine.lora_files import AdapterError
+from nla_engine.adapters.files import AdapterError
+from nla_engine.adapters.lora import Factor, block_of, check_all_used, check_weight, factors_of, stem
+from nla_engine.checkpoint import Checkpoint, Given
 
 _DTYPES: Final = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 

@@ -10,7 +10,7 @@ COMPARE = """
 import sys
 from types import SimpleNamespace as Bag
 import torch
-from nla_engine.attention import CpuAttention, attend_capped
+from nla_engine.cpu.attention import CpuAttention, attend_capped
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.model_executor.forward_batch_info import ForwardMode

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nla_engine.checkpoint import Checkpoint, Injection, ValueHead
-from nla_engine.decoder import unwrapped
-from nla_engine.reconstructor import CloseResidual, load_head
-from nla_engine.registry import MIXINS
-from nla_engine.verbalizer import added
+from nla_engine.classes.decoder import unwrapped
+from nla_engine.classes.reconstructor import CloseResidual, load_head
+from nla_engine.classes.registry import MIXINS
+from nla_engine.classes.verbalizer import added
 
 BLOCKS = 3
 SIZE = 4
@@ -158,7 +158,7 @@ def test_heads_that_do_not_fit(tmp_path: Path) -> None:
 NAMED = """
 import sys
 from nla_engine.checkpoint import Checkpoint
-from nla_engine.registry import model_class, register_model
+from nla_engine.classes.registry import model_class, register_model
 from sglang.srt.models.registry import ModelRegistry
 for name in ("Qwen2ForCausalLM", "Gemma3ForCausalLM"):
     for role, kind in (("av", "verbalizer"), ("ar", "reconstructor")):

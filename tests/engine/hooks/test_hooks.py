@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore
 
-from nla_engine.reconstructor import LastRows
-from nla_engine.rendezvous import meet_on_loopback
-from nla_engine.requests import decode_injection
-from nla_engine.sampling import multinomial_on_cpu
+from nla_engine.classes.reconstructor import LastRows
+from nla_engine.hooks.rendezvous import meet_on_loopback
+from nla_engine.hooks.requests import decode_injection
+from nla_engine.hooks.sampling import multinomial_on_cpu
 from tests.stack import free_port
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
@@ -83,7 +83,7 @@ def test_seeded_draws_follow_the_distribution() -> None:
 FILTERED = """
 import sys, torch
 from sglang.srt.layers import sampler
-from nla_engine.sampling import draw_in_vocabulary_order, multinomial_on_cpu
+from nla_engine.hooks.sampling import draw_in_vocabulary_order, multinomial_on_cpu
 sampler.multinomial_with_seed = multinomial_on_cpu
 probs = torch.randn(64, 50, generator=torch.Generator().manual_seed(0)).mul(2).softmax(dim=-1)
 seeds, positions = torch.arange(64), torch.arange(64) + 3
