@@ -61,6 +61,18 @@ def test_what_pip_does_not_find_is_one_line(source: Source) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_could_not_be_fetched_fails_its_tests(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(source, packages=(replace(source.packages[0], sha256="0"),))
+    monkeypatch.setattr(fetch, "SOURCES", (other,))
+    monkeypatch.setattr(conftest, "MISSED", set())
+    said: list[str] = []
+    assert fetch.main(said.append) == 0
+    assert said[0].startswith("    it: its tests will fail: part0 1.0 is another file than the pinned one")
+    with pytest.raises(pytest.fail.Exception, match="`make real` says why"):
+        conftest.folder_of(other)
+    assert {other} == conftest.MISSED
+
+
 def test_what_is_missing_is_told_and_never_passes(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     npm = replace(source, name="a-tokenizer", tool="npm")
     monkeypatch.setattr(fetch, "SOURCES", (npm, source))
