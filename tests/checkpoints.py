@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -211,6 +212,23 @@ def make_tokenizer(family: Family) -> Any:
     )  # fmt: skip
     wrapped.chat_template = special.chat_template
     return wrapped
+
+
+def cut(model: Any, blocks: int) -> Any:
+    """Leave a model its first blocks."""
+    model.model.layers = model.model.layers[:blocks]
+    model.config.num_hidden_layers = blocks
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:blocks]
+    return model
+
+
+def edit_head(folder: Path, change: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> None:
+    """Write a reconstructor's value head anew, as other tensors."""
+    path = folder / "value_head.safetensors"
+    head = load_file(path)["weight"]
+    path.unlink()
+    save_file(change(head), path)
 
 
 def edit_sidecar(folder: Path, changes: dict[str, Any]) -> None:

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from tests.adapters import save_adapter, save_single_file
-from tests.checkpoints import AR_TEMPLATE, AV_TEMPLATE, D_MODEL, LAYER, Family, Pair, edit_sidecar, make_pair
+from tests.checkpoints import AR_TEMPLATE, AV_TEMPLATE, D_MODEL, LAYER, Family, Pair, edit_head, edit_sidecar, make_pair
+from tests.reference import read
 
 UNTAGGED: Final = "List what the vector stands for as bullet points, one per line: <concept>{injection_char}</concept>"
 OPENED: Final = f"{AV_TEMPLATE}\n\nPlease provide an explanation.\n\n<explanation>"
@@ -31,11 +32,6 @@ class Given:
     av: Source
     ar: Source
     head: Path | None = None
-
-
-def read(folder: Path) -> dict[str, Any]:
-    sidecar: dict[str, Any] = yaml.safe_load((folder / "nla_meta.yaml").read_text())
-    return sidecar
 
 
 def write(folder: Path, sidecar: dict[str, Any], name: str = "nla_meta.yaml") -> None:
@@ -80,11 +76,9 @@ def unstopping(pair: Pair) -> Given:
 
 def corrupt_head(pair: Pair) -> Given:
     reference(pair)
-    head = load_file(pair.ar / "value_head.safetensors")["weight"]
     good = pair.ar.parent / "warm-start.safetensors"
-    save_file({"weight": head}, good)
-    (pair.ar / "value_head.safetensors").unlink()
-    save_file({"weight": torch.full_like(head, float("nan"))}, pair.ar / "value_head.safetensors")
+    shutil.copy(pair.ar / "value_head.safetensors", good)
+    edit_head(pair.ar, lambda head: {"weight": torch.full_like(head, float("nan"))})
     return Given(str(pair.av), str(pair.ar), good)
 
 
@@ -95,9 +89,7 @@ def biased_head(pair: Pair) -> Given:
         changes: dict[str, Any] = {"role": role, "prompt_templates": templates, "critic": None}
         section = {"reconstructor": {"extraction_layer_index": LAYER}} if role == "reconstructor" else {}
         edit_sidecar(folder, changes | section)
-    head = load_file(pair.ar / "value_head.safetensors")
-    (pair.ar / "value_head.safetensors").unlink()
-    save_file(head | {"bias": torch.randn(D_MODEL)}, pair.ar / "value_head.safetensors")
+    edit_head(pair.ar, lambda head: {"weight": head, "bias": torch.randn(D_MODEL)})
     return of(pair)
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,3 +110,11 @@ def queue_of(stack: Stack) -> float:
     """Samples and texts that the gateway, the only one, has accepted and not yet answered."""
     (queue,) = samples_of(stack)["nla_queue"]
     return queue.value
+
+
+def assert_rebuilt(stack: Stack, texts: Sequence[str], wanted: Callable[[str], NDArray[np.float32]]) -> None:
+    """The vectors [d] of texts are those that are wanted, to a ten-thousandth of their length."""
+    reply = stack.http.post("/reconstruct", json={"texts": list(texts), "dtype": "float32"}).json()
+    for text, data in zip(texts, reply["vectors"], strict=True):
+        vector = wanted(text)
+        assert np.linalg.norm(decode(data) - vector) <= 1e-4 * np.linalg.norm(vector)

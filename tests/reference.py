@@ -1,7 +1,8 @@
 """The reference: an NLA pair in plain transformers, written from the maths alone. Shares no code with the product."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     GenerationConfig,
 )
+
+NEAR_TIE: Final = 1e-4
+"""Of two best logits: batches round otherwise, which decides between tokens that are equally good to six digits."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -83,6 +87,15 @@ class ReferenceVerbalizer:
         """Least difference between the two best logits on the way along `new_ids`: near 0, rounding decides."""
         best = self.logits(vector, new_ids)[-len(new_ids) - 1 : -1].topk(2).values
         return float((best[:, 0] - best[:, 1]).min())
+
+    def clear(
+        self, vectors: Iterable[NDArray[np.float32]], max_tokens: int
+    ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
+        """Vectors with their greedy token ids, without those where rounding decides."""
+        for vector in vectors:
+            ids = self.greedy(vector, max_tokens)
+            if self.narrowest_choice(vector, ids) > NEAR_TIE:
+                yield vector, ids
 
     def _greedy_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> list[int]:
         """The same without `generate`, which refuses inputs_embeds for the multimodal wrapper."""

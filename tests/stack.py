@@ -116,7 +116,7 @@ def fork_server_of(stack: Stack) -> psutil.Process:
 
 def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
     """The process of an engine that computes, or the first of them."""
-    return schedulers_of(stack, role)[0]
+    return next(iter(schedulers_of(stack, role)))
 
 
 def schedulers_of(stack: Stack, role: Role) -> list[psutil.Process]:

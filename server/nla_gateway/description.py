@@ -4,6 +4,7 @@ The launcher makes it once, out of sidecar and preset; gateways and engines are 
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,6 +17,23 @@ Tags = Literal["both", "closing", "none"]
 PromptKind = Literal["chat", "plain"]
 REPLACE: Final = "replace"
 ADD: Final = "add_after_block"
+
+
+class Origin(StrEnum):
+    """Who stated a value; fingerprints depend on them."""
+
+    PRESET = "preset"
+    SIDECAR = "sidecar"
+    ABOVE = "sidecar of a folder above"
+    DEFAULT = "default"
+    """What this form of sidecar always means."""
+    TEMPLATE = "template"
+    CONFIG = "config.json"
+    META = "ar_meta.json"
+    WEIGHTS = "weights"
+    FROM_LAYER = "layer + 1"
+    OTHER = "the reconstructor's sidecar"
+    ASSUMED = "assumed, for the weights are not here"
 
 
 class _Frozen(BaseModel):
@@ -85,7 +103,7 @@ class Description(_Frozen):
     mse_scale: float | None = Field(gt=0, description="Norm that vectors are scored at; null: scores make no sense.")
     verbalizer: VerbalizerDescription | None = None
     reconstructor: ReconstructorDescription | None = None
-    origin: dict[str, str] = Field(default={}, description="By field, such as `verbalizer.tags`: who stated it.")
+    origin: dict[str, Origin] = Field(default={}, description="By field, such as `verbalizer.tags`: who stated it.")
 
     @property
     def injection_scale(self) -> float | None:

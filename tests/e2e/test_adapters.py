@@ -12,16 +12,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 from tests.adapters import merged_in_place, save_adapter, save_single_file
-from tests.checkpoints import D_MODEL, LAYER, Family, make_pair, write_sidecar
-from tests.plain import decode, texts_of, verbalize
+from tests.checkpoints import D_MODEL, LAYER, Family, cut, make_pair, write_sidecar
+from tests.dialects import causal
+from tests.plain import assert_rebuilt, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
 
 MAX_TOKENS = 24
-NEAR_TIE = 1e-4
 TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", "", "word " * 60)
 VECTORS = np.random.default_rng(11).standard_normal((12, D_MODEL)).astype(np.float32)
 SPREAD = 0.08
@@ -49,16 +49,8 @@ def make_base(folder: Path, family: Family, **make: bool) -> tuple[Path, Any]:
     return base, AutoTokenizer.from_pretrained(base)
 
 
-def causal(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-
-
 def first_blocks(model: Any) -> Any:
-    model.model.layers = model.model.layers[: LAYER + 1]
-    model.config.num_hidden_layers = LAYER + 1
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = model.config.layer_types[: LAYER + 1]
-    return model
+    return cut(model, LAYER + 1)
 
 
 def new_head() -> torch.Tensor:
@@ -145,20 +137,16 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_greedy_text_equals_peft(served: Served) -> None:
     reference = ReferenceVerbalizer(served.folder / "merged-av")
-    ids = [reference.greedy(vector, MAX_TOKENS) for vector in VECTORS]
-    clear = [i for i in range(len(VECTORS)) if reference.narrowest_choice(VECTORS[i], ids[i]) > NEAR_TIE]
-    answer = verbalize(served.stack, VECTORS[clear], max_tokens=MAX_TOKENS)
-    assert texts_of(answer) == [reference.text(ids[i])[0] for i in clear]
+    clear = list(reference.clear(VECTORS, MAX_TOKENS))
+    answer = verbalize(served.stack, np.stack([vector for vector, _ in clear]), max_tokens=MAX_TOKENS)
+    assert texts_of(answer) == [reference.text(ids)[0] for _, ids in clear]
     assert len(clear) > 8
     assert len(set(texts_of(answer))) > 4
 
 
 def test_reconstruction_equals_peft(served: Served) -> None:
     reference = ReferenceReconstructor(served.folder / "merged-ar")
-    reply = served.stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
-    for text, data in zip(TEXTS, reply["vectors"], strict=True):
-        wanted = reference.vector(text)
-        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)
+    assert_rebuilt(served.stack, TEXTS, reference.vector)
 
 
 def other_than_ours(folder: Path) -> ReferenceVerbalizer:

@@ -12,12 +12,11 @@ from transformers import AutoTokenizer
 from tests.checkpoints import D_MODEL, LAYER, Pair, edit_sidecar, make_pair
 from tests.dialects import DIALECTS, OPENED, causal, fill
 from tests.launch.pair.test_describing import PRESETS
-from tests.plain import decode, texts_of, verbalize
+from tests.plain import assert_rebuilt, texts_of, verbalize
 from tests.reference import AddingVerbalizer, ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import serving
 
 MAX_TOKENS = 24
-NEAR_TIE = 1e-4
 TEXTS = ("A short text.", "no full stop", "日本 and 'quotes'", "")
 VECTORS = np.random.default_rng(3).standard_normal((8, D_MODEL)).astype(np.float32)
 
@@ -60,13 +59,9 @@ def test_a_dialect_equals_transformers(name: str, tmp_path: Path) -> None:
     copied = pair.copy(released)
     preset = fill(PRESETS[name], DIALECTS[name].make(pair), tmp_path / "own.yaml")
     verbalizer, rebuild = {"easynla": easynla, "anicka": anicka}[name](copied)
-    greedy = [(vector, verbalizer.greedy(vector, MAX_TOKENS)) for vector in VECTORS]
-    clear = [(vector, ids) for vector, ids in greedy if verbalizer.narrowest_choice(vector, ids) > NEAR_TIE]
+    clear = list(verbalizer.clear(VECTORS, MAX_TOKENS))
     with serving(tmp_path / "log", "--preset", str(preset), "--dtype", "float32") as stack:
         answer = verbalize(stack, np.stack([vector for vector, _ in clear]), max_tokens=MAX_TOKENS)
-        reply = stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
+        assert_rebuilt(stack, TEXTS, rebuild)
     assert texts_of(answer) == [verbalizer.text(ids)[0] for _, ids in clear]
     assert len(clear) > 4
-    for text, data in zip(TEXTS, reply["vectors"], strict=True):
-        wanted = rebuild(text)
-        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import D_MODEL, Family, Pair, make_pair
-from tests.plain import decode, encode, texts_of, verbalize
+from tests.plain import assert_rebuilt, encode, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer, score
 from tests.stack import Stack, serving
 
 MAX_TOKENS = 24
-NEAR_TIE = 1e-4
-"""Of logits that spread over several units: one vector in a hundred comes this near on its way."""
 TEXTS = ("A short text.", "no full stop", "日本 and 'quotes' > all\nkinds", "", "word " * 60)
 VECTORS = np.random.default_rng(11).standard_normal((240, D_MODEL)).astype(np.float32)
 
@@ -88,10 +86,7 @@ def test_greedy_text_equals_transformers(served: Served) -> None:
 
 def test_reconstruction_equals_transformers(served: Served) -> None:
     reference = ReferenceReconstructor(served.pair.ar)
-    reply = served.stack.http.post("/reconstruct", json={"texts": list(TEXTS), "dtype": "float32"}).json()
-    for text, data in zip(TEXTS, reply["vectors"], strict=True):
-        wanted = reference.vector(text)
-        assert np.linalg.norm(decode(data) - wanted) <= 1e-4 * np.linalg.norm(wanted)
+    assert_rebuilt(served.stack, TEXTS, reference.vector)
 
 
 def test_critic_equals_the_formula(served: Served) -> None:
@@ -109,10 +104,7 @@ def test_critic_equals_the_formula(served: Served) -> None:
 def test_many_at_once_get_their_own_answers(served: Served) -> None:
     count = served.case.together
     reference = ReferenceVerbalizer(served.pair.av)
-    greedy = ((vector, reference.greedy(vector, MAX_TOKENS)) for vector in VECTORS)
-    # Batches round otherwise, which decides between two tokens that are equally good to six digits.
-    clear = ((vector, ids) for vector, ids in greedy if reference.narrowest_choice(vector, ids) > NEAR_TIE)
-    vectors, wanted = zip(*islice(clear, count), strict=True)
+    vectors, wanted = zip(*islice(reference.clear(VECTORS, MAX_TOKENS), count), strict=True)
     assert len(vectors) == count
 
     def ask(vector: Any) -> str:

@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from tests.checkpoints import cut
 from tests.real.fetch import CACHE, GEMMA3, SMOLLM2, TOKENIZERS, Source
 from tests.real.released import GEMMA, Ids, write_sidecar
 
@@ -83,7 +84,7 @@ def _make(model: Model, folder: Path) -> None:
     loaded = _load(gguf)
     loaded.config.eos_token_id = loaded.generation_config.eos_token_id = list(model.ends)
     loaded.save_pretrained(folder / "verbalizer")
-    _cut(loaded, model.layer + 1)
+    cut(loaded, model.layer + 1)
     kept = {name: value for name, value in loaded.state_dict().items() if name.startswith("model.layers.")}
     kept["model.embed_tokens.weight"] = loaded.model.embed_tokens.weight
     loaded.save_pretrained(folder / "reconstructor", state_dict=kept)
@@ -104,10 +105,3 @@ def _load(gguf: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=plain, dtype=torch.bfloat16
     ).eval()
-
-
-def _cut(model: Any, blocks: int) -> None:
-    model.model.layers = model.model.layers[:blocks]
-    model.config.num_hidden_layers = blocks
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = model.config.layer_types[:blocks]

@@ -1,7 +1,6 @@
 """What a data set says of where its vectors are from, beside a file or in a column, compared with the served pair."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ import yaml
 from pyarrow import fs
 
 from nla_client import Info
-from nla_data.reading.files import SIDECAR_ENDING, File, reason
+from nla_data.reading.files import SIDECAR_ENDING, File, at_once, reason
 
 LAYER: Final = "activation_layer"
 """Column, or key of a sidecar."""
@@ -19,15 +18,12 @@ _LAYERS: Final = (LAYER, "layer_index", "extraction_layer_index", "layer")
 _MODELS: Final = ("base_model", "base_checkpoint", "model")
 _MOST_FILES: Final = 256
 """Of a large data set the first ones tell enough."""
-_READERS: Final = 16
-"""Sidecars that are looked for at once: on object storage each takes a while."""
 
 
 def of_files(files: Sequence[File], info: Info) -> Iterator[str]:
     """Warnings where the sidecars of files name another model or layer than the pair's; each but once."""
     told, first = set[str](), files[:_MOST_FILES]
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(lambda file: list(_of_file(file, info)), first))
+    found = at_once(lambda file: list(_of_file(file, info)), first)
     for file, warnings in zip(first, found, strict=True):
         for warning in warnings:
             if warning not in told:

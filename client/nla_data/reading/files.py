@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -14,6 +15,8 @@ from pyarrow import fs
 from nla_data.errors import UsageError
 from nla_data.reading import walking
 
+S = TypeVar("S")
+T = TypeVar("T")
 SUFFIXES: Final = (
     ".parquet", ".pq", ".parq", ".arrow", ".arrows", ".feather", ".ipc", ".jsonl", ".ndjson", ".npy", ".npz",
     ".safetensors", ".pt", ".pth",
@@ -28,6 +31,8 @@ SIDECAR_ENDING: Final = ".nla_meta.yaml"
 _SAVED: Final = "state.json"
 """Where `save_to_disk` of Hugging Face's datasets names a folder's files."""
 _SHOWN: Final = 3
+_READERS: Final = 16
+"""Files that are looked at at once: on object storage each takes a while."""
 _URI: Final = re.compile(r"^[a-z][a-z0-9+.-]+://")
 _PARTS: Final = re.compile(r"(?P<root>[a-z][a-z0-9+.-]+://[^/]*)(?P<path>.*?)(?P<query>\?[A-Za-z_]\w*=.*)?", re.DOTALL)
 """A `?` begins the query only where `name=` comes after it; any other is a glob's."""
@@ -201,3 +206,9 @@ def _named(filesystem: Any, path: str) -> list[str]:
 
 def _file(filesystem: Any, info: Any) -> File:
     return File(filesystem, info.path, info.size or 0, info.mtime_ns or 0)
+
+
+def at_once(look: Callable[[S], T], files: Iterable[S]) -> list[T]:
+    """Look at many files, several at a time; what was found, in order."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(look, files))

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
-from nla_data.reading.files import reason
+from nla_data.reading.files import at_once, reason
 from nla_data.report.words import readable
 from nla_data.writing.manifest import Manifest
 from nla_data.writing.output import read_manifest
-from nla_data.writing.parts import at_once, read_state
+from nla_data.writing.parts import read_state
 from nla_data.writing.store import Store
 
 _BUFFER: Final = 2**20

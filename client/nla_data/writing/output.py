@@ -9,8 +9,9 @@ import pyarrow as pa
 from nla_client.calls import SEEDS
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
+from nla_data.reading.files import at_once
 from nla_data.writing.manifest import Manifest, PartState
-from nla_data.writing.parts import at_once, read_state
+from nla_data.writing.parts import read_state
 from nla_data.writing.store import MANIFEST, Store
 
 MANIFEST_KEY: Final = b"nla_manifest"

@@ -1,9 +1,8 @@
 """Gathers rows that are done, in order, into parts, and writes each whole, with where it ends."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -11,7 +10,6 @@ from nla_data.asking.work import Done, Work
 from nla_data.writing.manifest import PartState
 from nla_data.writing.store import Store
 
-T = TypeVar("T")
 STATE_KEY: Final = b"nla"
 """Where in a part's metadata its PartState is."""
 PART_ROWS: Final = 10_000
@@ -20,8 +18,6 @@ PART_S: Final = (2.0, 60.0)
 PART_SHARE: Final = 0.1
 """A part is written once it has so many rows or bytes, or is as old as this share of the run, within these bounds: no
 more than a tenth is done twice, and a long run has few parts."""
-_READERS: Final = 16
-"""Parts that are looked at at once: on object storage each takes a while."""
 
 
 def read_state(store: Store, path: str, run: str) -> PartState | None:
@@ -33,12 +29,6 @@ def read_state(store: Store, path: str, run: str) -> PartState | None:
     content = store.metadata(path).get(STATE_KEY)
     state = PartState.model_validate_json(content) if content else None
     return state if state and state.run == run else None
-
-
-def at_once(read: Callable[[str], T], paths: Iterable[str]) -> list[T]:
-    """Look at many parts, in order."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, paths))
 
 
 def write_part(store: Store, index: int, table: Any, state: PartState) -> None:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from nla_gateway.description import Description, Marker, ReconstructorDescription
+from nla_gateway.description import Description, Marker, Origin, ReconstructorDescription
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.template import read_template
 from nla_gateway.roles import Role
 from nla_launch.pair.model_config import ModelConfig
-from nla_launch.pair.origins import ABOVE, ASSUMED, CONFIG, DEFAULT, FROM_LAYER, META, OTHER, PRESET, WEIGHTS, Origins
-from nla_launch.pair.origins import SIDECAR as BESIDE
+from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.sidecar import FOREIGN, SIDECAR, Tokens, find_sidecar, read_sidecar
 from nla_launch.pair.stated import Stated
@@ -49,7 +48,7 @@ def describe(role: Role, places: Places, config: ModelConfig, rules: Rules = NO_
         raise CheckpointError(
             f"{path} is of a checkpoint of role {sidecar.role}, given as {role}: are --av and --ar swapped?"
         )
-    origin = BESIDE if path is None or path.parent in folders else ABOVE
+    origin = Origin.SIDECAR if path is None or path.parent in folders else Origin.ABOVE
     return _describe(Stated(role, folders, path or folders[-1], sidecar, rules, _meta(folders), origin), config)
 
 
@@ -62,22 +61,24 @@ def describe_pair(given: Mapping[Role, tuple[Places, ModelConfig]], rules: Rules
     described = {role: describe(role, places, config, rules) for role, (places, config) in given.items()}
     av, ar = described.get(Role.AV), described.get(Role.AR)
     if av is not None and ar is not None and av.layer is None:
-        origin = av.origin | {"layer": OTHER}
+        origin = av.origin | {"layer": Origin.OTHER}
         described[Role.AV] = av.model_copy(update={"layer": ar.layer, "origin": origin})
     return described
 
 
 def _describe(stated: Stated, config: ModelConfig) -> Description:
     role, origins, rules, sidecar = stated.role, Origins(), stated.rules, stated.sidecar
-    origins.found["d_model"] = CONFIG
+    origins.found["d_model"] = Origin.CONFIG
     written_d_model = None if sidecar is None else sidecar.d_model
     d_model = origins.take("d_model", (written_d_model, stated.origin)) or config.d_model
     written_layer = None if sidecar is None else sidecar.layer
     meta_layer = _number(stated.meta, "ar_num_layers", -1)
-    layer = origins.take("layer", (rules.layer, PRESET), (written_layer, stated.origin), (meta_layer, META))
+    layer = origins.take(
+        "layer", (rules.layer, Origin.PRESET), (written_layer, stated.origin), (meta_layer, Origin.META)
+    )
     own = rules.verbalizer if role is Role.AV else rules.reconstructor
     written = None if sidecar is None else sidecar.prompt_templates.get(role)
-    template = origins.take("template", (own.template, PRESET), (written, stated.origin))
+    template = origins.take("template", (own.template, Origin.PRESET), (written, stated.origin))
     if sidecar is not None and sidecar.variant is not None and (layer is None or template is None):
         raise CheckpointError(
             f"{stated.where} is of variant {sidecar.variant!r}: one for several layers, and nla-serve serves one. Add"
@@ -121,7 +122,7 @@ def _reconstructor(stated: Stated, layer: int | None, origins: Origins) -> Recon
             f"{stated.folder}: a reconstructor of layer {layer} has {layer + 1} blocks, but {META_FILE} says"
             f" ar_num_layers {meta_blocks}: add `reconstructor: {{blocks: N}}` to a preset"
         )
-    blocks = origins.take(f"{prefix}blocks", (rules.blocks, PRESET), (layer + 1, FROM_LAYER))
+    blocks = origins.take(f"{prefix}blocks", (rules.blocks, Origin.PRESET), (layer + 1, Origin.FROM_LAYER))
     # The reference trainer's form, which has the marker's neighbours, is that of a tokenizer with its special tokens.
     as_reference = True if sidecar is not None and sidecar.is_of_the_reference else None
     suffix = None if sidecar is None else sidecar.tokens.critic_suffix_ids
@@ -130,10 +131,10 @@ def _reconstructor(stated: Stated, layer: int | None, origins: Origins) -> Recon
         final_norm=_final_norm(stated, origins),
         value_head=find_head(stated.folders, rules, origins),
         add_special_tokens=origins.take(
-            f"{prefix}add_special_tokens", (rules.add_special_tokens, PRESET), (as_reference, DEFAULT)
+            f"{prefix}add_special_tokens", (rules.add_special_tokens, Origin.PRESET), (as_reference, Origin.DEFAULT)
         ),
         suffix_ids=tuple(
-            origins.take(f"{prefix}suffix_ids", (rules.suffix_ids, PRESET), (suffix, stated.origin)) or ()
+            origins.take(f"{prefix}suffix_ids", (rules.suffix_ids, Origin.PRESET), (suffix, stated.origin)) or ()
         ),
     )
 
@@ -142,7 +143,9 @@ def _final_norm(stated: Stated, origins: Origins) -> bool:
     field, sidecar = "reconstructor.final_norm", stated.sidecar
     by_meta = None if stated.meta is None else not stated.meta.get("final_norm_stripped", False)
     by_form = False if sidecar is not None and sidecar.kind == "nla_model" else None
-    kept = origins.take(field, (stated.rules.reconstructor.final_norm, PRESET), (by_meta, META), (by_form, DEFAULT))
+    kept = origins.take(
+        field, (stated.rules.reconstructor.final_norm, Origin.PRESET), (by_meta, Origin.META), (by_form, Origin.DEFAULT)
+    )
     if kept is not None:
         return kept
     there = has_final_norm(stated.folder)
@@ -151,7 +154,7 @@ def _final_norm(stated: Stated, origins: Origins) -> bool:
             f"{stated.folder}: its weights have a final norm, and nothing states whether it stands before the value"
             " head: add `reconstructor: {final_norm: false}` or `true` to a preset"
         )
-    origins.found[field] = ASSUMED if there is None else WEIGHTS
+    origins.found[field] = Origin.ASSUMED if there is None else Origin.WEIGHTS
     return False
 
 
@@ -165,7 +168,7 @@ def _marker(stated: Stated, origins: Origins) -> Marker | None:
         "right": (rule.right, tokens.injection_right_neighbor_id),
     }
     found = {
-        name: origins.take(f"marker.{name}", (ours, PRESET), (theirs, stated.origin))
+        name: origins.take(f"marker.{name}", (ours, Origin.PRESET), (theirs, stated.origin))
         for name, (ours, theirs) in candidates.items()
     }
     if found["char"] is not None and found["token_id"] is not None:
@@ -180,7 +183,7 @@ def _marker(stated: Stated, origins: Origins) -> Marker | None:
 def _mse_scale(stated: Stated, d_model: int, origins: Origins) -> float | None:
     rule, extraction = stated.rules.mse_scale, None if stated.sidecar is None else stated.sidecar.extraction
     says = extraction is not None and "mse_scale" in extraction.model_fields_set
-    origins.found["mse_scale"] = PRESET if rule is not None else stated.origin if says else DEFAULT
+    origins.found["mse_scale"] = Origin.PRESET if rule is not None else stated.origin if says else Origin.DEFAULT
     if rule is not None:
         scale: float | str | None = rule
     else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nla_gateway.description import Origin
 from nla_gateway.roles import Role
 from nla_launch.pair.rules import Rules
 from nla_launch.pair.sidecar import Sidecar
@@ -24,7 +25,7 @@ class Stated:
     """A preset's."""
     meta: Mapping[str, Any] | None
     """ar_meta.json, where there is one."""
-    origin: str
+    origin: Origin
     """What the sidecar is called as an origin."""
 
     @property

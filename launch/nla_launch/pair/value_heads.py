@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_gateway.description import ValueHead
+from nla_gateway.description import Origin, ValueHead
 from nla_gateway.errors import CheckpointError
 from nla_launch.pair.heads import INDEX, read_heads
-from nla_launch.pair.origins import ASSUMED, PRESET, WEIGHTS, Origins
+from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import HeadRule, ReconstructorRules
 
 VALUE_HEAD: Final = "value_head.safetensors"
@@ -38,18 +38,18 @@ def find_head(folders: Sequence[Path], rules: ReconstructorRules, origins: Origi
     """
     stated = rules.value_head
     if isinstance(stated, HeadRule):
-        origins.found[FIELD] = PRESET
+        origins.found[FIELD] = Origin.PRESET
         return ValueHead(file=_at(stated.file, folders), weight=stated.weight, bias=stated.bias)
     if stated == "none":
-        origins.found[FIELD] = PRESET
+        origins.found[FIELD] = Origin.PRESET
         return None
     found = [folder / name for folder in folders for name in FILES if (folder / name).is_file()]
     files = [file for file in found if file.name == VALUE_HEAD or _names_in(file)]
     if files:
-        origins.found[FIELD] = WEIGHTS
+        origins.found[FIELD] = Origin.WEIGHTS
         return _head_in(files[0])
     if not any(True for folder in folders for _ in folder.glob("*.safetensors")):
-        origins.found[FIELD] = ASSUMED
+        origins.found[FIELD] = Origin.ASSUMED
         return ValueHead(file=folders[-1] / VALUE_HEAD, weight="weight")
     pickled = next((path for folder in folders for path in sorted(folder.glob("*head*.pt"))), None)
     if pickled is not None:

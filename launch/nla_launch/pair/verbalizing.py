@@ -3,10 +3,10 @@
 import math
 from typing import Final
 
-from nla_gateway.description import ADD, REPLACE, Injection, PromptKind, Tags, VerbalizerDescription
+from nla_gateway.description import ADD, REPLACE, Injection, Origin, PromptKind, Tags, VerbalizerDescription
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.parsing import CLOSING, OPENING
-from nla_launch.pair.origins import DEFAULT, PRESET, TEMPLATE, Origins
+from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import VerbalizerRules
 from nla_launch.pair.sidecar import warn_once
 from nla_launch.pair.stated import Stated
@@ -30,7 +30,7 @@ def describe_verbalizer(stated: Stated, template: str, d_model: int, origins: Or
     if isinstance(said, bool):
         by_training = "chat" if said else "plain"
     chat: PromptKind = "chat"
-    candidates = ((rules.prompt, PRESET), (by_training, stated.origin), (chat, DEFAULT))
+    candidates = ((rules.prompt, Origin.PRESET), (by_training, stated.origin), (chat, Origin.DEFAULT))
     prompt: PromptKind | None = origins.take(f"{PREFIX}prompt", *candidates)
     if prompt == "plain" and rules.enable_thinking is not None:
         raise CheckpointError(f"{stated.where}: enable_thinking is for a chat template, and this prompt has none")
@@ -38,12 +38,12 @@ def describe_verbalizer(stated: Stated, template: str, d_model: int, origins: Or
     return VerbalizerDescription(
         injection=_injection(stated, d_model, origins),
         prompt=prompt or chat,
-        enable_thinking=origins.take(f"{PREFIX}enable_thinking", (rules.enable_thinking, PRESET)),
-        append_to_turn=origins.take(f"{PREFIX}append_to_turn", (rules.append_to_turn, PRESET)) or "",
-        append=origins.take(f"{PREFIX}append", (rules.append, PRESET)) or "",
+        enable_thinking=origins.take(f"{PREFIX}enable_thinking", (rules.enable_thinking, Origin.PRESET)),
+        append_to_turn=origins.take(f"{PREFIX}append_to_turn", (rules.append_to_turn, Origin.PRESET)) or "",
+        append=origins.take(f"{PREFIX}append", (rules.append, Origin.PRESET)) or "",
         tags=_tags(rules, template + turn, behind, origins),
-        max_tokens=origins.take(f"{PREFIX}max_tokens", (rules.max_tokens, PRESET)),
-        complete_at_limit=bool(origins.take(f"{PREFIX}complete_at_limit", (rules.complete_at_limit, PRESET))),
+        max_tokens=origins.take(f"{PREFIX}max_tokens", (rules.max_tokens, Origin.PRESET)),
+        complete_at_limit=bool(origins.take(f"{PREFIX}complete_at_limit", (rules.complete_at_limit, Origin.PRESET))),
     )
 
 
@@ -51,20 +51,20 @@ def _injection(stated: Stated, d_model: int, origins: Origins) -> Injection:
     rule, sidecar, field = stated.rules.verbalizer.injection, stated.sidecar, f"{PREFIX}injection"
     written = None if sidecar is None else sidecar.extraction.injection_scale
     if rule is not None and rule.rule == ADD:
-        origins.found |= {f"{field}.rule": PRESET, f"{field}.block": PRESET}
+        origins.found |= {f"{field}.rule": Origin.PRESET, f"{field}.block": Origin.PRESET}
         return Injection(rule=ADD, block=rule.block)
     if rule is None and not _says_replace(stated):
         raise CheckpointError(
             f"{stated.where}: how vectors get in is not stated{_what_there_is(stated)}: {ALTERNATIVES}"
         )
     wanted = None if rule is None else rule.scale
-    scale = origins.take(f"{field}.scale", (wanted, PRESET), (written, stated.origin))
+    scale = origins.take(f"{field}.scale", (wanted, Origin.PRESET), (written, stated.origin))
     if scale is None and not (sidecar is not None and sidecar.released and _has_scale(stated)):
         raise CheckpointError(f"{stated.where}: at which norm vectors get in is not stated: {ALTERNATIVES}")
     if scale is None:
         origins.found[f"{field}.scale"] = stated.origin
         warn_once(f"{stated.where}: injection_scale is null, which is said to mean as it is: no vector is scaled")
-    origins.found[f"{field}.rule"] = stated.origin if rule is None else PRESET
+    origins.found[f"{field}.rule"] = stated.origin if rule is None else Origin.PRESET
     number = math.sqrt(d_model) if scale == "sqrt_d_model" else scale
     return Injection(rule=REPLACE, scale=number if isinstance(number, float) else None)
 
@@ -102,4 +102,4 @@ def _tags(rules: VerbalizerRules, turn: str, behind: str, origins: Origins) -> T
         asked: Tags = "closing"
     else:
         asked = "both" if OPENING in whole or CLOSING in whole else "none"
-    return origins.take(f"{PREFIX}tags", (rules.tags, PRESET), (asked, TEMPLATE)) or asked
+    return origins.take(f"{PREFIX}tags", (rules.tags, Origin.PRESET), (asked, Origin.TEMPLATE)) or asked

@@ -1,6 +1,6 @@
 """What was understood of a checkpoint, in words, for --dry-run: each value with who stated it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nla_gateway.description import Description
@@ -23,7 +23,7 @@ def understood(description: Description) -> list[str]:
     return lines
 
 
-def _flat(values: dict[str, Any], origins: dict[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: dict[str, Any], origins: Mapping[str, str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Name nested values by dots; one that was stated as a whole stays whole."""
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -9,21 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from nla_gateway.description import Description
+from nla_gateway.description import Description, Origin
 
 _WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
 _OWN: Final = frozenset(
     {
-        "sidecar",
-        "default",
-        "template",
-        "config.json",
-        "ar_meta.json",
-        "weights",
-        "layer + 1",
-        "the reconstructor's sidecar",
+        Origin.SIDECAR, Origin.DEFAULT, Origin.TEMPLATE, Origin.CONFIG, Origin.META, Origin.WEIGHTS, Origin.FROM_LAYER,
+        Origin.OTHER,
     }
-)
+)  # fmt: skip
 """Origins of what the files in the folder say already."""
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from nla_gateway.description import Description, Marker, VerbalizerDescription
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.parsing import THINKING, Form
-from nla_gateway.pair.template import MARKER_FIELD, Template, read_template
+from nla_gateway.pair.template import AT_THE_MARKER, Template, read_template
 from nla_gateway.pair.transformers import import_transformers
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class ReconstructorPrompt:
                     f" but critic_suffix_ids are {prompt.suffix_ids}: wrong tokenizer or template"
                 )
         # Where the trainer is known to have added none, that one is missing is right.
-        if _check_bos(tokenizer, prompt.encode("x"), folder) and (specials or rules.add_special_tokens is None):
+        if _check_bos(tokenizer, prompt.encode("x"), folder) and rules.add_special_tokens is not False:
             raise CheckpointError(
                 f"{folder}: the tokenizer adds no BOS ({tokenizer.bos_token!r}), which this family needs"
                 " for a reconstructor; fetch its tokenizer files again"
@@ -176,9 +176,10 @@ class ReconstructorPrompt:
 
 def _suffix(description: Description) -> list[int]:
     """What the prompt must end with: as stated, or else the marker, where the template ends with it."""
-    stated = list(description.of_reconstructor().suffix_ids)
-    ends_with_marker = description.marker is not None and description.template.endswith(f"{{{MARKER_FIELD}}}")
-    return stated or ([description.marker.token_id] if description.marker is not None and ends_with_marker else [])
+    stated, marker = list(description.of_reconstructor().suffix_ids), description.marker
+    if stated or marker is None or not description.template.endswith(AT_THE_MARKER):
+        return stated
+    return [marker.token_id]
 
 
 def _if_it_is_all_the_same(tokenizer: Any, template: Template, folder: Path) -> bool:
@@ -264,7 +265,7 @@ def _check_neighbours(ids: list[int], position: int, marker: Marker, folder: Pat
     beside = [(at, wanted) for at, wanted in ((-1, marker.left), (1, marker.right)) if wanted is not None]
     found = [ids[position + at] for at, _ in beside] if 0 < position < len(ids) - 1 else []
     wanted = [token for _, token in beside]
-    if found != wanted and beside:
+    if found != wanted:
         raise CheckpointError(
             f"{folder}: beside the marker stand token ids {found}, but {wanted} are stated:"
             " wrong tokenizer, chat template, sidecar or preset"

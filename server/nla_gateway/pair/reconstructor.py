@@ -73,8 +73,8 @@ class Reconstructor:
 
     async def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
         def encode() -> list[list[int]]:
-            pairs = zip(texts, params, strict=True)
-            return [self.prompt.encode_checked(text, self.max_text_tokens, param) for text, param in pairs]
+            most, pairs = self.max_text_tokens, zip(texts, params, strict=True)
+            return [self.prompt.encode_checked(text, most, param) for text, param in pairs]
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 

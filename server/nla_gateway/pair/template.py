@@ -14,7 +14,7 @@ from nla_gateway.roles import Role
 MARKER_FIELD: Final = "injection_char"
 EXPLANATION_FIELD: Final = "explanation"
 DEPTH_FIELD: Final = "depth_pct"
-_AT_THE_MARKER: Final = f"{{{MARKER_FIELD}}}"
+AT_THE_MARKER: Final = f"{{{MARKER_FIELD}}}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_template(description: Description, folder: Path) -> Template:
         case Role.AR:
             constants = {} if marker is None else {MARKER_FIELD: marker.char}
             template = Template.read(text, role, EXPLANATION_FIELD, folder, constants)
-            if _AT_THE_MARKER in text and not text.endswith(_AT_THE_MARKER):
+            if AT_THE_MARKER in text and not text.endswith(AT_THE_MARKER):
                 message = "a vector is read at the last token, but the marker is not the template's end"
                 raise CheckpointError(f"{folder}: {message}")
             return template

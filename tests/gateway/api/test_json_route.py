@@ -12,7 +12,7 @@ from nla_client.wire import CriticRequest, ReconstructRequest, VerbalizeRequest
 from nla_gateway.api.json_route import Form, crowded_at
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
-from tests.bodies import filled, padded, wrong_bodies
+from tests.bodies import FIELDS, filled, padded, wrong_bodies
 from tests.errors import error_in
 from tests.gateway.process import Running, gateway
 
@@ -149,8 +149,7 @@ def cost(work: Callable[[], Any]) -> tuple[float, int]:
 @pytest.mark.parametrize("path", ["/verbalize", "/reconstruct"])
 def test_wrong_bodies_cost_no_more_than_right_ones(path: str) -> None:
     size, form = 16 * MB, Form(VerbalizeRequest if path == "/verbalize" else ReconstructRequest)
-    field = "vectors" if path == "/verbalize" else "texts"
-    start = b'{"%s":["' % field.encode()
+    start = b'{"%s":["' % FIELDS[path]
     right = [filled(start, b"\\u00e9", b'"]}', size), filled(start, b'\\"', b'"]}', size), padded(start + b'"]}', size)]
     costs = [cost(lambda body=body: form.read(body, MOST)) for body in right]
     seconds, held = (max(values) for values in zip(*costs, strict=True))

@@ -17,22 +17,12 @@ from nla_launch.pair.checkpoints import find
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import load_preset
 from nla_launch.pair.rules import Rules
-from tests.checkpoints import AR_TEMPLATE, LAYER, Pair, edit_sidecar, make_pair
+from tests.checkpoints import AR_TEMPLATE, LAYER, Pair, edit_sidecar
 from tests.descriptions import described
 from tests.dialects import DIALECTS, OPENED, dataset, easynla, fill, make, nested, reference, write
 from tests.pages import of_kind
 
 PRESETS: dict[str, dict[str, Any]] = {(one := yaml.safe_load(it.text))["name"]: one for it in of_kind("preset")}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("pair"), "qwen2")
-
-
-@pytest.fixture
-def pair(original: Pair, tmp_path: Path) -> Pair:
-    return original.copy(tmp_path)
 
 
 def test_every_dialect_has_its_preset_on_the_page() -> None:

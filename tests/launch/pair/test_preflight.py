@@ -7,24 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.rules import NO_RULES, Rules
-from tests.checkpoints import Pair, edit_sidecar, make_pair, make_tokenizer
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("pair"), "qwen2")
-
-
-@pytest.fixture
-def pair(original: Pair, tmp_path: Path) -> Pair:
-    return original.copy(tmp_path)
+from tests.checkpoints import Pair, edit_head, edit_sidecar, make_tokenizer
 
 
 def check(folders: dict[Role, Path], rules: Rules = NO_RULES) -> None:
@@ -36,13 +25,6 @@ def check(folders: dict[Role, Path], rules: Rules = NO_RULES) -> None:
 def edit_config(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def edit_head(folder: Path, change: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> None:
-    path = folder / "value_head.safetensors"
-    head = load_file(path)["weight"]
-    path.unlink()
-    save_file(change(head), path)
 
 
 def with_nan(head: torch.Tensor) -> dict[str, torch.Tensor]:
