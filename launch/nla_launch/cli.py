@@ -88,10 +88,9 @@ def _preset(arguments: argparse.Namespace) -> Preset:
         base = load_preset(arguments.preset or DEFAULT)
     sources = base.sources | given
     for role in wanted:
-        if (adapters := getattr(arguments, f"{role}_adapter")) and role in sources:
-            below = sources[role]
-            sources[role] = Based(base=below if isinstance(below, str) else below.base, adapters=tuple(adapters))
-    for role in wanted:
         if role not in sources:
             raise LaunchError(f"preset {base.name} has no `{role}`: give --{role}")
+        if adapters := getattr(arguments, f"{role}_adapter"):
+            below = sources[role]
+            sources[role] = Based(base=below if isinstance(below, str) else below.base, adapters=tuple(adapters))
     return base.model_copy(update={role.value: sources[role] if role in wanted else None for role in Role})

@@ -1,7 +1,7 @@
 """The architectures that are supported, and the classes that SGLang runs for them."""
 
 import importlib.util
-import logging
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,8 +9,7 @@ from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
-
-logger = logging.getLogger(__name__)
+from nla_launch.pair.sidecar import warn_once
 
 SUPPORTED: Final = (
     "Qwen2ForCausalLM",
@@ -70,13 +69,13 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
             f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported:"
             f" {problem}; supported are {', '.join([*SUPPORTED, *WRAPPERS])}"
         )
-    logger.warning(
-        "%s: architecture %s was never tried with nla-serve, only looked at: compare some of the %s's answers with"
-        " transformers before you trust them",
-        checkpoint.source, config.architecture, role.label,
-    )  # fmt: skip
+    warn_once(
+        f"{checkpoint.source}: architecture {config.architecture} was never tried with nla-serve, only looked at:"
+        f" compare some of the {role.label}'s answers with transformers before you trust them"
+    )
 
 
+@cache
 def misfit(architecture: str) -> str | None:
     """Tell by SGLang's source why a model does not go with our classes; None where it seems to.
 

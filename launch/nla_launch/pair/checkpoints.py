@@ -14,23 +14,23 @@ logger = logging.getLogger(__name__)
 
 PACKAGE: Final = "package:"
 SIDECAR: Final = "nla_meta.yaml"
+VALUE_HEAD: Final = "value_head.safetensors"
+SINGLE: Final = "ar_lora_value_head.safetensors"
+"""A reconstructor's adapter and its value head in one file."""
+SINGLE_CONFIG: Final = "ar_meta.json"
 REPOSITORY: Final = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<folder>[\w.-]+(?:/[\w.-]+)*)/?)?"
 )
 Need = Literal["plan", "all but weights", "all"]
 WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
 PATTERNS: Final[dict[Need, list[str]]] = {
-    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", "ar_meta.json"],
+    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", SINGLE_CONFIG],
     "all but weights": WITHOUT_WEIGHTS,
     "all": ["*.safetensors", *WITHOUT_WEIGHTS],
 }
 CODE: Final = ["*.py"]
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-VALUE_HEAD: Final = "value_head.safetensors"
-SINGLE: Final = "ar_lora_value_head.safetensors"
-"""A reconstructor's adapter and its value head in one file."""
-SINGLE_CONFIG: Final = "ar_meta.json"
 MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
 """Files of which a folder has one, if anything was fetched into it."""
 
@@ -68,20 +68,23 @@ class Checkpoint:
         return self.folder or Path(self.base or self.source)
 
     @property
-    def folders(self) -> list[Path]:
-        """Where its files are, those that come first first: adapters, the last one at the top, then the base."""
-        return [folder for folder, _ in self.places]
+    def adapter_folders(self) -> tuple[Path, ...]:
+        """Those of its adapters that are known."""
+        return tuple(one.folder for one in self.adapters if one.folder is not None)
 
     @property
     def places(self) -> list[tuple[Path, Path | None]]:
-        """The same folders, each with its repository's."""
+        """Where its files are, those that come first first: adapters, the last one at the top, then the base.
+
+        Each folder with its repository's.
+        """
         all_of_them = [*((one.folder, one.root) for one in reversed(self.adapters)), (self.folder, self.root)]
         return [(folder, root) for folder, root in all_of_them if folder is not None]
 
     @property
     def tokenizer_folder(self) -> Path:
         """Where its tokenizer is."""
-        found = (folder for folder in self.folders if any((folder / name).is_file() for name in TOKENIZERS))
+        found = (folder for folder, _ in self.places if any((folder / name).is_file() for name in TOKENIZERS))
         return next(found, self.model_path)
 
 

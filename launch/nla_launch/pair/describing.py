@@ -8,12 +8,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from nla_gateway.description import Description, Marker, Origin, ReconstructorDescription
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.template import read_template
 from nla_gateway.roles import Role
+from nla_launch.pair.checkpoints import SINGLE_CONFIG
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import NO_RULES, Rules
@@ -22,8 +23,6 @@ from nla_launch.pair.stated import Stated
 from nla_launch.pair.value_heads import find_head, has_final_norm
 from nla_launch.pair.verbalizing import describe_verbalizer
 
-META_FILE: Final = "ar_meta.json"
-"""Written beside a reconstructor by EasyNLA."""
 Places = Sequence[tuple[Path, Path | None]]
 """Folders of a checkpoint, those that come first first, the weights' last, each with its repository's."""
 
@@ -119,7 +118,7 @@ def _reconstructor(stated: Stated, layer: int | None, origins: Origins) -> Recon
     meta_blocks = _number(stated.meta, "ar_num_layers", 0)
     if rules.blocks is None and meta_blocks not in (None, layer + 1):
         raise CheckpointError(
-            f"{stated.folder}: a reconstructor of layer {layer} has {layer + 1} blocks, but {META_FILE} says"
+            f"{stated.folder}: a reconstructor of layer {layer} has {layer + 1} blocks, but {SINGLE_CONFIG} says"
             f" ar_num_layers {meta_blocks}: add `reconstructor: {{blocks: N}}` to a preset"
         )
     blocks = origins.take(f"{prefix}blocks", (rules.blocks, Origin.PRESET), (layer + 1, Origin.FROM_LAYER))
@@ -205,7 +204,7 @@ def _no_sidecar(folders: Sequence[Path]) -> str:
 
 
 def _meta(folders: Sequence[Path]) -> dict[str, Any] | None:
-    path = next((folder / META_FILE for folder in folders if (folder / META_FILE).is_file()), None)
+    path = next((folder / SINGLE_CONFIG for folder in folders if (folder / SINGLE_CONFIG).is_file()), None)
     if path is None:
         return None
     try:

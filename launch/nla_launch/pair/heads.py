@@ -59,13 +59,23 @@ def weight_heads(folder: Path) -> Iterator[tuple[str, Head]]:
         yield from read_heads(path).items()
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_map(folder: Path) -> dict[str, str] | None:
+    """Read in which file each of a checkpoint's weights is; None where there is no index.
+
+    Raises:
+        LaunchError: the index is none.
+    """
     index = folder / INDEX
     if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
+        return None
     try:
-        return [
-            folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        ]
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise LaunchError(f"{index} is no index of safetensors: fetch it again") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    named = weight_map(folder)
+    if named is None:
+        return sorted(folder.glob("*.safetensors"))
+    return [folder / name for name in sorted(set(named.values()))]

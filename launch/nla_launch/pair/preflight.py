@@ -12,12 +12,12 @@ from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import check_base, served_config, whole_config
-from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.checkpoints import VALUE_HEAD, Checkpoint
 from nla_launch.pair.describing import describe_pair
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.sidecar import find_sidecar
-from nla_launch.pair.value_heads import FILES, VALUE_HEAD, has_final_norm, read_head
+from nla_launch.pair.value_heads import FILES, has_final_norm, read_head
 
 PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
     Role.AV: VerbalizerPrompt,

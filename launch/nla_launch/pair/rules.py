@@ -2,18 +2,15 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from nla_gateway.description import ADD, PromptKind, Tags
+from nla_launch.pair.sources import Frozen
 
 Number = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MarkerRule(_Frozen):
+class MarkerRule(Frozen):
     """The marker, or some of it."""
 
     char: str | None = Field(default=None, min_length=1)
@@ -22,7 +19,7 @@ class MarkerRule(_Frozen):
     right: int | None = None
 
 
-class InjectionRule(_Frozen):
+class InjectionRule(Frozen):
     """How vectors get in."""
 
     rule: Literal["replace", "add_after_block"]
@@ -40,7 +37,7 @@ class InjectionRule(_Frozen):
         return self
 
 
-class VerbalizerRules(_Frozen):
+class VerbalizerRules(Frozen):
     """Of the verbalizer."""
 
     template: str | None = None
@@ -62,7 +59,7 @@ class VerbalizerRules(_Frozen):
         return self
 
 
-class HeadRule(_Frozen):
+class HeadRule(Frozen):
     """Where the value head is: a file in the checkpoint's folder, or at a path of its own."""
 
     file: str
@@ -75,7 +72,7 @@ def _no_head(value: object) -> object:
     return "none" if isinstance(value, str) and value.lower() == "none" else value
 
 
-class ReconstructorRules(_Frozen):
+class ReconstructorRules(Frozen):
     """Of the reconstructor."""
 
     template: str | None = None
@@ -86,7 +83,7 @@ class ReconstructorRules(_Frozen):
     suffix_ids: list[int] | None = None
 
 
-class Rules(_Frozen):
+class Rules(Frozen):
     """Of a pair. Null: not stated."""
 
     layer: int | None = Field(default=None, ge=0)

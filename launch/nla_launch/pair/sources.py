@@ -3,18 +3,20 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What users state: no word of it is ignored."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AdapterSource(_Frozen):
+class AdapterSource(Frozen):
     """One adapter, and what its own files leave open."""
 
     source: str
     use_rslora: bool | None = Field(default=None, description="Whether its scale is alpha / sqrt(r), not alpha / r.")
 
 
-class Based(_Frozen):
+class Based(Frozen):
     """A base model and what is merged into its weights; of a reconstructor's base the first blocks are taken."""
 
     base: str

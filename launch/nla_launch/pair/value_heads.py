@@ -1,6 +1,5 @@
 """Value heads: where a reconstructor's is, and in which form."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from numpy.typing import NDArray
 
 from nla_gateway.description import Origin, ValueHead
 from nla_gateway.errors import CheckpointError
-from nla_launch.pair.heads import INDEX, read_heads
+from nla_launch.pair.checkpoints import SINGLE, VALUE_HEAD
+from nla_launch.pair.heads import read_heads, weight_map
 from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import HeadRule, ReconstructorRules
 
-VALUE_HEAD: Final = "value_head.safetensors"
-FILES: Final = (VALUE_HEAD, "ar_lora_value_head.safetensors", "value_heads.safetensors", "linear_head.safetensors")
+FILES: Final = (VALUE_HEAD, SINGLE, "value_heads.safetensors", "linear_head.safetensors")
 """Where trainers put heads; in all but the first they may stand beside other tensors."""
 PREFIX: Final = "value_head."
 BY_LAYER: Final = re.compile(r"(?:value_)?heads?\.\d+\.weight")
@@ -120,9 +119,8 @@ def _at(file: str, folders: Sequence[Path]) -> Path:
 
 
 def _tensor_names(folder: Path) -> Iterator[str]:
-    index = folder / INDEX
-    if index.is_file():
-        yield from json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+    if (named := weight_map(folder)) is not None:
+        yield from named
         return
     for file in folder.glob("*.safetensors"):
         if file.name not in FILES:

@@ -40,7 +40,7 @@ class Elsewhere:
         from nla_gateway.settings import EngineSettings
         from nla_launch.pair.bases import whole_config
         from nla_launch.plan.fitting import CONCURRENCY
-        from nla_launch.plan.plan import context_length, max_in_flight, shared_in_flight
+        from nla_launch.plan.plan import context_length, max_in_flight, running_requests, shared_in_flight
 
         device: Device = "cpu" if request.device == "cpu" else "cuda"
         concurrency = request.concurrency or CONCURRENCY[device] * request.dp
@@ -51,13 +51,13 @@ class Elsewhere:
             checkpoint=checkpoint.model_path,
             description=description,
             tokenizer=checkpoint.tokenizer_folder,
-            adapters=tuple(one.folder for one in checkpoint.adapters if one.folder),
+            adapters=checkpoint.adapter_folders,
             model=checkpoint.name,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
             replicas=request.dp,
             context_length=context_length(whole_config(role, checkpoint, trust_remote_code=trust)),
-            running_requests=-(-concurrency // request.dp),
+            running_requests=running_requests(concurrency, request.dp),
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),
         )

@@ -67,7 +67,7 @@ class EnginePlan:
     @property
     def running_requests(self) -> int:
         """Requests that each replica computes at the same time."""
-        return -(-self.concurrency // self.dp)
+        return running_requests(self.concurrency, self.dp)
 
     @property
     def max_in_flight(self) -> int:
@@ -187,6 +187,11 @@ class EnginePlan:
 def context_length(config: ModelConfig | None) -> int:
     """Prompt and answer together, in tokens."""
     return CONTEXT_LENGTH if config is None else min(CONTEXT_LENGTH, config.max_positions)
+
+
+def running_requests(concurrency: int, dp: int) -> int:
+    """Requests that each of several replicas computes at the same time."""
+    return -(-concurrency // dp)
 
 
 def max_in_flight(role: Role, concurrency: int) -> int:

@@ -159,7 +159,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         checkpoint=_folder(plan),
         description=plan.description,
         tokenizer=plan.checkpoint.tokenizer_folder,
-        adapters=tuple(one.folder for one in plan.checkpoint.adapters if one.folder),
+        adapters=plan.checkpoint.adapter_folders,
         model=plan.checkpoint.name,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
