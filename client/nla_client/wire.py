@@ -18,6 +18,9 @@ from nla_client import display
 
 VectorDType = Literal["bfloat16", "float32"]
 FinishReason = Literal["stop", "length"]
+Pairs = Literal["each", "all"]
+PartKind = Literal["paragraph", "line", "sentence", "word", "quote"]
+PositionWord = Literal["last", "all", "content"]
 ErrorType = Literal[
     "invalid_request",
     "authentication",
@@ -76,11 +79,9 @@ OneOrMany = Annotated[
 """One value or a list of them; the tags keep errors to the form that was meant, and the first ends it."""
 
 
-class VerbalizeRequest(_Request):
-    """`POST /verbalize`: vectors in, sampled texts out."""
+class SamplingRequest(_Request):
+    """How texts are sampled, in all calls that do."""
 
-    vectors: OneOrMany[Base64Vector]
-    dtype: VectorDType = "bfloat16"
     n: int = Field(default=1, ge=1, description="Samples per vector.")
     temperature: float = Field(default=1.0, ge=0, le=100, description="0 means greedy.")
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -91,6 +92,13 @@ class VerbalizeRequest(_Request):
     stream: bool = Field(default=False, description="Answer as server-sent events.")
 
 
+class VerbalizeRequest(SamplingRequest):
+    """`POST /verbalize`: vectors in, sampled texts out."""
+
+    vectors: OneOrMany[Base64Vector]
+    dtype: VectorDType = "bfloat16"
+
+
 class ReconstructRequest(_Request):
     """`POST /reconstruct`: texts in, vectors out."""
 
@@ -99,11 +107,69 @@ class ReconstructRequest(_Request):
 
 
 class CriticRequest(_Request):
-    """`POST /critic`: pairs of text and vector in, scores out."""
+    """`POST /critic`: texts and vectors in, scores out."""
 
     texts: OneOrMany[str]
     vectors: OneOrMany[Base64Vector]
     dtype: VectorDType = "bfloat16"
+    pairs: Pairs = Field(default="each", description="`all`: every text against every vector, each rebuilt once.")
+
+
+class AblateRequest(_Request):
+    """`POST /ablate`: pairs of text and vector in, what each part of the text is worth out."""
+
+    texts: OneOrMany[str]
+    vectors: OneOrMany[Base64Vector]
+    dtype: VectorDType = "bfloat16"
+    by: PartKind = Field(default="sentence", description="What the texts are taken apart into.")
+
+
+class ChatMessage(_Request):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+Chat = list[ChatMessage]
+ChoiceOfPositions = PositionWord | list[int]
+
+
+class TextRequest(_Request):
+    """Texts for the source model, in exactly one of three forms."""
+
+    texts: OneOrMany[str] | None = None
+    chats: list[ChatMessage | Chat] | None = Field(default=None, description="A chat, which is a list, or several.")
+    token_ids: list[int | list[int]] | None = Field(default=None, description="Of one text, or of several.")
+    add_special_tokens: bool = Field(default=True, description="With texts: a BOS, where it does not begin so already.")
+    add_generation_prompt: bool = Field(default=True, description="With chats.")
+    continue_final_message: bool = Field(default=False, description="With chats: the last message stays open.")
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = Field(
+        default=None, description='With chats: such as `{"enable_thinking": false}`.'
+    )
+
+
+class TokenizeRequest(TextRequest):
+    """`POST /tokenize`: texts in, the source model's tokens out."""
+
+
+class PositionsRequest(TextRequest):
+    """Texts, and which of their tokens are meant."""
+
+    positions: PositionWord | list[PositionWord | int | list[int]] = Field(
+        default="last",
+        description="Negative from the end; the same for every text, or a list of such, one a text.",
+    )
+
+
+class ExtractRequest(PositionsRequest):
+    """`POST /extract`: texts in, activation vectors at positions out."""
+
+    dtype: VectorDType = Field(default="bfloat16", description="Of the answer's vectors.")
+
+
+class ExplainRequest(PositionsRequest, SamplingRequest):
+    """`POST /explain`: texts in, what the source model holds at positions, in words, out."""
 
 
 class Usage(_Response):
@@ -186,6 +252,128 @@ class CriticResponse(_Response):
     usage: Usage
 
 
+class CriticMatrix(_Response):
+    """Answer of `/critic` with pairs="all": texts by vectors, [n_texts][n_vectors] each."""
+
+    model: str
+    mse: list[list[float]]
+    cosine: list[list[float]]
+    fve: list[list[float]] | None = Field(description="null where the preset gives no predict_mean_mse baseline.")
+    usage: Usage
+
+
+class AblatedPart(_Response):
+    """One part of a text, with what the text is worth without it, and up to its end."""
+
+    text: str
+    start: int = Field(description="Characters of the text before it.")
+    end: int
+    without: Score = Field(description="Of the text with this part left out.")
+    upto: Score = Field(description="Of the text up to and with this part.")
+
+
+class AblateResult(_Response):
+    """What each part of one text is worth."""
+
+    index: int
+    score: Score = Field(description="Of the whole text.")
+    empty: Score = Field(description="Of an empty text.")
+    parts: list[AblatedPart]
+
+
+class AblateResponse(_Response):
+    """Answer of `/ablate`, results in the order of the pairs."""
+
+    model: str
+    results: list[AblateResult]
+    usage: Usage
+
+
+class Token(_Response):
+    """One token of a source text."""
+
+    position: int
+    id: int
+    text: str = Field(description="The characters from start to end; pieces of one character share it.")
+    start: int = Field(description="Characters of the rendered text before it.")
+    end: int
+    special: bool
+    message: int | None = Field(description="Index in the chat; null in what belongs to no message.")
+    role: str | None
+    content: bool = Field(description="False for what the template adds.")
+
+
+class ReadToken(Token):
+    """A token at which the source model was read."""
+
+    norm: float = Field(description="Of the vector, before any scaling.")
+    remark: str | None = Field(description="Why this place reads badly; null: nothing is known against it.")
+
+
+class TokenizedText(_Response):
+    """One text in tokens."""
+
+    index: int
+    text: str = Field(description="As rendered.")
+    tokens: list[Token]
+
+
+class TokenizeResponse(_Response):
+    """Answer of `/tokenize`, results in the order of the texts."""
+
+    model: str
+    results: list[TokenizedText]
+
+
+class ExtractedToken(ReadToken):
+    """A token with its activation vector."""
+
+    vector: Base64Vector
+
+
+class ExtractResult(_Response):
+    """The chosen tokens of one text, each once, in its order."""
+
+    index: int
+    text: str
+    tokens: list[ExtractedToken]
+
+
+class ExtractResponse(_Response):
+    """Answer of `/extract`, results in the order of the texts."""
+
+    model: str
+    layer: int
+    d_model: int
+    dtype: VectorDType
+    results: list[ExtractResult]
+    usage: Usage
+
+
+class ExplainedToken(ReadToken):
+    """A token with what the verbalizer says of its vector."""
+
+    samples: list[Sample]
+
+
+class ExplainResult(_Response):
+    """The chosen tokens of one text, each once, in its order."""
+
+    index: int
+    text: str
+    tokens: list[ExplainedToken]
+
+
+class ExplainResponse(_Response):
+    """Answer of `/explain`, results in the order of the texts."""
+
+    model: str
+    source: str
+    layer: int
+    results: list[ExplainResult]
+    usage: Usage
+
+
 class ErrorDetail(_Response):
     """What went wrong, in which field, in which request."""
 
@@ -230,15 +418,46 @@ class StreamDone(_Response):
     usage: Usage
 
 
-StreamEvent = SampleDelta | SampleDone | SampleError | StreamDone
+class TextTokens(_Response):
+    """Server-sent event `tokens` of `/explain`, the first of each text: all its tokens, read ones with their norms."""
 
-EVENT_NAMES: Final[dict[type[StreamEvent], str]] = {
+    index: int
+    text: str
+    tokens: list[ReadToken | Token]
+
+
+class PositionDelta(SampleDelta):
+    """`sample.delta` of `/explain`; index is the text's."""
+
+    position: int
+
+
+class PositionDone(SampleDone):
+    """`sample.done` of `/explain`."""
+
+    position: int
+
+
+class PositionError(SampleError):
+    """`error` of `/explain`."""
+
+    position: int
+
+
+StreamEvent = SampleDelta | SampleDone | SampleError | StreamDone
+ExplainEvent = TextTokens | PositionDelta | PositionDone | PositionError | StreamDone
+
+EVENT_NAMES: Final[dict[type[StreamEvent | ExplainEvent], str]] = {
+    TextTokens: "tokens",
     SampleDelta: "sample.delta",
+    PositionDelta: "sample.delta",
     SampleDone: "sample.done",
+    PositionDone: "sample.done",
     SampleError: "error",
+    PositionError: "error",
     StreamDone: "done",
 }
-"""Names of the server-sent events of `/verbalize` with stream=true."""
+"""Names of the server-sent events of `/verbalize` and `/explain` with stream=true."""
 
 
 class PairInfo(_Response):
@@ -254,6 +473,16 @@ class PairInfo(_Response):
     )
 
 
+class SourceInfo(_Response):
+    """The model whose activations are explained."""
+
+    model: str
+    layer: int = Field(description="It is run up to this block.")
+    context: int = Field(description="Tokens of a text, at most.")
+    checkpoint_dtype: str
+    fingerprint: str | None = None
+
+
 class Limits(_Response):
     """What a request may ask for at most, and for how long; where there are several gateways, of each."""
 
@@ -264,6 +493,7 @@ class Limits(_Response):
     max_samples: int = Field(description="Vectors times n, a request.")
     max_tokens: int
     max_text_tokens: int
+    max_positions: int = Field(default=8192, description="Tokens at which the source model is read, a request.")
     max_queue: int = Field(description="Samples and texts accepted and not yet answered.")
     request_timeout_s: float
     stall_timeout_s: float = Field(description="How long a client may neither send nor read what is due.")
@@ -286,6 +516,7 @@ class Info(_Response):
 
     verbalizer: PairInfo | None
     reconstructor: PairInfo | None
+    source: SourceInfo | None = Field(default=None, description="null where no source model is served.")
     base_model: str | None
     layer: int | None = Field(
         description="Vectors are the output of decoder block `layer`; null where no sidecar of what is served says it."

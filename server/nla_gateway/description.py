@@ -3,6 +3,7 @@
 The launcher makes it once, out of sidecar and preset; gateways and engines are told it. Nothing here reads files.
 """
 
+import itertools
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -92,17 +93,24 @@ class ReconstructorDescription(_Frozen):
     suffix_ids: tuple[int, ...] = Field(default=(), description="Token ids that every prompt ends with.")
 
 
+class SourceDescription(_Frozen):
+    """What only a source model has: it is run up to the pair's layer, and read there."""
+
+    blocks: int = Field(gt=0, description="The first ones: layer + 1.")
+
+
 class Description(_Frozen):
     """One checkpoint as it is to be used."""
 
     role: Role
     d_model: int = Field(gt=0)
     layer: int | None = Field(ge=0, description="Whose output the vectors are; null: a verbalizer that states none.")
-    template: str = Field(description="The prompt, for `str.format`.")
+    template: str = Field(default="", description="The prompt, for `str.format`; a source has none.")
     marker: Marker | None = None
-    mse_scale: float | None = Field(gt=0, description="Norm that vectors are scored at; null: scores make no sense.")
+    mse_scale: float | None = Field(default=None, gt=0, description="Norm that vectors are scored at; null: scores make no sense.")
     verbalizer: VerbalizerDescription | None = None
     reconstructor: ReconstructorDescription | None = None
+    source: SourceDescription | None = None
     origin: dict[str, Origin] = Field(default={}, description="By field, such as `verbalizer.tags`: who stated it.")
 
     @property
@@ -131,12 +139,18 @@ class Description(_Frozen):
         return self.reconstructor
 
 
+VERBS: Final = {Role.AV: "reads", Role.AR: "rebuilds", Role.SOURCE: "gives"}
+
+
 def check_pair(described: Mapping[Role, Description]) -> None:
-    """Raise CheckpointError where a verbalizer and a reconstructor do not belong to one pair."""
-    av, ar = described.get(Role.AV), described.get(Role.AR)
-    if av is None or ar is None:
-        return
-    if av.d_model != ar.d_model:
-        raise CheckpointError(f"no pair: the verbalizer's d_model is {av.d_model}, the reconstructor's {ar.d_model}")
-    if av.layer is not None and av.layer != ar.layer:
-        raise CheckpointError(f"no pair: the verbalizer reads layer {av.layer}, the reconstructor rebuilds {ar.layer}")
+    """Raise CheckpointError where a verbalizer, a reconstructor and a source do not belong together."""
+    for one, other in itertools.combinations(described.values(), 2):
+        if one.d_model != other.d_model:
+            raise CheckpointError(
+                f"no pair: the {one.role.label}'s d_model is {one.d_model}, the {other.role.label}'s {other.d_model}"
+            )
+        if None not in (one.layer, other.layer) and one.layer != other.layer:
+            raise CheckpointError(
+                f"no pair: the {one.role.label} {VERBS[one.role]} layer {one.layer},"
+                f" the {other.role.label} {VERBS[other.role]} {other.layer}"
+            )

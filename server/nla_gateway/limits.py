@@ -17,6 +17,7 @@ class GatewayLimits(BaseModel):
     max_samples: int = Field(default=2048, gt=0, description="vectors times n, a request")
     max_tokens: int = Field(default=1024, gt=0, description="tokens a sample")
     max_text_tokens: int = Field(default=1024, gt=0, description="tokens of a text to reconstruct")
+    max_positions: int = Field(default=8192, gt=0, description="tokens at which the source model is read, a request")
     max_queue: int = Field(default=4096, gt=0, description="samples and texts accepted and not yet answered")
     request_timeout_s: float = Field(default=300.0, gt=0, le=86_400, description="seconds that a request may take")
     stall_timeout_s: float = Field(

@@ -5,10 +5,11 @@ from typing import assert_never
 
 
 class Role(StrEnum):
-    """What a checkpoint is trained for, in the spelling of sidecars, presets and flags."""
+    """What a checkpoint is for, in the spelling of sidecars, presets and flags."""
 
     AV = "av"
     AR = "ar"
+    SOURCE = "source"
 
     @property
     def label(self) -> str:
@@ -18,5 +19,7 @@ class Role(StrEnum):
                 return "verbalizer"
             case Role.AR:
                 return "reconstructor"
+            case Role.SOURCE:
+                return "source"
             case _:
                 assert_never(self)
