@@ -18,7 +18,7 @@ INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_st
 _NATIVE: Final = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
 NAMES: Final[dict[str, str]] = {
-    GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation on the reconstructor",
+    GENERATE_REQUEST: "hooked: decodes injected vectors, refuses generation where none can be, encodes a source's rows",
     MATCH_PREFIX: "hooked: reuses what stands before an injected vector",
     SAMPLING_BATCH: "hooked: gives every request its own sampling seed",
     FILTERED_DRAW: "hooked: keeps a seeded request's text independent of its neighbours",
@@ -51,8 +51,9 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.model_executor.forward_batch_info.ForwardMode": "which of the two a batch takes",
     "sglang.srt.layers.quantization.kv_cache.BaseKVCacheMethod.create_weights": "marks scales that may be missing",
     "sglang.srt.layers.pooler.EmbeddingPoolerOutput": "what an embedding model returns",
-    "sglang.srt.layers.pooler.PoolingType.LAST": "the reconstructor reads the last token",
-    "sglang.srt.layers.pooler.pool_hidden_states": "the reconstructor reads the last token",
+    "sglang.srt.managers.io_struct.EmbeddingReqInput": "what a source is asked by, with token_indices_to_pool",
+    "sglang.srt.entrypoints.http_server.encode_request": "takes it",
+    "sglang.srt.model_executor.forward_batch_info.ForwardBatch.token_indices_to_pool": "positions to read a source at",
     "sglang.srt.models.registry.ModelRegistry.models": "where our model stands in the place of SGLang's",
     "sglang.srt.layers.layer_boundary.residual.batch.fold": "forms a block's whole output, to which a vector is added",
 }

@@ -11,7 +11,7 @@ from nla_engine import names
 from nla_engine.cpu.platform import on_cpu
 
 ROLE_VARIABLE: Final = "NLA_ENGINE_ROLE"
-"""Set to `av` or `ar` by nla-serve, and by nothing else, for the engines that it starts."""
+"""Set to `av`, `ar` or `source` by nla-serve, and by nothing else, for the engines that it starts."""
 
 
 class Hook(NamedTuple):
@@ -49,8 +49,10 @@ def hooks_for(role: str) -> list[Hook]:
                 ]
         case "ar":
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
+        case "source":
+            hooks.append(Hook(names.GENERATE_REQUEST, requests.encode_rows, "AROUND"))
         case _:
-            raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
+            raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av, ar or source")
     report = state.reporting(role, [hook.target for hook in hooks])
     return [*hooks, Hook(names.INTERNAL_STATE, report, "AFTER")]
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 from nla_engine.checkpoint import Checkpoint
 from nla_engine.classes.decoder import Decoder
 from nla_engine.classes.reconstructor import ReconstructorMixin
+from nla_engine.classes.source import SourceMixin
 from nla_engine.classes.verbalizer import VerbalizerMixin
 
 MODELS: Final = "sglang.srt.models"
-MIXINS: Final[dict[str, type[Decoder]]] = {"av": VerbalizerMixin, "ar": ReconstructorMixin}
+MIXINS: Final[dict[str, type[Decoder]]] = {"av": VerbalizerMixin, "ar": ReconstructorMixin, "source": SourceMixin}
 
 
 def register_model(role: str, checkpoint: Checkpoint) -> None:

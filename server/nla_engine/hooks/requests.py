@@ -1,11 +1,14 @@
 """Hooks on requests, in the engine's HTTP process.
 
+A source's answer has its rows [n, d_model] as base64 of little-endian elements, in the dtype that it computes in.
+
 A verbalizer request is plain `input_ids` beside
 `positional_embed_overrides = {"embeds": [base64, ...], "positions": [int, ...], "dtype": "bfloat16" | "float32"}`,
 where each base64 holds the little-endian elements of a row [d_model], already scaled and rounded by the gateway.
 """
 
 import binascii
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import pybase64
@@ -34,7 +37,30 @@ def refuse_generation(manager: Any, obj: Any, *args: Any, **kwargs: Any) -> None
     from sglang.srt.managers.io_struct import GenerateReqInput
 
     if isinstance(obj, GenerateReqInput):
-        raise ValueError("this engine is a reconstructor: it rebuilds vectors and cannot generate text")
+        raise ValueError("this engine is no verbalizer: it has no head and cannot generate text")
+
+
+def encode_rows(original: Callable[..., Any], manager: Any, obj: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    """Have a source answer rows as base64 instead of tensors, for which JSON has no form.
+
+    Raises:
+        ValueError: as `refuse_generation`.
+    """
+    refuse_generation(manager, obj)
+    return _encoded(original(manager, obj, *args, **kwargs))
+
+
+async def _encoded(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for answer in answers:
+        for one in answer if isinstance(answer, list) else [answer]:
+            rows = one.get("pooled_hidden_state")
+            if rows is not None:
+                one["pooled_hidden_state"] = pybase64.b64encode_as_string(_bytes_of(rows))
+        yield answer
+
+
+def _bytes_of(rows: torch.Tensor) -> memoryview:
+    return rows.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _decode(overrides: dict[str, Any], d_model: int) -> object:

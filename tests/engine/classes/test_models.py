@@ -13,8 +13,10 @@ from torch import nn
 
 from nla_engine.checkpoint import Checkpoint, Injection, ValueHead
 from nla_engine.classes.decoder import unwrapped
-from nla_engine.classes.reconstructor import CloseResidual, load_head
+from nla_engine.classes.reconstructor import load_head
 from nla_engine.classes.registry import MIXINS
+from nla_engine.classes.source import rows_of
+from nla_engine.classes.truncated import CloseResidual
 from nla_engine.classes.verbalizer import added
 
 BLOCKS = 3
@@ -123,6 +125,26 @@ def test_a_reconstructor_has_the_first_blocks_alone(final_norm: bool) -> None:
         make("ar", blocks=2, value_head=head)
 
 
+def test_a_source_is_read_at_positions() -> None:
+    model = make("source", blocks=BLOCKS)
+    wanted = [torch.tensor([0, 2]), torch.tensor([1])]
+    batch = SimpleNamespace(
+        token_indices_to_pool=wanted, extend_seq_lens=torch.tensor([4, 2]), extend_seq_lens_cpu=[4, 2]
+    )
+    first, second = model.nla_rows(IDS, torch.arange(6), batch)
+    blocks = model.model.embed_tokens.weight[:6] + sum(range(BLOCKS))
+    torch.testing.assert_close(first, blocks[[0, 2]])
+    torch.testing.assert_close(second, blocks[[5]])
+    batch.token_indices_to_pool = None
+    last = model.nla_rows(IDS, torch.arange(6), batch)
+    assert [len(rows) for rows in last] == [1, 1]
+    torch.testing.assert_close(torch.cat(last), blocks[[3, 5]])
+
+
+def test_rows_of_texts_in_a_batch() -> None:
+    assert rows_of([torch.tensor([2]), torch.tensor([0, 1])], [3, 2]).tolist() == [2, 3, 4]
+
+
 def test_models_of_another_form_are_refused() -> None:
     class Other(Stock):
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -161,7 +183,7 @@ from nla_engine.checkpoint import Checkpoint
 from nla_engine.classes.registry import model_class, register_model
 from sglang.srt.models.registry import ModelRegistry
 for name in ("Qwen2ForCausalLM", "Gemma3ForCausalLM"):
-    for role, kind in (("av", "verbalizer"), ("ar", "reconstructor")):
+    for role, kind in (("av", "verbalizer"), ("ar", "reconstructor"), ("source", "source")):
         register_model(role, Checkpoint(architecture=name))
         model, found = ModelRegistry.resolve_model_cls([name])
         assert (model.__name__, found, model.nla_kind) == (name, name, kind)

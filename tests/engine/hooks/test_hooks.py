@@ -1,8 +1,10 @@
 """The hooks by themselves; that SGLang calls them is shown by the end-to-end tests."""
 
+import asyncio
 import base64
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,9 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore
 
-from nla_engine.classes.reconstructor import LastRows
+from nla_engine.classes.truncated import SomeRows
 from nla_engine.hooks.rendezvous import meet_on_loopback
-from nla_engine.hooks.requests import decode_injection
+from nla_engine.hooks.requests import decode_injection, encode_rows
 from nla_engine.hooks.sampling import multinomial_on_cpu
 from tests.stack import free_port
 
@@ -60,6 +62,21 @@ def test_requests_without_injection_are_left_alone() -> None:
 def test_malformed_injection_is_a_value_error(overrides: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"injected|positional|embeds"):
         decode_injection(MANAGER, request_with(**overrides))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_answered_as_base64(dtype: torch.dtype) -> None:
+    rows = torch.randn(5, 4).to(dtype)[::2]
+
+    async def generate_request(manager: Any, obj: Any, request: Any) -> AsyncIterator[Any]:
+        yield [{"embedding": [], "pooled_hidden_state": rows}, {"embedding": []}]
+
+    async def ask() -> Any:
+        return await anext(aiter(encode_rows(generate_request, MANAGER, object(), None)))
+
+    answer = asyncio.run(ask())
+    assert base64.b64decode(answer[0]["pooled_hidden_state"]) == rows.contiguous().view(torch.uint8).numpy().tobytes()
+    assert answer[1] == {"embedding": []}
 
 
 def test_seeded_draws_depend_on_seed_and_position_alone() -> None:
@@ -113,7 +130,7 @@ def test_only_the_rows_that_count_are_computed() -> None:
     module, inputs = nn.Linear(4, 3), torch.randn(7, 4)
     wanted = torch.zeros(7, 3)
     wanted[[1, 6]] = module(inputs[[1, 6]])
-    LastRows(module).rows = torch.tensor([1, 6])
+    SomeRows(module).rows = torch.tensor([1, 6])
     assert torch.equal(module(inputs), wanted)
 
 
