@@ -64,8 +64,12 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+ONE_TAG: Final = "one"
+MANY_TAG: Final = "many"
+
+
 def _form(value: object) -> str:
-    return "many" if isinstance(value, list) else "one"
+    return MANY_TAG if isinstance(value, list) else ONE_TAG
 
 
 T = TypeVar("T")
@@ -73,7 +77,7 @@ Base64Vector = Annotated[
     str, Field(description="Standard padded base64 of the raw little-endian elements, d_model of them.")
 ]
 OneOrMany = Annotated[
-    Annotated[T, Tag("one")] | Annotated[list[T], Field(min_length=1, fail_fast=True), Tag("many")],
+    Annotated[T, Tag(ONE_TAG)] | Annotated[list[T], Field(min_length=1, fail_fast=True), Tag(MANY_TAG)],
     Discriminator(_form),
 ]
 """One value or a list of them; the tags keep errors to the form that was meant, and the first ends it."""
@@ -131,16 +135,17 @@ class ChatMessage(_Request):
     content: str
 
 
-Chat = list[ChatMessage]
-ChoiceOfPositions = PositionWord | list[int]
-
 
 class TextRequest(_Request):
     """Texts for the source model, in exactly one of three forms."""
 
     texts: OneOrMany[str] | None = None
-    chats: list[ChatMessage | Chat] | None = Field(default=None, description="A chat, which is a list, or several.")
-    token_ids: list[int | list[int]] | None = Field(default=None, description="Of one text, or of several.")
+    chats: list[OneOrMany[ChatMessage]] | None = Field(
+        default=None, min_length=1, description="A chat, which is a list of messages, or a list of several."
+    )
+    token_ids: list[OneOrMany[int]] | None = Field(
+        default=None, min_length=1, description="Of one text, or of several."
+    )
     add_special_tokens: bool = Field(default=True, description="With texts: a BOS, where it does not begin so already.")
     add_generation_prompt: bool = Field(default=True, description="With chats.")
     continue_final_message: bool = Field(default=False, description="With chats: the last message stays open.")
@@ -481,6 +486,7 @@ class SourceInfo(_Response):
     context: int = Field(description="Tokens of a text, at most.")
     checkpoint_dtype: str
     fingerprint: str | None = None
+    warning: str | None = Field(default=None, description="What the self-test found strange.")
 
 
 class Limits(_Response):

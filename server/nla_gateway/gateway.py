@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final, Literal, TypeVar, assert_never
 
-from nla_client.wire import Info, Limits, PairInfo
+from nla_client.wire import Info, Limits, PairInfo, SourceInfo
 from nla_gateway.deadlines import Deadlines
 from nla_gateway.description import check_pair
 from nla_gateway.engines.capacity import engine_info
@@ -17,6 +17,7 @@ from nla_gateway.errors import EngineUnavailable
 from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.parts import Part, make_part
 from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.source import Source
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import Settings
@@ -63,7 +64,8 @@ class Gateway:
             for part in self.parts
             for engine in part.engines.engines
         ]
-        return self.info.model_copy(update={"engines": engines, "limits": limits})
+        source = _source_info(self.find(Source))
+        return self.info.model_copy(update={"engines": engines, "limits": limits, "source": source})
 
     def leave(self) -> None:
         """Have all requests end within the grace time, and at once those that wait for an engine: the gateway stops."""
@@ -79,21 +81,35 @@ class Gateway:
         """Return the reconstructor; EngineUnavailable while it is starting, failed, or not served."""
         return self._ready(Reconstructor)
 
+    def source(self) -> Source:
+        """Return the source; EngineUnavailable while it is starting, failed, or not served."""
+        return self._ready(Source)
+
+    def tokenizer(self) -> Source:
+        """Return the source for its tokenizer, which works without an engine; EngineUnavailable where it has none."""
+        return self._served(Source)
+
     def find(self, kind: type[P]) -> P | None:
         """Return the part of a kind; None where it is not served."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
 
     def _ready(self, kind: type[P]) -> P:
+        part = self._served(kind)
+        part.engines.require_ready()
+        return part
+
+    def _served(self, kind: type[P]) -> P:
         part = self.find(kind)
         if part is None:
             raise EngineUnavailable(f"this server has no {kind.role.label}: {self._why_not(kind.role)}")
-        part.engines.require_ready()
         return part
 
     def _why_not(self, role: Role) -> str:
         match role:
             case Role.AV | Role.AR:
                 return f"it was started with --only {self.parts[0].role}"
+            case Role.SOURCE:
+                return "start nla-serve with --source base, or with the model itself"
             case _:
                 assert_never(role)
 
@@ -146,4 +162,17 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         injection_scale=part.description.injection_scale,
         mse_scale=part.description.mse_scale,
         fingerprint=fingerprint(part.settings.checkpoint, part.description, *part.settings.adapters),
+    )
+
+
+def _source_info(source: Source | None) -> SourceInfo | None:
+    if source is None:
+        return None
+    return SourceInfo(
+        model=source.settings.model,
+        layer=source.layer,
+        context=source.max_tokens,
+        checkpoint_dtype=source.settings.dtype,
+        fingerprint=source.fingerprint,
+        warning=source.warning,
     )

@@ -47,10 +47,11 @@ def encode_rows(original: Callable[..., Any], manager: Any, obj: Any, *args: Any
         ValueError: as `refuse_generation`.
     """
     refuse_generation(manager, obj)
-    return _encoded(original(manager, obj, *args, **kwargs))
+    return encoded(original(manager, obj, *args, **kwargs))
 
 
-async def _encoded(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def encoded(answers: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Put base64 in the place of the tensors in an engine's answers."""
     async for answer in answers:
         for one in answer if isinstance(answer, list) else [answer]:
             rows = one.get("pooled_hidden_state")

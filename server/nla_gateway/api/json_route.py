@@ -9,7 +9,8 @@ first that has not ends it, and so do more strings than a right body can have.
 import re
 from email.message import Message
 from functools import lru_cache
-from typing import Any, Final, Union, cast, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin
 
 import msgspec
 import numpy as np
@@ -19,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from nla_client.wire import ONE_TAG
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 
 Scalar = int | float | str | bool | None
@@ -28,6 +30,10 @@ NO_JSON: Final = "the body is not valid JSON"
 ESCAPE: Final = b"\\u0000"
 LISTS: Final = 2
 """As many lists of strings a body has at most."""
+STRINGS_OF_CHAT: Final = 256
+"""A chat's on average, four a message, in bodies that may have chats."""
+MOST_NUMBERS: Final = 2**22
+"""In all lists of numbers of one field."""
 OTHER_STRINGS: Final = 64
 """More than the names of fields, and values that are no lists."""
 CHUNK: Final = 2**18
@@ -37,6 +43,8 @@ LONGEST_NAME: Final = 100
 """Characters of a caller's own name for a field that errors repeat."""
 UNKNOWN: Final = "Object contains unknown field `"
 MISFIT: Final = re.compile(r"(?:Expected `(.*)`, got `(.*)`|(.*)) - at `\$\.(.*)`", re.DOTALL)
+ANY_KEY: Final = "[...]"
+"""How msgspec names a place in an object without fields."""
 SCALARS: Final = {"bool", "int", "float", "str", "null"}
 JSON_WORDS: Final = {
     "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "array": "a list",
@@ -61,7 +69,7 @@ class JsonRoute(APIRoute):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange; what is raised becomes a reply where all errors do."""
         request = Request(scope, receive)
-        most = LISTS * request.app.state.gateway.limits.max_batch + OTHER_STRINGS
+        most = self._form.strings_each * request.app.state.gateway.limits.max_batch + OTHER_STRINGS
         call = self._model_of(self._form.read(await _body(request), most))
         answer = await self.endpoint(call=call, request=request)
         if not isinstance(answer, Response):
@@ -83,14 +91,18 @@ class Form:
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
-        forms = {
-            name: field.annotation if _takes_lists(field.annotation) else Scalar
-            for name, field in model.model_fields.items()
-        }
+        annotations = {name: field.annotation for name, field in model.model_fields.items()}
+        forms = {name: form_of(kind) if _holds(kind, (list, dict)) else Scalar for name, kind in annotations.items()}
+        self._lists = [name for name, form in forms.items() if form is not Scalar]
+        # Lists of numbers are left as they are at first: how many there are is to be known before any is made.
+        numbers = [name for name in self._lists if _holds(annotations[name], (int,))]
+        self._numbers = {name: msgspec.json.Decoder(forms[name]) for name in numbers}
+        forms |= dict.fromkeys(numbers, msgspec.Raw)
         fields = [(name, Union[form, msgspec.UnsetType], msgspec.UNSET) for name, form in forms.items()]  # noqa: UP007
         struct = msgspec.defstruct(model.__name__, fields, forbid_unknown_fields=True)
         self._decoder = msgspec.json.Decoder(struct)
-        self._lists = [name for name, form in forms.items() if form is not Scalar]
+        self.strings_each = STRINGS_OF_CHAT if _holds(list(annotations.values()), (BaseModel,)) else LISTS
+        """Strings that a right body has for each text that it may have, at most."""
 
     def read(self, body: bytes, most_strings: int) -> dict[str, Any]:
         """Read those fields that a body has.
@@ -115,7 +127,20 @@ class Form:
             problem = str(error).removeprefix("JSON is malformed: ").lower()
             raise InvalidRequest(f"{NO_JSON}: {problem}") from None
         named = ((name, getattr(fields, name)) for name in fields.__struct_fields__)
-        return {name: value for name, value in named if value is not msgspec.UNSET}
+        return {name: self._made(name, value) for name, value in named if value is not msgspec.UNSET}
+
+    def _made(self, name: str, value: Any) -> Any:
+        """Make a field's numbers, where it has not too many."""
+        decoder = self._numbers.get(name)
+        if decoder is None:
+            return value
+        if bytes(value).count(b",") >= MOST_NUMBERS:
+            raise PayloadTooLarge(f"{name} has more than {MOST_NUMBERS} numbers: send several requests", param=name)
+        try:
+            return decoder.decode(value)
+        except msgspec.ValidationError as error:
+            path = str(error) if "`$" in str(error) else f"{error} - at `$`"
+            raise _misfit(path.replace("`$", f"`$.{name}")) from None
 
     def _too_many(self, most: int) -> PayloadTooLarge:
         param = next(iter(self._lists), None)
@@ -156,13 +181,16 @@ async def _body(request: Request) -> bytes:
 
 
 def param_of(loc: tuple[Any, ...]) -> str | None:
-    """Name a field as the contract does, `vectors[3]`, from pydantic's location."""
-    name = ""
+    """Name a field as the contract does, `vectors[3]` or `chats[0].role`, from pydantic's location."""
+    name, before = "", None
     for part in loc:
         if isinstance(part, int):
             name += f"[{part}]" if name else ""
         elif not name:
             name = str(part)
+        elif before == ONE_TAG:  # what else it says are forms that a value may have
+            name += f".{part}"
+        before = part
     return name or None
 
 
@@ -174,8 +202,27 @@ def _is_json(content_type: str) -> bool:
     return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-def _takes_lists(annotation: Any) -> bool:
-    return get_origin(annotation) is list or any(map(_takes_lists, get_args(annotation)))
+def _holds(annotation: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a field's values are of one of these kinds, or may have such in them."""
+    parts = annotation if isinstance(annotation, list) else get_args(annotation)
+    kind = get_origin(annotation) or annotation
+    return (isinstance(kind, type) and issubclass(kind, kinds)) or any(_holds(part, kinds) for part in parts)
+
+
+def form_of(annotation: Any) -> Any:
+    """Form the type that msgspec is to read: of a model that is part of another, whatever strings it has."""
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        return form_of(parts[0])
+    if kind is Literal:
+        return str
+    if kind is list:
+        return list[form_of(parts[0])]  # type: ignore[misc]  # made at run time
+    if kind in (Union, UnionType):
+        return Union[tuple(form_of(part) for part in parts)]  # noqa: UP007
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return dict[str, str]
+    return annotation
 
 
 def _misfit(problem: str) -> InvalidRequest:
@@ -186,15 +233,17 @@ def _misfit(problem: str) -> InvalidRequest:
     if (misfit := MISFIT.fullmatch(problem)) is None:
         return InvalidRequest(NO_OBJECT)
     expected, got, other, param = misfit.groups()
+    param = param.removesuffix(ANY_KEY)
     if other:  # a number that no type holds
         return InvalidRequest(f"{NO_JSON}: {param}: {other.lower()}")
-    return InvalidRequest(f"{param}: expected {_in_words(expected)}, not {_in_words(got)}", param=param)
+    wanted = _in_words(expected, JSON_WORDS | {"int": "a whole number"})
+    return InvalidRequest(f"{param}: expected {wanted}, not {_in_words(got, JSON_WORDS)}", param=param)
 
 
-def _in_words(names: str) -> str:
+def _in_words(names: str, words: dict[str, str]) -> str:
     if set(names.split(" | ")) == SCALARS:
         return "one value"
-    return " or ".join(dict.fromkeys(JSON_WORDS.get(name, name) for name in names.split(" | ")))
+    return " or ".join(dict.fromkeys(words.get(name, name) for name in names.split(" | ")))
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:

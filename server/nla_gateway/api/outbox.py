@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from nla_client.wire import SampleDelta, StreamEvent
+from nla_client.wire import SampleDelta, SampleDone, SampleError
 
 Place = tuple[int, int]
 """Index of the vector, number of the sample."""
@@ -16,7 +16,7 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._events: Final[asyncio.Queue[StreamEvent | Place]] = asyncio.Queue()
+        self._events: Final[asyncio.Queue[SampleDone | SampleError | Place]] = asyncio.Queue()
         self._pieces: Final[dict[Place, list[str]]] = {}
 
     def add(self, place: Place, text: str) -> None:
@@ -26,11 +26,11 @@ class Outbox:
             self._events.put_nowait(place)
         self._pieces[place].append(text)
 
-    def end(self, event: StreamEvent) -> None:
+    def end(self, event: SampleDone | SampleError) -> None:
         """Add what ends a sample."""
         self._events.put_nowait(event)
 
-    async def get(self) -> StreamEvent:
+    async def get(self) -> SampleDelta | SampleDone | SampleError:
         """Wait for the next event."""
         event = await self._events.get()
         if not isinstance(event, tuple):

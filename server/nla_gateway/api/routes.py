@@ -15,14 +15,21 @@ from nla_client.wire import (
     CriticRequest,
     CriticResponse,
     ErrorResponse,
+    ExplainEvent,
+    ExplainRequest,
+    ExplainResponse,
+    ExtractRequest,
+    ExtractResponse,
     Info,
     ReconstructRequest,
     ReconstructResponse,
     StreamEvent,
+    TokenizeRequest,
+    TokenizeResponse,
     VerbalizeRequest,
     VerbalizeResponse,
 )
-from nla_gateway.api import jobs
+from nla_gateway.api import jobs, texts
 from nla_gateway.api.http import error_detail, retry_after_header
 from nla_gateway.api.json_route import JsonRoute
 from nla_gateway.engines.engine_metrics import engine_metrics
@@ -31,6 +38,8 @@ from nla_gateway.gateway import Gateway
 from nla_gateway.states import EngineState
 
 T = TypeVar("T")
+E = TypeVar("E", StreamEvent, ExplainEvent)
+Event = StreamEvent | ExplainEvent
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -58,6 +67,15 @@ EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+EXPLAIN_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "JSON, or with stream=true the server-sent events tokens, sample.delta, sample.done, error and"
+        " done.",
+    }
+}
+
+
 class EngineStatus(BaseModel):
     """State of one engine; the reason says why it failed."""
 
@@ -66,7 +84,7 @@ class EngineStatus(BaseModel):
 
 
 class ReadyResponse(BaseModel):
-    """Whether the verbalizer and the reconstructor have passed their self-tests; of several alike, at least one."""
+    """Whether all engines have passed their self-tests; of several alike, at least one."""
 
     ready: bool
     engines: dict[str, EngineStatus]
@@ -85,15 +103,7 @@ def _gateway(request: Request) -> Gateway:
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
     job = await jobs.VerbalizeJob.prepare(_gateway(request), call, request.state.request_id)
-    if not call.stream:
-        return await _unless_gone(request, job.run())
-    events = job.events()
-    # Before the headers go out: a request that the queue has no room for still gets its 429.
-    first = await _unless_gone(request, anext(events))
-    if isinstance(first, Response):
-        return first
-    limits = _gateway(request).limits
-    return EventsResponse(first, events, limits.request_timeout_s + limits.stall_timeout_s)
+    return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
@@ -106,6 +116,25 @@ async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Requ
 async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
     """Score texts against vectors, pair by pair."""
     return await _unless_gone(request, jobs.critic(_gateway(request), call, request.state.request_id))
+
+
+@router.post("/tokenize", response_model=TokenizeResponse, responses=ERRORS)
+async def tokenize(call: Annotated[TokenizeRequest, Body()], request: Request) -> Any:
+    """Split texts into the source model's tokens."""
+    return await _unless_gone(request, texts.tokenize(_gateway(request), call))
+
+
+@router.post("/extract", response_model=ExtractResponse, responses=ERRORS)
+async def extract(call: Annotated[ExtractRequest, Body()], request: Request) -> Any:
+    """Read the source model's activation vectors at positions of texts."""
+    return await _unless_gone(request, texts.extract(_gateway(request), call, request.state.request_id))
+
+
+@router.post("/explain", response_model=ExplainResponse, responses={**ERRORS, **EXPLAIN_STREAM})
+async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> Any:
+    """Describe in words what the source model holds at positions of texts."""
+    job = await texts.ExplainJob.prepare(_gateway(request), call, request.state.request_id)
+    return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
 
 
 @router.head("/health", include_in_schema=False)
@@ -148,13 +177,22 @@ async def metrics(request: Request) -> Response:
     return Response(gateway.metrics.text() + engines, media_type=CONTENT_TYPE_LATEST)
 
 
+async def _streamed(request: Request, events: AsyncGenerator[E, None]) -> Response:
+    # Before the headers go out: a request that the queue has no room for still gets its 429.
+    first = await _unless_gone(request, anext(events))
+    if isinstance(first, Response):
+        return first
+    limits = _gateway(request).limits
+    return EventsResponse(first, events, limits.request_timeout_s + limits.stall_timeout_s)
+
+
 class EventsResponse(StreamingResponse):
     """Server-sent events; however the response ends, what makes them ends with it.
 
     Samples have a time limit of their own; this one is for a reader who takes what is left a few bytes at a time.
     """
 
-    def __init__(self, first: StreamEvent, rest: AsyncGenerator[StreamEvent, None], limit_s: float) -> None:
+    def __init__(self, first: Event, rest: AsyncGenerator[Any, None], limit_s: float) -> None:
         self._encoded = _encode_events(first, rest)
         super().__init__(self._encoded, media_type="text/event-stream", headers=UNBUFFERED)
         self._rest, self._limit_s = rest, limit_s
@@ -175,7 +213,7 @@ class EventsResponse(StreamingResponse):
             await self._rest.aclose()
 
 
-async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -> AsyncGenerator[str, None]:
+async def _encode_events(first: Event, rest: AsyncIterator[Event]) -> AsyncGenerator[str, None]:
     yield _encode_event(first)
     coming = asyncio.ensure_future(anext(rest, None))
     try:
@@ -193,7 +231,7 @@ async def _encode_events(first: StreamEvent, rest: AsyncIterator[StreamEvent]) -
         await asyncio.gather(coming, return_exceptions=True)
 
 
-def _encode_event(event: StreamEvent) -> str:
+def _encode_event(event: Event) -> str:
     return f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
 
 

@@ -7,11 +7,13 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
+import ml_dtypes
 import numpy as np
 import orjson
 import pybase64
 from numpy.typing import NDArray
 
+from nla_client.wire import VectorDType
 from nla_gateway.engines.capacity import Capacity
 from nla_gateway.engines.concurrency import gather
 from nla_gateway.errors import EngineUnavailable
@@ -26,6 +28,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 KEEP_IDLE_S: Final = 2.0
 """SGLang closes idle connections after 5 s; one that it is just closing must not be used again."""
 INFO_TIMEOUT_S: Final = 20.0
+
+
+NUMPY: Final[dict[VectorDType, Any]] = {"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 
 
 class EngineLostError(Exception):
@@ -73,7 +78,7 @@ class Engine:
 
     async def generate(self, payload: dict[str, Any]) -> dict[str, Any]:
         """Run one generation to its end; cancelling the call ends it in the engine too."""
-        async with self._aborting(payload["rid"]):
+        async with self._aborting("/generate", payload["rid"]):
             answer: dict[str, Any] = await self._json("POST", "/generate", payload)
             return answer
 
@@ -81,7 +86,7 @@ class Engine:
         """Run one generation, yielding SGLang's chunks, each with the text so far."""
         body = orjson.dumps({**payload, "stream": True})
         async with (
-            self._aborting(payload["rid"]),
+            self._aborting("/generate", payload["rid"]),
             self._translating(),
             await self._unless_dropped(self._http.post("/generate", data=body)) as response,
         ):
@@ -106,6 +111,30 @@ class Engine:
         rows = sorted(answer["data"], key=lambda row: row["index"])
         vectors = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in rows]
         return vectors, int(answer["usage"]["prompt_tokens"])
+
+    async def read(
+        self, batch: list[list[int]], positions: list[list[int]], rid: str
+    ) -> tuple[list[NDArray[np.float32]], int]:
+        """Read a source model at positions of texts; returns float32 rows [positions, d] of each, and prompt tokens.
+
+        Args:
+            batch: the texts as token ids.
+            positions: of each, where.
+            rid: this call's id in the engine, where each text adds its number.
+        """
+        payload = {
+            "rid": [f"{rid}{number}." for number in range(len(batch))],
+            "input_ids": batch,
+            "token_indices_to_pool": positions,
+            "return_pooled_hidden_states": True,
+        }
+        async with self._aborting("/encode", rid):
+            answer = await self._json("POST", "/encode", payload)
+        rows = [
+            decode_rows(one["pooled_hidden_state"], self._settings.dtype, len(where))
+            for one, where in zip(answer, positions, strict=True)
+        ]
+        return rows, sum(one["meta_info"]["prompt_tokens"] for one in answer)
 
     async def server_info(self) -> dict[str, Any]:
         """Ask the engine about itself."""
@@ -197,10 +226,10 @@ class Engine:
             raise EngineLostError(f"the connection to the {self.label} broke: {type(error).__name__}") from None
 
     @asynccontextmanager
-    async def _aborting(self, rid: str) -> AsyncIterator[None]:
-        """End a generation at once when its caller is cancelled; SGLang itself looks only every few seconds."""
+    async def _aborting(self, path: str, rid: str) -> AsyncIterator[None]:
+        """End what is computed for a call at once when its caller is cancelled; SGLang itself looks only every few seconds."""
         try:
-            with self._tracing.call(self.label, "/generate", rid):
+            with self._tracing.call(self.label, path, rid):
                 yield
         except (asyncio.CancelledError, GeneratorExit):
             task = asyncio.create_task(self._abort(rid))
@@ -213,6 +242,13 @@ class Engine:
         with suppress(aiohttp.ClientError, RuntimeError):
             async with self._http.post("/abort_request", data=orjson.dumps({"rid": rid})):
                 pass
+
+
+def decode_rows(data: str, dtype: VectorDType, count: int) -> NDArray[np.float32]:
+    """Decode base64 of so many rows in a dtype to float32 [count, d]."""
+    raw = pybase64.b64decode_as_bytearray(data)
+    rows: NDArray[np.float32] = np.frombuffer(raw, NUMPY[dtype]).astype(np.float32).reshape(count, -1)
+    return rows
 
 
 def open_session(url: str, settings: EngineSettings) -> aiohttp.ClientSession:

@@ -4,11 +4,12 @@ from typing import assert_never
 
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.source import Source
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import Settings
 
-Part = Verbalizer | Reconstructor
+Part = Verbalizer | Reconstructor | Source
 
 
 def make_part(role: Role, engines: EnginePool, settings: Settings) -> Part:
@@ -27,5 +28,9 @@ def make_part(role: Role, engines: EnginePool, settings: Settings) -> Part:
                 max_text_tokens=settings.limits.max_text_tokens,
                 baseline=settings.predict_mean_mse,
             )
+        case Role.SOURCE:
+            pair = settings.engines.get(Role.AV)
+            scale = None if pair is None else pair.described().injection_scale
+            return Source(engines, settings.engines[role], expected_norm=scale)
         case _:
             assert_never(role)

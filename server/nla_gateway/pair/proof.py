@@ -15,6 +15,7 @@ from nla_gateway.engines.engine import Engine
 from nla_gateway.pair.parts import Part
 from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.source import Source, typical_norm
 from nla_gateway.pair.verbalizer import ONE_TOKEN, Verbalizer
 
 TOP_LOGPROBS: Final = 20
@@ -27,6 +28,14 @@ SAME: Final = 1e-3
 DRIFT: Final = 0.5
 """Largest difference of one vector sent again, as a share of that between two: other batches round otherwise."""
 PROOF_TEXTS: Final = ("A recipe for bread.", "The stock market fell sharply on Monday.")
+LONG_TEXT: Final = (
+    "The river rose through the night, and by morning the lower fields stood under water. Nobody in the village had"
+    " seen it come so high since the old mill was built, and the miller's children counted the fence posts that were"
+    " still dry."
+)
+"""Long enough that most of its tokens are beyond the first ones, whose vectors are unlike all others."""
+SAME_DIRECTION: Final = 0.995
+"""Least cosine of one vector computed twice, in batches of other sizes and in bfloat16."""
 GREEDY: Final = {"temperature": 0.0, "max_new_tokens": FORCED_TOKENS}
 USUAL: Final = {"temperature": 1.0, "max_new_tokens": 2, "sampling_seed": 0}
 WARMED: Final = (USUAL, USUAL | {"top_p": 0.9})
@@ -59,6 +68,8 @@ async def prove(part: Part, engine: Engine, info: dict[str, Any]) -> None:
                 await prove_injection(part, engine, replica)
         case Reconstructor():
             await prove_reconstruction(part, engine)
+        case Source():
+            await prove_reading(part, engine)
         case _:
             assert_never(part)
 
@@ -122,6 +133,35 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
             raise ProofError(f"it rebuilds vectors that are not {d_model} finite numbers")
     if np.allclose(vectors[0], vectors[1], rtol=1e-3, atol=0):
         raise ProofError("two different texts give the same vector")
+
+
+async def prove_reading(source: Source, engine: Engine) -> None:
+    """Prove that a source gives finite vectors [d_model] of each place, which depend on what stands before it alone.
+
+    Raises:
+        ProofError: it does not.
+    """
+    texts = await source.ids_of((LONG_TEXT, *PROOF_TEXTS))
+    everywhere = [list(range(len(ids))) for ids in texts]
+    (whole, *others), _ = await engine.read(texts, everywhere, _rid("texts"))
+    half = len(texts[0]) // 2
+    (beginning,), _ = await engine.read([texts[0][:half]], [everywhere[0][:half]], _rid("beginning"))
+    d_model = source.description.d_model
+    for rows in (whole, *others):
+        if rows.shape[1:] != (d_model,) or not np.isfinite(rows).all() or not rows.any(axis=1).all():
+            raise ProofError(f"it gives vectors that are not {d_model} finite numbers")
+    if np.allclose(others[0][-1], others[1][-1], rtol=1e-3, atol=0):
+        raise ProofError("two different texts give the same vector")
+    if _cosines(whole[:half], beginning).min() < SAME_DIRECTION:
+        raise ProofError("what stands after a place changes its vector: the model does not read from left to right")
+    source.note_norm(typical_norm(whole))
+
+
+def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of each row [n] of two arrays [n, d]."""
+    products = np.einsum("ij,ij->i", one, other)
+    cosines: NDArray[np.float32] = products / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return cosines
 
 
 def _check_plugin(part: Part, info: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import FinishReason, Usage, VerbalizeRequest
+from nla_client.wire import FinishReason, Usage, SamplingRequest
 from nla_gateway.description import ADD, Description
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError
@@ -108,7 +108,7 @@ class Verbalizer:
         except ValueError as error:
             raise InvalidRequest(f"{param}: {error}", param=param) from None
 
-    async def sample(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket) -> Generated:
+    async def sample(self, injected: Injection, call: SamplingRequest, ticket: Ticket) -> Generated:
         """Sample one text for one injected vector."""
 
         async def attempt(engine: Engine, number: int) -> Generated:
@@ -120,7 +120,7 @@ class Verbalizer:
             return await self.engines.run(attempt)
 
     async def stream(
-        self, injected: Injection, call: VerbalizeRequest, ticket: Ticket
+        self, injected: Injection, call: SamplingRequest, ticket: Ticket
     ) -> AsyncGenerator[str | Generated, None]:
         """Sample one text, yielding its pieces as they come and last the whole.
 
@@ -153,7 +153,7 @@ class Verbalizer:
                         yield rest
                     yield piece
 
-    def _payload_of(self, injected: Injection, call: VerbalizeRequest, ticket: Ticket, attempt: int) -> dict[str, Any]:
+    def _payload_of(self, injected: Injection, call: SamplingRequest, ticket: Ticket, attempt: int) -> dict[str, Any]:
         # An engine that was only slow may still hold the id of the attempt before.
         rid = f"{ticket.rid}{attempt}." if attempt else ticket.rid
         return self.payload(injected, sampling(call, ticket.seed, self._rules.max_tokens), rid)
@@ -195,7 +195,7 @@ class Verbalizer:
         return self._rules.complete_at_limit and limit is not None and tokens >= limit
 
 
-def sampling(call: VerbalizeRequest, seed: int, limit: int | None = None) -> dict[str, Any]:
+def sampling(call: SamplingRequest, seed: int, limit: int | None = None) -> dict[str, Any]:
     """Form SGLang's sampling parameters.
 
     Args:

@@ -18,7 +18,7 @@ from torch.distributed import TCPStore
 
 from nla_engine.classes.truncated import SomeRows
 from nla_engine.hooks.rendezvous import meet_on_loopback
-from nla_engine.hooks.requests import decode_injection, encode_rows
+from nla_engine.hooks.requests import decode_injection, encoded
 from nla_engine.hooks.sampling import multinomial_on_cpu
 from tests.stack import free_port
 
@@ -68,11 +68,11 @@ def test_malformed_injection_is_a_value_error(overrides: dict[str, Any]) -> None
 def test_rows_are_answered_as_base64(dtype: torch.dtype) -> None:
     rows = torch.randn(5, 4).to(dtype)[::2]
 
-    async def generate_request(manager: Any, obj: Any, request: Any) -> AsyncIterator[Any]:
+    async def answers() -> AsyncIterator[Any]:
         yield [{"embedding": [], "pooled_hidden_state": rows}, {"embedding": []}]
 
     async def ask() -> Any:
-        return await anext(aiter(encode_rows(generate_request, MANAGER, object(), None)))
+        return await anext(aiter(encoded(answers())))
 
     answer = asyncio.run(ask())
     assert base64.b64decode(answer[0]["pooled_hidden_state"]) == rows.contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,154 @@
+"""Text -> vectors: what is asked of the source engine, the model whose activations are explained."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nla_client.wire import Usage
+from nla_gateway.description import Description
+from nla_gateway.engines.concurrency import Owner, gather
+from nla_gateway.engines.engine import Engine
+from nla_gateway.engines.pool import EnginePool
+from nla_gateway.errors import InvalidRequest
+from nla_gateway.pair.fingerprint import fingerprint
+from nla_gateway.pair.texts import SourceText, SourceTokenizer
+from nla_gateway.roles import Role
+from nla_gateway.settings import EngineSettings
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+TEXTS_PER_CALL: Final = 8
+"""Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
+NORM_FACTOR: Final = 3.0
+"""Between the usual norm of a layer's vectors and a pair's injection_scale."""
+FIRST_TOKENS: Final = 10
+"""Their vectors are unlike all others, some a hundred times as long."""
+
+
+class Source:
+    """The source's engines with their tokenizer."""
+
+    role: ClassVar = Role.SOURCE
+
+    def __init__(self, engines: EnginePool, settings: EngineSettings, *, expected_norm: float | None) -> None:
+        self.engines = engines
+        self.settings = settings
+        self.description: Description = settings.described()
+        self.fingerprint = fingerprint(settings.checkpoint, self.description)
+        folder = settings.tokenizer or settings.checkpoint
+        self._tokenizer = SourceTokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
+        # Many texts take long, and a tokenizer is not safe to share.
+        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self.typical_norm: float | None = None
+        """Median norm of vectors at usual places, measured by the self-test."""
+        self.warning: str | None = None
+        """What the self-test found strange."""
+        self._expected_norm = expected_norm
+
+    @property
+    def layer(self) -> int:
+        """The block whose output is read."""
+        layer = self.description.layer
+        assert layer is not None, "a source is never described without"
+        return layer
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a text, at most: as many as the context leaves, and as every engine has room for."""
+        room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
+        return min([self.settings.context_length - 1, *room])
+
+    async def tokenize(self, work: Callable[[SourceTokenizer], T]) -> T:
+        """Run work with the tokenizer, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work, self._tokenizer)
+
+    async def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts as they are usually given."""
+        return await self.tokenize(
+            lambda tokenizer: [tokenizer.read_text(text, add_special_tokens=True, param=None).ids for text in texts]
+        )
+
+    def note_norm(self, typical: float) -> None:
+        """Keep the norm that the self-test has found, and warn where it is not what the verbalizer was trained on."""
+        self.typical_norm = typical
+        if self._expected_norm is None or 1 / NORM_FACTOR < typical / self._expected_norm < NORM_FACTOR:
+            return
+        self.warning = (
+            f"vectors of {self.settings.model} at layer {self.layer} have norms about {typical:.3g}, but the pair's"
+            f" injection_scale is {self._expected_norm:.3g}: explanations will be nonsense if it is another model, layer"
+            " or dtype than the pair was trained on"
+        )
+        logger.warning("%s", self.warning)
+
+    def check_length(self, text: SourceText, param: str | None) -> None:
+        """Raise InvalidRequest for a text that is too long for the model's context."""
+        count, most = len(text.tokens), self.max_tokens
+        if count > most:
+            raise InvalidRequest(
+                f"{param}: the text has {count} tokens; at most {most} are taken: shorten it, or start the server with"
+                " more by --source-context",
+                param=param,
+            )
+
+    async def read(
+        self, texts: Sequence[SourceText], positions: Sequence[list[int]], owner: Owner
+    ) -> tuple[list[NDArray[np.float32]], Usage]:
+        """Read float32 vectors [n, d_model] at positions of each text, in order.
+
+        Args:
+            texts: tokenized, none too long.
+            positions: of each, at least one, in ascending order.
+            owner: the request; its texts wait in one line.
+
+        Raises:
+            InvalidRequest: a vector is not finite, or 0.
+        """
+        parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
+        answers = await gather(
+            self._read([text.ids for text in texts[part]], list(positions[part]), owner) for part in parts
+        )
+        vectors = [rows for part, _ in answers for rows in part]
+        for index, (rows, where) in enumerate(zip(vectors, positions, strict=True)):
+            _check_rows(rows, where, index)
+        tokens = sum(count for _, count in answers)
+        return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+
+    async def _read(
+        self, batch: list[list[int]], positions: list[list[int]], owner: Owner
+    ) -> tuple[list[NDArray[np.float32]], int]:
+        def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
+            rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
+            return engine.read(batch, positions, rid)
+
+        async with self.engines.turn(owner):
+            return await self.engines.run(attempt)
+
+
+def typical_norm(rows: NDArray[np.float32]) -> float:
+    """Median norm of one text's vectors [n, d_model], those of its first tokens left out where there are others."""
+    later = rows[FIRST_TOKENS:] if len(rows) > FIRST_TOKENS else rows
+    return float(np.median(norms(later)))
+
+
+def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Norm of each vector [n] of rows [n, d_model]; in float64, where no square overflows."""
+    lengths: NDArray[np.float64] = np.linalg.norm(rows.astype(np.float64), axis=1)
+    return lengths
+
+
+def _check_rows(rows: NDArray[np.float32], positions: list[int], index: int) -> None:
+    usable = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+    if not usable.all():
+        place = positions[int(np.argmin(usable))]
+        raise InvalidRequest(
+            f"text {index}: the source model's output at position {place} is not finite, or all zero: choose others",
+            param="positions",
+        )
