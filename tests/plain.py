@@ -72,6 +72,16 @@ def verbalize(stack: Stack, vectors: NDArray[np.float32], **arguments: Any) -> d
     return answer
 
 
+def extract(stack: Stack, **body: Any) -> list[dict[str, Any]]:
+    """Results of `/extract`, each with `vectors`, float32 [n, d]."""
+    reply = stack.http.post("/extract", json={"dtype": "float32", **body})
+    assert reply.status_code == 200, reply.text
+    results: list[dict[str, Any]] = reply.json()["results"]
+    for result in results:
+        result["vectors"] = np.stack([decode(token["vector"]) for token in result["tokens"]])
+    return results
+
+
 def texts_of(answer: dict[str, Any]) -> list[str]:
     return [result["samples"][0]["text"] for result in answer["results"]]
 

@@ -168,3 +168,35 @@ def score(
     mse = float(np.mean(difference**2))
     cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     return mse, cosine, None if baseline is None else 1 - mse / baseline
+
+
+class ReferenceSource:
+    """Text -> vectors: the output of block `layer` at every token, by transformers' own account; float32.
+
+    Args:
+        folder: of a whole model; a multimodal wrapper's language model is read.
+        layer: index of the block, from 0.
+    """
+
+    def __init__(self, folder: Path, layer: int) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
+        loader = Gemma3ForConditionalGeneration if multimodal else AutoModelForCausalLM
+        self.model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.layer = layer
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def chat_ids(self, messages: list[dict[str, str]], **options: Any) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, **{"add_generation_prompt": True, **options}
+        )
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    @torch.no_grad()
+    def vectors(self, ids: list[int]) -> NDArray[np.float32]:
+        """Vectors [T, d]."""
+        out = self.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        found: NDArray[np.float32] = out.hidden_states[self.layer + 1][0].numpy()
+        return found

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoints import D_MODEL, Family, Pair, make_pair
-from tests.plain import assert_rebuilt, encode, texts_of, verbalize
-from tests.reference import ReferenceReconstructor, ReferenceVerbalizer, score
+from tests.checkpoints import D_MODEL, LAYER, Family, Pair, make_pair
+from tests.plain import assert_rebuilt, encode, extract, texts_of, verbalize
+from tests.reference import ReferenceReconstructor, ReferenceSource, ReferenceVerbalizer, score
 from tests.stack import Stack, serving
 
 MAX_TOKENS = 24
@@ -64,6 +64,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     pair = make_pair(folder, case.family, **case.make)
     flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32", *case.flags)
+    flags = ("--source", str(pair.av), *flags)  # any model of the pair's form is good enough to be read
     with serving(folder / "log", *flags) as stack:
         yield Served(pair, stack, case)
 
@@ -87,6 +88,36 @@ def test_greedy_text_equals_transformers(served: Served) -> None:
 def test_reconstruction_equals_transformers(served: Served) -> None:
     reference = ReferenceReconstructor(served.pair.ar)
     assert_rebuilt(served.stack, TEXTS, reference.vector)
+
+
+def test_extraction_equals_transformers(served: Served) -> None:
+    reference = ReferenceSource(served.pair.av, LAYER)
+    texts = [text for text in TEXTS if text]
+    for text, result in zip(texts, extract(served.stack, texts=texts, positions="all"), strict=True):
+        ids = reference.ids(text)
+        assert [token["id"] for token in result["tokens"]] == ids
+        assert np.abs(result["vectors"] - reference.vectors(ids)).max() < 1e-4
+    # A place's vector is the same alone as among others.
+    whole = extract(served.stack, texts=texts[-1], positions="all")[0]["vectors"]
+    some = extract(served.stack, texts=texts[-1], positions=[0, len(whole) // 2, -1])[0]["vectors"]
+    assert np.abs(some - whole[[0, len(whole) // 2, -1]]).max() < 1e-4
+
+
+def test_explanations_equal_transformers(served: Served) -> None:
+    source, reference = ReferenceSource(served.pair.av, LAYER), ReferenceVerbalizer(served.pair.av)
+    chat = [{"role": "user", "content": "Tell me of bread."}, {"role": "assistant", "content": "It is baked."}]
+    body = {"chats": chat, "positions": "all", "temperature": 0, "max_tokens": MAX_TOKENS}
+    (result,) = served.stack.http.post("/explain", json=body).raise_for_status().json()["results"]
+    ids = source.chat_ids(chat)
+    assert [token["id"] for token in result["tokens"]] == ids
+    compared = 0
+    for token, vector in list(zip(result["tokens"], source.vectors(ids), strict=True))[::4]:
+        wanted = reference.greedy(vector, MAX_TOKENS)
+        assert token["norm"] == pytest.approx(float(np.linalg.norm(vector)), rel=1e-4)
+        if reference.narrowest_choice(vector, wanted) > 1e-3:
+            assert token["samples"][0]["text"] == reference.text(wanted)[0]
+            compared += 1
+    assert compared > 2
 
 
 def test_critic_equals_the_formula(served: Served) -> None:

@@ -1,0 +1,234 @@
+"""From text to explanation, on a small pair with its source: answers, streams, errors, and a source that dies."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nla_gateway.roles import Role
+from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
+from tests.errors import error_in
+from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize
+from tests.reference import ReferenceSource
+from tests.stack import Stack, scheduler_of, serving, states_of
+
+CONTEXT: Final = 900
+CHAT: Final = [
+    {"role": "user", "content": "Where is the harbour?"},
+    {"role": "assistant", "content": "Down the hill, behind the old mill."},
+]
+TEXTS: Final = ["The harbour lies behind the old mill.", "日本 and 'quotes' > all\nkinds 👩‍👩‍👧", "word " * 60]
+
+
+@dataclass(frozen=True)
+class Served:
+    pair: Pair
+    stack: Stack
+    reference: ReferenceSource
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("source")
+    pair = make_pair(folder, "llama")
+    flags = ["--av", str(pair.av), "--ar", str(pair.ar), "--source", str(pair.av), "--source-context", str(CONTEXT)]
+    with serving(folder / "log", *flags, "--device", "cpu", "--dtype", "float32") as stack:
+        yield Served(pair, stack, ReferenceSource(pair.av, LAYER))
+
+
+def refused(served: Served, path: str, status: int, param: str | None, **body: Any) -> str:
+    reply = served.stack.http.post(path, json=body)
+    assert reply.status_code == status, reply.text
+    error = error_in(reply)
+    assert error.param == param, error
+    return error.message
+
+
+def test_info_and_ready_know_the_source(served: Served) -> None:
+    info = served.stack.http.get("/v1/info").json()
+    assert info["source"]["model"] == served.pair.av.name
+    assert (info["source"]["layer"], info["layer"]) == (LAYER, LAYER)
+    assert CONTEXT - 3 < info["source"]["context"] <= CONTEXT
+    assert len(info["source"]["fingerprint"]) == 64
+    assert states_of(served.stack) == dict.fromkeys(("verbalizer", "reconstructor", "source"), "ready")
+
+
+def test_tokens_of_texts(served: Served) -> None:
+    reply = served.stack.http.post("/tokenize", json={"texts": TEXTS}).json()
+    assert reply["model"] == served.pair.av.name
+    for text, result in zip(TEXTS, reply["results"], strict=True):
+        assert [token["id"] for token in result["tokens"]] == served.reference.ids(text)
+        assert result["text"][result["tokens"][-1]["end"] :] == ""
+        assert result["tokens"][0]["special"]
+        assert not result["tokens"][0]["content"]
+        assert all(token["text"] == result["text"][token["start"] : token["end"]] for token in result["tokens"][1:])
+
+
+def test_tokens_of_a_chat(served: Served) -> None:
+    (result,) = served.stack.http.post("/tokenize", json={"chats": CHAT}).json()["results"]
+    assert [token["id"] for token in result["tokens"]] == served.reference.chat_ids(CHAT)
+    for index, message in enumerate(CHAT):
+        own = [token for token in result["tokens"] if token["message"] == index and token["content"]]
+        assert {token["role"] for token in own} == {message["role"]}
+        assert result["text"][own[0]["start"] : own[-1]["end"]].strip() == message["content"]
+
+
+def test_a_text_longer_than_one_batch_of_the_engine_and_many_at_once(served: Served) -> None:
+    texts = ["bread and butter " * 50, *TEXTS, *(f"number {number} of many" for number in range(40))]
+    positions = [[0, -1], *([[-1, 0, 1]] * (len(texts) - 1))]
+    for text, result in zip(texts, extract(served.stack, texts=texts, positions=positions), strict=True):
+        ids = served.reference.ids(text)
+        chosen = sorted({place % len(ids) for place in positions[texts.index(text)]})
+        assert [token["position"] for token in result["tokens"]] == chosen
+        assert np.abs(result["vectors"] - served.reference.vectors(ids)[chosen]).max() < 1e-4
+
+
+def test_token_ids_stand_for_a_text(served: Served) -> None:
+    ids = served.reference.ids(TEXTS[0])
+    (by_ids,) = extract(served.stack, token_ids=ids, positions="content")
+    (by_text,) = extract(served.stack, texts=TEXTS[0], positions="content")
+    assert np.array_equal(by_ids["vectors"], by_text["vectors"])
+    assert [token["position"] for token in by_text["tokens"]] == list(range(1, len(ids)))
+
+
+def test_bfloat16_is_the_default(served: Served) -> None:
+    reply = served.stack.http.post("/extract", json={"texts": TEXTS[0]}).json()
+    assert (reply["layer"], reply["d_model"], reply["dtype"]) == (LAYER, D_MODEL, "bfloat16")
+    (token,) = reply["results"][0]["tokens"]
+    again = served.stack.http.post("/verbalize", json={"vectors": token["vector"], "temperature": 0})
+    assert again.status_code == 200
+    assert reply["usage"] == {
+        "prompt_tokens": len(served.reference.ids(TEXTS[0])), "cached_tokens": 0, "completion_tokens": 0
+    }  # fmt: skip
+
+
+def test_an_explanation_is_an_extraction_verbalized(served: Served) -> None:
+    sampling = {"n": 2, "temperature": 1.0, "seed": 7, "max_tokens": 12, "score": True}
+    reply = served.stack.http.post("/explain", json={"texts": TEXTS[:2], "positions": "all", **sampling})
+    explained = reply.raise_for_status().json()
+    assert (explained["source"], explained["layer"]) == (served.pair.av.name, LAYER)
+    vectors = np.concatenate([one["vectors"] for one in extract(served.stack, texts=TEXTS[:2], positions="all")])
+    verbalized = verbalize(served.stack, vectors, **sampling)
+    tokens = [token for result in explained["results"] for token in result["tokens"]]
+    assert [[sample["text"] for sample in token["samples"]] for token in tokens] == [
+        [sample["text"] for sample in result["samples"]] for result in verbalized["results"]
+    ]
+    assert all(sample["score"]["mse"] >= 0 for token in tokens for sample in token["samples"])
+    first = tokens[:10]
+    assert all("first ten" in token["remark"] for token in first)
+
+
+def test_a_streamed_explanation(served: Served) -> None:
+    body = {"texts": TEXTS[:2], "positions": [[-1], [3, 4]], "temperature": 0, "max_tokens": 12}
+    whole = served.stack.http.post("/explain", json=body).json()
+    events = events_of(served.stack.http.post("/explain", json={**body, "stream": True}).text)
+    names = [name for name, _ in events]
+    assert names[:2] == ["tokens", "tokens"]
+    assert names[-1] == "done"
+    assert events[-1][1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    for index, text in enumerate(TEXTS[:2]):
+        tokens = events[index][1]["tokens"]
+        assert [token["id"] for token in tokens] == served.reference.ids(text)
+        read = {token["position"]: token["norm"] for token in tokens if "norm" in token}
+        wanted = whole["results"][index]["tokens"]
+        assert read == {token["position"]: token["norm"] for token in wanted}
+        for token in wanted:
+            own = [(name, one) for name, one in events[2:-1] if (one["index"], one["position"]) == (index, token["position"])]
+            assert "".join(one["text"] for name, one in own if name == "sample.delta") == token["samples"][0]["text"]
+            (done,) = [one for name, one in own if name == "sample.done"]
+            assert {key: done[key] for key in token["samples"][0]} == token["samples"][0]
+
+
+def test_what_is_wrong_is_named(served: Served) -> None:
+    ask = partial(refused, served)
+    assert "exactly one of" in ask("/extract", 400, None)
+    assert "exactly one of" in ask("/extract", 400, None, texts="a", token_ids=[1])
+    ask("/extract", 400, "positions[1]", texts="a b c", positions=[0, 99])
+    ask("/extract", 400, "positions[1][0]", texts=["a", "b"], positions=["last", [99]])
+    ask("/extract", 400, "positions", texts=["a", "b"], positions=["last"])
+    ask("/extract", 400, "positions", texts="a", positions="some")
+    ask("/extract", 400, "positions", texts="a", positions=[])
+    ask("/explain", 400, "n", texts="a", n=1000)
+    ask("/explain", 400, "token_ids[1]", token_ids=[1, 10**9])
+    ask("/tokenize", 400, "chats[0].content", chats=[{"role": "user"}])
+    ask("/tokenize", 400, "vectors", texts="a", vectors=["b"])
+    message = ask("/extract", 400, "texts[1]", texts=["a", "bread " * CONTEXT])
+    assert "--source-context" in message
+    assert "knows no" in ask("/tokenize", 400, "chat_template_kwargs", chats=CHAT, chat_template_kwargs={"foo": True})
+    ask("/extract", 413, "texts", texts=["a"] * 513)
+    ask("/extract", 413, "positions", texts=["word " * 200] * 60, positions="all")
+    ask("/explain", 413, "positions", texts=["word " * 200] * 20, positions="all", n=2)
+
+
+def test_without_a_source_it_is_said_how_to_start_one(demo: Stack) -> None:
+    for path in ("/tokenize", "/extract", "/explain"):
+        reply = demo.http.post(path, json={"texts": "a"})
+        assert reply.status_code == 503
+        assert "--source base" in error_in(reply).message
+        assert "retry-after" not in reply.headers
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=4), choice=st.sampled_from(["last", "all", "content"]))
+def test_any_text_is_read_or_refused(served: Served, texts: list[str], choice: str) -> None:
+    reply = served.stack.http.post("/extract", json={"texts": texts, "positions": choice, "dtype": "float32"})
+    if reply.status_code != 200:
+        assert error_in(reply).type == "invalid_request"
+        return
+    for text, result in zip(texts, extract(served.stack, texts=texts, positions=choice), strict=True):
+        ids = served.reference.ids(text)
+        chosen = [token["position"] for token in result["tokens"]]
+        assert [ids[place] for place in chosen] == [token["id"] for token in result["tokens"]]
+        assert np.abs(result["vectors"] - served.reference.vectors(ids)[chosen]).max() < 1e-4
+
+
+def test_tokens_are_counted(served: Served) -> None:
+    before = total(samples_of(served.stack), "nla_tokens_total", engine="source", kind="prompt")
+    extract(served.stack, texts=TEXTS[0])
+    after = total(samples_of(served.stack), "nla_tokens_total", engine="source", kind="prompt")
+    assert after - before == len(served.reference.ids(TEXTS[0]))
+
+
+def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
+    engine = served.stack.settings().engines[Role.AV]
+    body = {"texts": "word " * 30, "positions": "all", "max_tokens": 900, "temperature": 50.0, "stream": True}
+    with httpx.Client(base_url=served.stack.url, trust_env=False) as http, http.stream("POST", "/explain", json=body) as reply:
+        lines = reply.iter_lines()
+        while "sample.delta" not in next(lines):
+            continue
+        assert running(engine) > 1
+    deadline = time.monotonic() + 20
+    while running(engine):
+        assert time.monotonic() < deadline, "samples go on for nobody"
+        time.sleep(0.2)
+
+
+def test_a_source_killed_with_explanations_in_flight_comes_back(served: Served) -> None:
+    body = {"texts": TEXTS[0], "positions": "all", "temperature": 0, "max_tokens": 8}
+    right = served.stack.http.post("/explain", json=body).json()["results"]
+    vectors = np.stack([np.ones(D_MODEL, np.float32)])
+
+    def ask(_: int) -> list[Any] | int:
+        reply = served.stack.http.post("/explain", json=body)
+        return reply.json()["results"] if reply.status_code == 200 else reply.status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = pool.map(ask, range(24))
+        scheduler_of(served.stack, Role.SOURCE).kill()
+        # Those who do not need it notice nothing.
+        assert len(texts_of(verbalize(served.stack, vectors, max_tokens=4))) == 1
+        got = list(asked)
+    assert all(one in (right, 503) for one in got)
+    deadline = time.monotonic() + 120
+    while states_of(served.stack)["source"] != "ready":
+        assert time.monotonic() < deadline, "it does not come back"
+        time.sleep(0.5)
+    assert ask(0) == right
