@@ -28,7 +28,7 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine.hooks import prefix, rendezvous, requests, sampling, state, weights
+    from nla_engine.hooks import prefix, rendezvous, requests, sampling, shards, state, weights
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
@@ -51,6 +51,8 @@ def hooks_for(role: str) -> list[Hook]:
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
         case _:
             raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
+    if role == "source":
+        hooks.append(Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"))
     report = state.reporting(role, [hook.target for hook in hooks])
     return [*hooks, Hook(names.INTERNAL_STATE, report, "AFTER")]
 
