@@ -135,6 +135,9 @@ class ChatMessage(_Request):
     content: str
 
 
+ChoiceOfPositions = PositionWord | list[int]
+"""Of one text."""
+
 
 class TextRequest(_Request):
     """Texts for the source model, in exactly one of three forms."""

@@ -12,7 +12,7 @@ from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import check_limits, limits_of
 from nla_launch.logs import set_up_logs
-from nla_launch.pair.preset import DEFAULT, Preset, load_preset
+from nla_launch.pair.preset import BASE, DEFAULT, NONE, Preset, load_preset
 from nla_launch.pair.sources import Based, Source
 from nla_launch.plan.elsewhere import KEY_VARIABLE, read_elsewhere
 
@@ -77,20 +77,50 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _preset(arguments: argparse.Namespace) -> Preset:
     """Combine the preset with the checkpoints given; given all and no preset, none is needed."""
-    wanted = [Role(arguments.only)] if arguments.only else list(Role)
+    only = None if arguments.only is None else Role(arguments.only)
+    needed = [Role.AV, Role.AR] if only is None else [only]
     for role in Role:
-        if role not in wanted and any(getattr(arguments, f"{role}{kind}") for kind in ("", "_url", "_adapter")):
-            raise LaunchError(f"--only {arguments.only} serves no {role.label}, but one is given: leave out either")
-    given: dict[Role, Source] = {role: source for role in wanted if (source := getattr(arguments, role))}
-    if arguments.preset is None and len(given) == len(wanted):
+        if only not in (None, role) and _is_given(arguments, role):
+            raise LaunchError(f"--only {only} serves no {role.label}, but one is given: leave out either")
+    given: dict[Role, Source] = {role: source for role in Role if (source := getattr(arguments, role))}
+    if arguments.preset is None and all(role in given and given[role] != BASE for role in needed):
         base = Preset(name="custom", av=None, ar=None)
     else:
         base = load_preset(arguments.preset or DEFAULT)
     sources = base.sources | given
-    for role in wanted:
+    if (only is Role.SOURCE or arguments.source_url) and Role.SOURCE not in sources:
+        sources[Role.SOURCE] = BASE
+    source = _source(sources.pop(Role.SOURCE, NONE), base) if only in (None, Role.SOURCE) else None
+    if source is not None:
+        sources[Role.SOURCE] = source
+    elif only is Role.SOURCE or arguments.source_url or arguments.source_context:
+        raise LaunchError("no source is served: give --source, or leave out the flags that are for one")
+    for role in needed:
         if role not in sources:
             raise LaunchError(f"preset {base.name} has no `{role}`: give --{role}")
-        if adapters := getattr(arguments, f"{role}_adapter"):
+        if adapters := getattr(arguments, f"{role}_adapter", None):
             below = sources[role]
             sources[role] = Based(base=below if isinstance(below, str) else below.base, adapters=tuple(adapters))
-    return base.model_copy(update={role.value: sources[role] if role in wanted else None for role in Role})
+    return base.model_copy(update={role.value: sources.get(role) for role in Role})
+
+
+def _is_given(arguments: argparse.Namespace, role: Role) -> bool:
+    """Whether the flags name a role's checkpoint, adapters or engine."""
+    named = (getattr(arguments, f"{role}{kind}", None) for kind in ("", "_url", "_adapter"))
+    return any(value and value != NONE for value in named)
+
+
+def _source(given: Source, preset: Preset) -> str | None:
+    """Tell which model the source is; None where there is none.
+
+    Raises:
+        LaunchError: it is to be the base model, and none is named.
+    """
+    if given == NONE:
+        return None
+    if given == BASE and preset.base_model is None:
+        raise LaunchError(
+            f"--source {BASE}: preset {preset.name} has no `base_model`: add `base_model: REPO` to it, or give --source"
+            " REPO|DIR"
+        )
+    return preset.base_model if given == BASE else str(given)

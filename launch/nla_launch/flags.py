@@ -9,19 +9,28 @@ from typing import Final
 from nla_gateway.roles import Role
 from nla_launch.limits import add_limits
 from nla_launch.logs import FORMATS
-from nla_launch.pair.preset import DEFAULT
+from nla_launch.pair.preset import BASE, DEFAULT, NONE
 from nla_launch.plan.nodes import PORTS
+from nla_launch.plan.source import SOURCE_CONTEXT
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 URL_HELP: Final = {
     Role.AV: "use the verbalizer engine there, and start none; repeat for several alike",
     Role.AR: "the same for the reconstructor",
+    Role.SOURCE: "the same for the source",
+}
+CHECKPOINT_HELP: Final = {
+    Role.AV: "verbalizer checkpoint, instead of the preset's",
+    Role.AR: "reconstructor checkpoint, instead of the preset's",
+    Role.SOURCE: f"model that texts are read by, up to the pair's layer: `{BASE}` is the preset's base_model, `{NONE}`"
+    " takes back the preset's source (default: the preset's, or none)",
 }
 
 ADAPTER_HELP: Final = {
     Role.AV: f"LoRA adapter to merge into the {Role.AV.label}'s weights; repeat for one on top of another",
     Role.AR: f"the same for the {Role.AR.label}",
 }
+"""Of the roles that take adapters."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,19 +41,23 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what is served").add_argument
     add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
     for role in Role:
-        add(f"--{role}", metavar="REPO|DIR", help=f"{role.label} checkpoint, instead of the preset's")
-    for role in Role:
-        add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=ADAPTER_HELP[role])
+        words = f"{BASE}|REPO|DIR|{NONE}" if role is Role.SOURCE else "REPO|DIR"
+        add(f"--{role}", metavar=words, help=CHECKPOINT_HELP[role])
+    add("--source-context", type=_positive, metavar="N",
+        help=f"tokens that a text which the source reads may have (default {SOURCE_CONTEXT}, or what the model takes)",
+    )  # fmt: skip
+    for role, text in ADAPTER_HELP.items():
+        add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=text)
     add("--only", choices=[role.value for role in Role],
         help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip
     add = parser.add_argument_group("where it runs").add_argument
     add("--tp", type=_positive, metavar="N",
         help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
     add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
-    add("--gpus", type=_indices, metavar="LIST", help="GPUs of both engines, such as 0-3,6 (default: from the first)")
+    add("--gpus", type=_indices, metavar="LIST", help="GPUs of all engines, such as 0-3,6 (default: from the first)")
     for role in Role:
-        others = " and ".join(f"--{other}-gpus" for other in Role if other is not role)
-        add(f"--{role}-gpus", type=_indices, metavar="LIST", help=f"GPUs of the {role.label} alone; needs {others}")
+        add(f"--{role}-gpus", type=_indices, metavar="LIST",
+            help=f"GPUs of the {role.label} alone; needs such a list for each engine that is served")  # fmt: skip
     add("--concurrency", type=_positive, metavar="N",
         help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
     )  # fmt: skip

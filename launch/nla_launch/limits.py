@@ -13,7 +13,7 @@ from nla_launch.errors import LaunchError
 if TYPE_CHECKING:  # slow, and not needed for flags
     from nla_launch.plan.plan import EnginePlan
 
-TOKENS: Final = {Role.AV: "max_tokens", Role.AR: "max_text_tokens"}
+TOKENS: Final = {Role.AV: "max_tokens", Role.AR: "max_text_tokens", Role.SOURCE: None}
 """Of each role, the limit that its engine's context length bounds."""
 
 
@@ -52,7 +52,7 @@ def check_limits(limits: GatewayLimits, engines: Sequence["EnginePlan"]) -> None
     """Raise LaunchError for a limit on tokens that was given and that no engine of the plan can reach."""
     for engine in engines:
         name = TOKENS[engine.role]
-        if name in limits.model_fields_set and getattr(limits, name) >= engine.context_length:
+        if name is not None and name in limits.model_fields_set and getattr(limits, name) >= engine.context_length:
             raise LaunchError(
                 f"{_flag(name)} {getattr(limits, name)} is over what the {engine.label} can hold:"
                 f" prompt and all, {engine.context_length} tokens"

@@ -13,6 +13,7 @@ FILTERED_DRAW: Final = "sglang.srt.layers.sampler.top_k_top_p_min_p_sampling_fro
 SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 CAPPED_LOGITS: Final = "sglang.srt.layers.logits_processor.fused_softcap"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
+WEIGHT_FILES: Final = "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 _NATIVE: Final = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
@@ -25,6 +26,7 @@ NAMES: Final[dict[str, str]] = {
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     CAPPED_LOGITS: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
+    WEIGHT_FILES: "hooked: lets a source's files that hold no block of it be missing",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
     INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",

@@ -28,7 +28,7 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine.hooks import prefix, rendezvous, requests, sampling, state, weights
+    from nla_engine.hooks import prefix, rendezvous, requests, sampling, shards, state, weights
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
@@ -50,7 +50,10 @@ def hooks_for(role: str) -> list[Hook]:
         case "ar":
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
         case "source":
-            hooks.append(Hook(names.GENERATE_REQUEST, requests.encode_rows, "AROUND"))
+            hooks += [
+                Hook(names.GENERATE_REQUEST, requests.encode_rows, "AROUND"),
+                Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"),
+            ]
         case _:
             raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av, ar or source")
     report = state.reporting(role, [hook.target for hook in hooks])

@@ -107,7 +107,9 @@ class Description(_Frozen):
     layer: int | None = Field(ge=0, description="Whose output the vectors are; null: a verbalizer that states none.")
     template: str = Field(default="", description="The prompt, for `str.format`; a source has none.")
     marker: Marker | None = None
-    mse_scale: float | None = Field(default=None, gt=0, description="Norm that vectors are scored at; null: scores make no sense.")
+    mse_scale: float | None = Field(
+        default=None, gt=0, description="Norm that vectors are scored at; null: scores make no sense."
+    )
     verbalizer: VerbalizerDescription | None = None
     reconstructor: ReconstructorDescription | None = None
     source: SourceDescription | None = None
@@ -137,6 +139,16 @@ class Description(_Frozen):
         if self.reconstructor is None:
             raise CheckpointError(f"a {self.role.label} is described, where a {Role.AR.label} is meant")
         return self.reconstructor
+
+    def of_source(self) -> SourceDescription:
+        """Return a source's own part.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        if self.source is None:
+            raise CheckpointError(f"a {self.role.label} is described, where a {Role.SOURCE.label} is meant")
+        return self.source
 
 
 VERBS: Final = {Role.AV: "reads", Role.AR: "rebuilds", Role.SOURCE: "gives"}

@@ -141,7 +141,11 @@ def test_a_streamed_explanation(served: Served) -> None:
         wanted = whole["results"][index]["tokens"]
         assert read == {token["position"]: token["norm"] for token in wanted}
         for token in wanted:
-            own = [(name, one) for name, one in events[2:-1] if (one["index"], one["position"]) == (index, token["position"])]
+            own = [
+                (name, one)
+                for name, one in events[2:-1]
+                if (one["index"], one["position"]) == (index, token["position"])
+            ]
             assert "".join(one["text"] for name, one in own if name == "sample.delta") == token["samples"][0]["text"]
             (done,) = [one for name, one in own if name == "sample.done"]
             assert {key: done[key] for key in token["samples"][0]} == token["samples"][0]
@@ -149,8 +153,8 @@ def test_a_streamed_explanation(served: Served) -> None:
 
 def test_what_is_wrong_is_named(served: Served) -> None:
     ask = partial(refused, served)
-    assert "exactly one of" in ask("/extract", 400, None)
-    assert "exactly one of" in ask("/extract", 400, None, texts="a", token_ids=[1])
+    assert "exactly one of" in ask("/extract", 400, "texts")
+    assert "exactly one of" in ask("/extract", 400, "texts", texts="a", token_ids=[1])
     ask("/extract", 400, "positions[1]", texts="a b c", positions=[0, 99])
     ask("/extract", 400, "positions[1][0]", texts=["a", "b"], positions=["last", [99]])
     ask("/extract", 400, "positions", texts=["a", "b"], positions=["last"])
@@ -200,7 +204,10 @@ def test_tokens_are_counted(served: Served) -> None:
 def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
     engine = served.stack.settings().engines[Role.AV]
     body = {"texts": "word " * 30, "positions": "all", "max_tokens": 900, "temperature": 50.0, "stream": True}
-    with httpx.Client(base_url=served.stack.url, trust_env=False) as http, http.stream("POST", "/explain", json=body) as reply:
+    with (
+        httpx.Client(base_url=served.stack.url, trust_env=False) as http,
+        http.stream("POST", "/explain", json=body) as reply,
+    ):
         lines = reply.iter_lines()
         while "sample.delta" not in next(lines):
             continue

@@ -11,7 +11,7 @@ from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import SINGLE, Checkpoint
-from nla_launch.pair.model_config import ModelConfig, read_config
+from nla_launch.pair.model_config import ModelConfig, read_config, read_stored
 
 READER: Final = "nla_engine.adapters.check"
 """The engine's own reader of adapters, which is asked in a process of its own: nothing of ours imports the engine."""
@@ -43,20 +43,29 @@ def whole_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool 
     return read_config(folder, trust_remote_code=trust_remote_code)
 
 
+def blocks_of(description: Description) -> int | None:
+    """Tell how many of a model's blocks an engine runs; None: all."""
+    if description.reconstructor is not None:
+        return description.reconstructor.blocks
+    return None if description.source is None else description.source.blocks
+
+
 def served_config(checkpoint: Checkpoint, config: ModelConfig, description: Description) -> ModelConfig:
-    """Form the configuration of what an engine is to load: of a reconstructor's base the first blocks alone.
+    """Form the configuration of what an engine loads: of a reconstructor's base, and of a source, the first blocks.
 
     Raises:
         LaunchError: the base has fewer.
     """
-    if checkpoint.base is None or checkpoint.folder is None or description.reconstructor is None:
+    blocks = blocks_of(description)
+    whole = checkpoint.base is None and description.role is not Role.SOURCE
+    if whole or checkpoint.folder is None or blocks is None:
         return config
-    blocks = description.reconstructor.blocks
     if blocks > config.blocks:
         raise LaunchError(
-            f"{checkpoint.source}: a reconstructor of {blocks} blocks, of a base that has {config.blocks}"
+            f"{checkpoint.source}: a {description.role.label} of {blocks} blocks, of a base that has {config.blocks}"
         )
-    return replace(config, blocks=blocks, changed=_cut(checkpoint.folder, blocks))
+    stored = read_stored(checkpoint.folder, blocks)
+    return replace(config, blocks=blocks, stored=stored, changed=_cut(checkpoint.folder, blocks, config.blocks))
 
 
 def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -84,11 +93,10 @@ def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
         raise LaunchError(problem)
 
 
-def _cut(folder: Path, blocks: int) -> dict[str, Any]:
+def _cut(folder: Path, blocks: int, full: int) -> dict[str, Any]:
     """Form what SGLang is to read instead of config.json's: fewer blocks, and lists by block as long as they are."""
     whole = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     decoder = whole.get("text_config", whole)
-    full = decoder["num_hidden_layers"]
     lists = {
         name: value[:blocks]
         for name, value in decoder.items()

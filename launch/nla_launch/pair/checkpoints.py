@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Self
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.shards import wanted_files
 from nla_launch.pair.sources import AdapterSource, Source
 
 logger = logging.getLogger(__name__)
@@ -22,11 +23,12 @@ REPOSITORY: Final = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<folder>[\w.-]+(?:/[\w.-]+)*)/?)?"
 )
 Need = Literal["plan", "all but weights", "all"]
+ALL_WEIGHTS: Final = "*.safetensors"
 WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
 PATTERNS: Final[dict[Need, list[str]]] = {
     "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", SINGLE_CONFIG],
     "all but weights": WITHOUT_WEIGHTS,
-    "all": ["*.safetensors", *WITHOUT_WEIGHTS],
+    "all": [ALL_WEIGHTS, *WITHOUT_WEIGHTS],
 }
 CODE: Final = ["*.py"]
 
@@ -123,14 +125,14 @@ class Place:
         return ["*/*" if self.folder is None else f"{self.folder}/*/*"]
 
 
-def find(source: Source, need: Need, *, code: bool = False) -> Checkpoint:
+def find(source: Source, need: Need, *, code: bool = False, blocks: int | None = None) -> Checkpoint:
     """Find a checkpoint, or a base and its adapters; see `locate`.
 
     Raises:
         LaunchError: as `locate` does.
     """
     if isinstance(source, str):
-        return locate(source, need, code=code)
+        return locate(source, need, code=code, blocks=blocks)
     base = locate(source.base, need, code=code)
     found = [(given, locate(_folder_of(given), need)) for given in source.stated]
     adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
@@ -143,13 +145,15 @@ def _folder_of(adapter: AdapterSource) -> str:
     return re.sub(f"[/:]{re.escape(SINGLE)}$", "", adapter.source)
 
 
-def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
+def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = None) -> Checkpoint:
     """Find a checkpoint's folder, downloading it from the hub where it is a repository.
 
     Args:
         source: what the user or the preset wrote.
         need: for a plan, a few small files, of which none may be there; else all must be, with weights or without.
         code: fetch the checkpoint's own Python code too.
+        blocks: of the model's blocks, so many are needed, from the first, with the embedding table and no head: a file
+            that by the index holds only others is not fetched. None: all there is.
 
     Raises:
         LaunchError: no such folder, repository, revision or folder in it, or no access to it.
@@ -162,7 +166,12 @@ def locate(source: str, need: Need, *, code: bool = False) -> Checkpoint:
     place = Place.read(source)
     if place is None:
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name[@revision][:folder])")
-    root = _from_hub(place, [*PATTERNS[need], *(CODE if code else [])], must=need != "plan")
+    if need != "plan":
+        logger.info("fetching %s from the hub (what is there already is kept)", place.name)
+    patterns = [*PATTERNS[need], *(CODE if code else [])]
+    if need == "all" and blocks is not None:
+        patterns = _without_others(place, patterns, blocks)
+    root = _from_hub(place, patterns, must=need != "plan")
     folder = root if root is None or place.folder is None else root / place.folder
     return Checkpoint(place.name, source, folder, root)
 
@@ -173,6 +182,14 @@ def _in_package(source: str) -> Path:
         return Path(str(files(package))) / rest
     except ModuleNotFoundError:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
+
+
+def _without_others(place: Place, patterns: list[str], blocks: int) -> list[str]:
+    """Fetch all but weights, and put the names of those files of weights that are needed in the place of all."""
+    small = [pattern for pattern in patterns if pattern != ALL_WEIGHTS]
+    root = _from_hub(place, small, must=True)
+    wanted = None if root is None else wanted_files(root / (place.folder or ""), blocks)
+    return patterns if wanted is None else [*wanted, *small]
 
 
 def _from_hub(place: Place, patterns: list[str], *, must: bool) -> Path | None:
@@ -186,8 +203,6 @@ def _from_hub(place: Place, patterns: list[str], *, must: bool) -> Path | None:
     )
 
     try:
-        if must:
-            logger.info("fetching %s from the hub (what is there already is kept)", place.name)
         allowed, ignored = place.allowed(patterns), place.ignored
         root = Path(
             snapshot_download(

@@ -17,6 +17,7 @@ from nla_gateway.roles import Role
 from nla_launch.pair.checkpoints import SINGLE_CONFIG
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.origins import Origins
+from nla_launch.pair.reading import PairLayer, describe_source, pair_layer
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.sidecar import FOREIGN, SIDECAR, Tokens, find_sidecar, read_sidecar
 from nla_launch.pair.stated import Stated
@@ -39,6 +40,8 @@ def describe(role: Role, places: Places, config: ModelConfig, rules: Rules = NO_
     Raises:
         CheckpointError: something is not stated, contradicts itself, or is not served.
     """
+    if role is Role.SOURCE:
+        return describe_source(places[-1][0], config, pair_layer(rules, {}))
     path, folders = find_sidecar(places), [folder for folder, _ in places]
     if path is None and rules.say_nothing:
         raise CheckpointError(_no_sidecar(folders))
@@ -63,6 +66,20 @@ def describe_pair(given: Mapping[Role, tuple[Places, ModelConfig]], rules: Rules
         origin = av.origin | {"layer": Origin.OTHER}
         described[Role.AV] = av.model_copy(update={"layer": ar.layer, "origin": origin})
     return described
+
+
+def layer_beside(places: Sequence[Places]) -> PairLayer:
+    """Read in their sidecars what checkpoints that are not served say of their vectors.
+
+    Raises:
+        CheckpointError: a sidecar does not fit, or they contradict each other.
+    """
+    found = [read_sidecar(path) for one in places if (path := find_sidecar(one)) is not None]
+    layers = {one.layer for one in found if one.layer is not None}
+    widths = {one.d_model for one in found if one.d_model is not None}
+    if len(layers) > 1 or len(widths) > 1:
+        raise CheckpointError(f"no pair: the sidecars say layers {sorted(layers)} and d_model {sorted(widths)}")
+    return PairLayer(next(iter(layers), None), Origin.SIDECAR, next(iter(widths), None))
 
 
 def _describe(stated: Stated, config: ModelConfig) -> Description:

@@ -49,14 +49,19 @@ def read_heads(path: Path) -> dict[str, Head]:
         raise LaunchError(f"{path} is missing, or no file of safetensors: fetch it again") from None
 
 
-def weight_heads(folder: Path) -> Iterator[tuple[str, Head]]:
+def weight_heads(folder: Path, *, missing_ok: bool = False) -> Iterator[tuple[str, Head]]:
     """Read the heads of a checkpoint's weights: of the files in its index, where it has one.
+
+    Args:
+        folder: the checkpoint's.
+        missing_ok: leave out files that are named and not there.
 
     Raises:
         LaunchError: a file is missing or no file of safetensors.
     """
     for path in _files(folder):
-        yield from read_heads(path).items()
+        if path.exists() or not missing_ok:
+            yield from read_heads(path).items()
 
 
 def weight_map(folder: Path) -> dict[str, str] | None:

@@ -1,7 +1,6 @@
 """What a checkpoint's config.json says of its size and shape: enough for a plan, without loading anything."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
 from nla_launch.pair.heads import weight_heads
+from nla_launch.pair.shards import NOT_OURS, block_of, missing_files
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
 FIELDS: Final = {
@@ -26,9 +26,6 @@ FIELDS: Final = {
 
 WINDOWED: Final = ("Gemma2", "Gemma3", "Olmo2")
 """What architectures begin with whose sliding windows SGLang computes."""
-_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
-_NOT_OURS: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
-"""Parts that are not loaded: of vision and the like, and what guesses further tokens."""
 _FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -142,21 +139,23 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
 
 
 def read_stored(folder: Path, blocks: int) -> Stored | None:
-    """Count what a checkpoint's files hold, by their heads; None where some of it is not there.
+    """Count what a checkpoint's files hold of its first blocks, by their heads; None where some of it is not there.
 
     Raises:
-        LaunchError: a file is missing or no file of safetensors.
+        LaunchError: a file is no file of safetensors.
     """
+    if missing_files(folder, blocks):
+        return None
     values, packed, embeddings = [0] * blocks, [0] * blocks, 0
-    for name, head in weight_heads(folder):
-        block = _BLOCK.search(name)
-        if _NOT_OURS.search(name):
+    for name, head in weight_heads(folder, missing_ok=True):
+        block = block_of(name)
+        if NOT_OURS.search(name):
             continue
-        if block is not None and int(block[1]) < blocks:
+        if block is not None and block < blocks:
             if head.dtype in _FLOATS:
-                values[int(block[1])] += head.values
+                values[block] += head.values
             else:
-                packed[int(block[1])] += head.size
+                packed[block] += head.size
         elif name.endswith(("embed_tokens.weight", "wte.weight", "embeddings.weight")):
             embeddings += head.values
     whole = embeddings and all(map(sum, zip(values, packed, strict=True)))

@@ -2,33 +2,31 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, assert_never
+from typing import assert_never
 
 import numpy as np
 
 from nla_gateway.description import Description, check_pair
 from nla_gateway.errors import CheckpointError
-from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
+from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import check_base, served_config, whole_config
 from nla_launch.pair.checkpoints import VALUE_HEAD, Checkpoint
-from nla_launch.pair.describing import describe_pair
+from nla_launch.pair.describing import Places, describe_pair
 from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.reading import NOT_KNOWN, PairLayer, describe_source, pair_layer
 from nla_launch.pair.rules import NO_RULES, Rules
+from nla_launch.pair.shards import missing_files
 from nla_launch.pair.sidecar import find_sidecar
 from nla_launch.pair.value_heads import FILES, has_final_norm, read_head
-
-PROMPTS: Final[dict[Role, type[VerbalizerPrompt] | type[ReconstructorPrompt]]] = {
-    Role.AV: VerbalizerPrompt,
-    Role.AR: ReconstructorPrompt,
-}
 
 
 def describe_checkpoints(
     checkpoints: Mapping[Role, Checkpoint],
     rules: Rules = NO_RULES,
     *,
+    beside: PairLayer = NOT_KNOWN,
     fetched: bool = True,
     trust_remote_code: bool = False,
 ) -> dict[Role, Description]:
@@ -37,6 +35,7 @@ def describe_checkpoints(
     Args:
         checkpoints: by role.
         rules: what a preset states of them.
+        beside: what is known of a source's pair, where that is not served.
         fetched: whether all is there that can be; else one of which nothing is stated yet is left out.
         trust_remote_code: run the checkpoints' own Python code where their config.json asks for it.
 
@@ -44,12 +43,19 @@ def describe_checkpoints(
         LaunchError: something is not stated, contradicts itself, or is not served.
     """
     try:
-        given = {}
+        given: dict[Role, tuple[Places, ModelConfig]] = {}
+        source: ModelConfig | None = None
         for role, one in checkpoints.items():
             config = whole_config(role, one, trust_remote_code=trust_remote_code)
-            if config is not None and (fetched or not rules.say_nothing or find_sidecar(one.places)):
+            if role is Role.SOURCE:
+                source = config
+            elif config is not None and (fetched or not rules.say_nothing or find_sidecar(one.places)):
                 given[role] = (one.places, config)
-        return describe_pair(given, rules)
+        described = describe_pair(given, rules)
+        known = pair_layer(rules, described, beside)
+        if source is not None and (fetched or known.layer is not None):
+            described[Role.SOURCE] = describe_source(checkpoints[Role.SOURCE].model_path, source, known)
+        return described
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
 
@@ -61,7 +67,7 @@ def check_checkpoints(
     elsewhere: Collection[Role] = (),
     trust_remote_code: bool = False,
 ) -> None:
-    """Check what is to be served against its description, and that the two of a pair belong together.
+    """Check what is to be served against its description, and that those of a pair belong together.
 
     Args:
         checkpoints: by role.
@@ -83,10 +89,22 @@ def check_checkpoints(
         check_pair(descriptions)
         # Tokenizers last: they take seconds to load, and the other faults should show at once.
         for role, description in descriptions.items():
-            one = checkpoints[role]
-            PROMPTS[role].load(one.model_path, description, tokens_of=one.tokenizer_folder, trust_remote_code=trust)
+            _check_tokens(checkpoints[role], description, trust_remote_code=trust)
     except CheckpointError as error:
         raise LaunchError(str(error)) from None
+
+
+def _check_tokens(checkpoint: Checkpoint, description: Description, *, trust_remote_code: bool) -> None:
+    folder, tokens_of = checkpoint.model_path, checkpoint.tokenizer_folder
+    match description.role:
+        case Role.AV:
+            VerbalizerPrompt.load(folder, description, tokens_of=tokens_of, trust_remote_code=trust_remote_code)
+        case Role.AR:
+            ReconstructorPrompt.load(folder, description, tokens_of=tokens_of, trust_remote_code=trust_remote_code)
+        case Role.SOURCE:
+            load_tokenizer(tokens_of, trust_remote_code=trust_remote_code)
+        case _:
+            assert_never(description.role)
 
 
 def _check_size(checkpoint: Checkpoint, description: Description, config: ModelConfig) -> None:
@@ -101,12 +119,20 @@ def _check_weights(checkpoint: Checkpoint, description: Description, config: Mod
     folder, served = checkpoint.model_path, served_config(checkpoint, config, description)
     if not any(path.name not in FILES for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
+    blocks = served.blocks if description.role is Role.SOURCE else None
+    missing = missing_files(folder, blocks)
+    if missing:
+        raise LaunchError(f"{folder / missing[0]} is missing, or no file of safetensors: fetch it again")
     check_base(description.role, checkpoint, served)
     match description.role:
         case Role.AV:
             _check_verbalizer(folder, description, served)
         case Role.AR:
             _check_reconstructor(folder, description, served)
+        case Role.SOURCE:
+            if served.stored is None:
+                raise LaunchError(f"{folder}: its weights lack the embedding table or one of the blocks 0 to"
+                                  f" {served.blocks - 1}: fetch the whole checkpoint")  # fmt: skip
         case _:
             assert_never(description.role)
 

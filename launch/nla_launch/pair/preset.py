@@ -2,9 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
@@ -13,12 +13,16 @@ from nla_launch.pair.sources import Source
 from nla_launch.yaml_files import read_yaml
 
 DEFAULT: Final = "llama-3.3-70b-l53"
+BASE: Final = "base"
+"""As a source: the preset's `base_model`."""
+NONE: Final = "none"
+"""As a source: there is none."""
 FIXED_ARGUMENTS: Final = {
-    **dict.fromkeys(("--model-path", "--served-model-name"), "checkpoints are given by `av` and `ar`"),
+    **dict.fromkeys(("--model-path", "--served-model-name"), "checkpoints are given by `av`, `ar` and `source`"),
     **dict.fromkeys(("--host", "--port", "--api-key"), "nla-serve chooses where engines listen, and their keys"),
     **dict.fromkeys(("--tp-size", "--tensor-parallel-size"), "use nla-serve's --tp"),
     **dict.fromkeys(("--dp-size", "--data-parallel-size"), "use nla-serve's --dp"),
-    **dict.fromkeys(("--base-gpu-id", "--gpu-id-step"), "use nla-serve's --gpus, or --av-gpus and --ar-gpus"),
+    **dict.fromkeys(("--base-gpu-id", "--gpu-id-step"), "use nla-serve's --gpus, or --av-gpus and the like"),
     **dict.fromkeys(
         ("--dtype", "--device", "--quantization", "--trust-remote-code", "--nnodes", "--node-rank", "--dist-init-addr"),
         "use nla-serve's flag of that name",
@@ -28,8 +32,8 @@ FIXED_ARGUMENTS: Final = {
     **dict.fromkeys(("--pp-size", "--pipeline-parallel-size"), "no GPUs are planned for it: use nla-serve's --tp"),
     "--disaggregation-mode": "a verbalizer split in two would lose its vectors on the way",
     "--context-length": "the gateway's limits are made for the planned one",
-    "--is-embedding": "only the reconstructor is one, and always",
-    "--json-model-override-args": "it selects the classes that inject and reconstruct",
+    "--is-embedding": "the reconstructor and the source always are, the verbalizer never",
+    "--json-model-override-args": "it selects the classes that inject, reconstruct and extract",
     "--skip-tokenizer-init": "without a tokenizer no sample stops at its closing tag",
     "--sampling-backend": "only SGLang's pytorch sampler takes a seed for each request",
     "--incremental-streaming-output": "the gateway reads the text so far, not its last piece",
@@ -43,6 +47,9 @@ FIXED_ARGUMENTS: Final = {
     "--speculative-algorithm": "draft models do not see injected vectors",
 }
 """SGLang arguments that a preset may not set, each with the reason."""
+CHUNKS: Final = "of a text read in parts only the last part's rows would come, without a word"
+FIXED_OF_SOURCE: Final = dict.fromkeys(("--chunked-prefill-size", "--enable-mixed-chunk"), CHUNKS)
+"""Further ones, of a source's engine."""
 
 
 class Preset(Rules):
@@ -55,6 +62,9 @@ class Preset(Rules):
     name: str
     av: Source | None = Field(description="Verbalizer checkpoint, or {base: ..., adapters: [...]}.")
     ar: Source | None = Field(description="Reconstructor checkpoint, or the same.")
+    source: str | None = Field(
+        default=None, description=f"Model that texts are read by; `{BASE}`: base_model; null or `{NONE}`: none."
+    )
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
@@ -69,16 +79,33 @@ class Preset(Rules):
     @property
     def sources(self) -> dict[Role, Source]:
         """Its checkpoints by role, those that there are."""
-        return {role: source for role in Role if (source := getattr(self, role)) is not None}
+        found = {role: source for role in Role if (source := getattr(self, role)) is not None}
+        if self.source == BASE and self.base_model is not None:
+            found[Role.SOURCE] = self.base_model
+        return found
+
+    @field_validator("source")
+    @classmethod
+    def _none_is_none(cls, source: str | None) -> str | None:
+        """`none` is a word in YAML."""
+        return None if source == NONE else source
+
+    @model_validator(mode="after")
+    def _knows_its_base(self) -> Self:
+        if self.source == BASE and self.base_model is None:
+            raise ValueError("`source: base` needs `base_model`, which is not there")
+        return self
 
     @field_validator("engine_args")
     @classmethod
     def _leave_ours_alone(cls, arguments: dict[Role, list[str]]) -> dict[Role, list[str]]:
         """Refuse what would break injection or the gateway, also under the shortened names that SGLang takes."""
-        for name in (word.split("=")[0] for words in arguments.values() for word in words if word.startswith("--")):
-            taken = next((ours for ours in FIXED_ARGUMENTS if ours.startswith(name)), None)
-            if taken is not None:
-                raise ValueError(f"{name}: {FIXED_ARGUMENTS[taken]}")
+        for role, words in arguments.items():
+            fixed = FIXED_ARGUMENTS | (FIXED_OF_SOURCE if role is Role.SOURCE else {})
+            for name in (word.split("=")[0] for word in words if word.startswith("--")):
+                taken = next((ours for ours in fixed if ours.startswith(name)), None)
+                if taken is not None:
+                    raise ValueError(f"{name}: {fixed[taken]}")
         return arguments
 
 

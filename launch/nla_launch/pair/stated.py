@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nla_gateway.description import Origin
 from nla_gateway.roles import Role
@@ -15,7 +15,8 @@ from nla_launch.pair.sidecar import Sidecar
 class Stated:
     """Of one checkpoint."""
 
-    role: Role
+    role: Literal[Role.AV, Role.AR]
+    """A source has no sidecar."""
     folders: Sequence[Path]
     """Where its files are, those that come first first; the weights are in the last."""
     where: Path

@@ -14,13 +14,12 @@ from nla_launch.pair.checkpoints import SINGLE, VALUE_HEAD
 from nla_launch.pair.heads import read_heads, weight_map
 from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import HeadRule, ReconstructorRules
+from nla_launch.pair.shards import is_final_norm
 
 FILES: Final = (VALUE_HEAD, SINGLE, "value_heads.safetensors", "linear_head.safetensors")
 """Where trainers put heads; in all but the first they may stand beside other tensors."""
 PREFIX: Final = "value_head."
 BY_LAYER: Final = re.compile(r"(?:value_)?heads?\.\d+\.weight")
-FINAL_NORM: Final = re.compile(r"(?:\w+\.)*?(?:norm|norm_f|final_layernorm|ln_f|embedding_norm)\.weight")
-IN_A_BLOCK: Final = re.compile(r"\b(?:layers|h|blocks)\.\d+\.")
 FIELD: Final = "reconstructor.value_head"
 
 
@@ -83,7 +82,7 @@ def has_final_norm(folder: Path) -> bool | None:
     names = list(_tensor_names(folder))
     if not names:
         return None
-    return any(FINAL_NORM.fullmatch(name) and not IN_A_BLOCK.search(name) for name in names)
+    return any(map(is_final_norm, names))
 
 
 def _names_in(file: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
+from nla_launch.pair.preset import NONE
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.placement import GpuChoice, Request, Target, plan_pair, tp_of
 from nla_launch.plan.plan import EnginePlan
@@ -42,7 +43,7 @@ def plan_or_advise(targets: Mapping[Role, Target], request: Request, gpus: Seque
 def advise(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]) -> list[Advice]:
     """Find what works, the nearest first: the same pair on these GPUs, else what gives up least.
 
-    Where the pair as it is does not fit these GPUs, there may be several ways: fp8 weights, more GPUs, one engine.
+    Where the pair as it is does not fit these GPUs, there may be several ways: fp8 weights, more GPUs, fewer engines.
     """
     at_hand = _at_hand(request, gpus)
     same = _nearest(targets, request, gpus, at_hand)
@@ -51,15 +52,16 @@ def advise(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]
     fp8 = None
     if request.quantization is None and request.device != "cpu":
         fp8 = _nearest(targets, replace(request, quantization="fp8"), gpus, at_hand)
-    ways = [fp8, _with_more(targets, request, gpus), *_alone(targets, request, gpus, at_hand)]
+    ways = [fp8, _with_more(targets, request, gpus), _fewer(targets, request, gpus, at_hand)]
     return [way for way in ways if way is not None]
 
 
 def flags_of(way: Advice, targets: Mapping[Role, Target], request: Request) -> list[str]:
     """Write what is different from what was asked for, as flags."""
     new, flags = way.request, list[str]()
-    if set(way.targets) != set(targets):
-        flags += ["--only", *way.targets]
+    if len(way.targets) < len(targets):
+        without_source = targets.keys() - way.targets.keys() == {Role.SOURCE}
+        flags += ["--source", NONE] if without_source else ["--only", *way.targets]
     if new.gpus != request.gpus:
         for flag, named in dict.fromkeys((new.gpus.flag(role), new.gpus.of(role)) for role in way.targets):
             flags += [] if named is None else [flag, in_ranges(named)]
@@ -86,12 +88,15 @@ def _with_more(targets: Mapping[Role, Target], request: Request, gpus: Sequence[
     return None
 
 
-def _alone(
-    targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu], at_hand: list[int]
-) -> Iterator[Advice | None]:
-    if len(targets) > 1:
-        found = (_nearest({role: targets[role]}, request, gpus, at_hand) for role in targets)
-        yield next((way for way in found if way is not None), None)
+def _fewer(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu], at_hand: list[int]) -> Advice | None:
+    """Leave out engines: the source, else all but one."""
+    if len(targets) < 2:
+        return None
+    pair: dict[Role, Target] = {role: target for role, target in targets.items() if role is not Role.SOURCE}
+    alone: list[dict[Role, Target]] = [{role: target} for role, target in targets.items()]
+    fewer = [pair, *alone] if len(pair) < len(targets) else alone
+    found = (_nearest(some, request, gpus, at_hand) for some in fewer)
+    return next((way for way in found if way is not None), None)
 
 
 def _nearest(
@@ -167,5 +172,5 @@ def _written(way: Advice, targets: Mapping[Role, Target], request: Request, gpus
     flags, more = " ".join(flags_of(way, targets, request)), len(way.gpus) - len(gpus)
     if more:
         return f"add {more} GPU{'s' if more > 1 else ''} like it ({flags})"
-    dropped = [] if way.request.gpus.shared is None else [f"--{role}-gpus" for role in request.gpus.own]
+    dropped = [f"--{role}-gpus" for role in request.gpus.own if role not in way.request.gpus.own]
     return f"use {flags}" + (f" without {' and '.join(dropped)}" if dropped else "")

@@ -14,7 +14,12 @@ from nla_launch.plan.sharing import describe_sharing
 from nla_launch.plan.understood import understood
 
 KEY_SHOWN: Final = "<random>"
-COUNTED: Final = {Role.AV: "samples", Role.AR: "texts"}
+COUNTED: Final = {Role.AV: "samples", Role.AR: "texts", Role.SOURCE: "texts"}
+NOT_HERE: Final = {
+    Role.AV: "its sidecar",
+    Role.AR: "its sidecar",
+    Role.SOURCE: "its config.json, or what states the pair's layer,",
+}
 UNKNOWN: Final = "unknown until config.json is there"
 
 
@@ -43,7 +48,7 @@ def _other(role: Role, engine: EngineSettings) -> str:
             role.label,
             f"  checkpoint   {engine.model}",
             f"  runs at      {', '.join(engine.urls)}, in {engine.dtype}",
-            *_understood(engine.description),
+            *_understood(role, engine.description),
         ]
     )
 
@@ -67,14 +72,14 @@ def _engine(engine: EnginePlan, listen: tuple[str, int] | None) -> str:
             f"  context      {engine.context_length} tokens",
             f"  environment  {environment}",
             f"  command      {command}",
-            *_understood(engine.description),
+            *_understood(engine.role, engine.description),
         ]
     )
 
 
-def _understood(description: Description | None) -> list[str]:
+def _understood(role: Role, description: Description | None) -> list[str]:
     if description is None:
-        return ["  understood   nothing yet: its sidecar is not here"]
+        return [f"  understood   nothing yet: {NOT_HERE[role]} is not here"]
     first, *others = understood(description)
     return [f"  understood   {first}", *(f"               {line}" for line in others)]
 

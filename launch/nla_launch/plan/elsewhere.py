@@ -56,7 +56,9 @@ class Elsewhere:
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
             replicas=request.dp,
-            context_length=context_length(whole_config(role, checkpoint, trust_remote_code=trust)),
+            context_length=context_length(
+                role, whole_config(role, checkpoint, trust_remote_code=trust), request.source_context
+            ),
             running_requests=running_requests(concurrency, request.dp),
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),

@@ -61,7 +61,8 @@ def fit(engines: list[EnginePlan], concurrency: int | None) -> list[EnginePlan]:
     if problem is not None:
         raise PlanError(problem)
     chosen = next(n for n in tried if _problem(_sized(engines, n, 0.0)) is None)
-    return [engine for group in _groups(engines) for engine in _filled(group, chosen)]
+    filled = {engine.role: engine for group in _groups(engines) for engine in _filled(group, chosen)}
+    return [filled[engine.role] for engine in engines]
 
 
 def usable(gpu: Gpu) -> int | None:
@@ -79,9 +80,13 @@ def _filled(engines: list[EnginePlan], concurrency: int) -> list[EnginePlan]:
 
 
 def _groups(engines: list[EnginePlan]) -> list[list[EnginePlan]]:
-    """Split engines that share no GPU: one's lack of room is no reason to shrink the other."""
-    shared = set(engines[0].gpus).intersection(*(engine.gpus for engine in engines))
-    return [engines] if shared else [[engine] for engine in engines]
+    """Split engines that share no GPU: one's lack of room is no reason to shrink the other. In their order."""
+    groups: list[list[EnginePlan]] = []
+    for engine in engines:
+        near = [group for group in groups if any({*engine.gpus} & {*other.gpus} for other in group)]
+        merged = [*(one for group in near for one in group), engine]
+        groups = [*(group for group in groups if group not in near), merged]
+    return groups
 
 
 def _sized(engines: Sequence[EnginePlan], concurrency: int, part: float) -> list[EnginePlan]:

@@ -37,6 +37,8 @@ class Load:
     dtype: DType
     quantization: Quantization | None
     tp: int
+    context_length: int = 0
+    """Tokens of the longest prompt, which a source computes at a time."""
 
     @property
     def weights(self) -> int:
@@ -55,12 +57,15 @@ class Load:
     def working(self, requests: int) -> int:
         """Bytes that computing takes on each GPU beside weights and pool, for so many requests at the same time."""
         activations = 3 * self.config.intermediate // self.tp + 6 * self.config.d_model
-        computing = GRAPH_BYTES + PREFILL_TOKENS * activations * BYTES[self.dtype]
+        tokens = max(PREFILL_TOKENS, self.context_length)
+        computing = GRAPH_BYTES + tokens * activations * BYTES[self.dtype]
         match self.role:
             case Role.AV:
                 return computing + requests * self.config.vocabulary * (SAMPLING_BYTES + self._gathered_bytes)
             case Role.AR:
                 return computing
+            case Role.SOURCE:  # and every row gathered, where all are asked for
+                return computing + tokens * self.config.d_model * BYTES["float32"]
             case _:
                 assert_never(self.role)
 
@@ -75,6 +80,8 @@ class Load:
                 tables, head = 1 if self.config.tied else 2, 0
             case Role.AR:  # no lm_head, and all of its float32 value head on each GPU
                 tables, head = 1, self.config.d_model**2 * BYTES["float32"]
+            case Role.SOURCE:  # no head of either kind
+                tables, head = 1, 0
             case _:
                 assert_never(self.role)
         # Never quantized.
@@ -88,13 +95,16 @@ def pool_bounds(role: Role, requests: int, context_length: int) -> tuple[int, in
     """Tell how many tokens a KV pool must have, and how many it should.
 
     A sample needs its answer and what of the prompt no other shares, 228 tokens with the default max_tokens; more
-    lets long answers and other prompts in. A reconstructor's texts stay for one pass only, two of which overlap.
+    lets long answers and other prompts in. A reconstructor's and a source's texts stay for one pass only, two of which
+    overlap.
     """
     match role:
         case Role.AV:
             return max(2 * context_length, 256 * requests), max(2 * context_length, 512 * requests)
         case Role.AR:
             return 2 * context_length, 2 * PREFILL_TOKENS
+        case Role.SOURCE:
+            return 2 * context_length, 2 * max(context_length, PREFILL_TOKENS)
         case _:
             assert_never(role)
 

@@ -15,14 +15,12 @@ from nla_launch.plan.fitting import CONCURRENCY, fit
 from nla_launch.plan.gpus import Gpu, in_ranges
 from nla_launch.plan.memory import DType, Quantization
 from nla_launch.plan.nodes import Nodes
-from nla_launch.plan.plan import Device, EnginePlan
+from nla_launch.plan.plan import Device, EnginePlan, context_length
 
 SMALL: Final = 1_500_000_000
 """Parameters up to which a CPU is a sensible place."""
 CAPABILITIES: Final[dict[str, tuple[int, int]]] = {"bfloat16": (8, 0), "fp8": (8, 0)}
 """The least CUDA compute capability that computes in it."""
-
-OWN_FLAGS: Final = " and ".join(f"--{role}-gpus" for role in Role)
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,8 @@ class Request:
     nodes: Nodes | None = None
     trust_remote_code: bool = False
     attention_backend: str | None = None
+    source_context: int | None = None
+    """Tokens of the longest text that a source takes; None: as many as usual."""
     engine_args: Mapping[Role, Sequence[str]] = field(default_factory=dict)
 
     def dtype_on(self, device: Device) -> DType:
@@ -136,6 +136,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         nodes=request.nodes,
         quantization=request.quantization,
         attention_backend=request.attention_backend or attention_backend(config, dtype, capability),
+        context_length=context_length(role, config, request.source_context),
         trust_remote_code=request.trust_remote_code,
         concurrency=request.concurrency or CONCURRENCY[device] * request.dp,
         pool_tokens=0,
@@ -174,10 +175,11 @@ def _choose(role: Role, count: int, request: Request, gpus: Sequence[Gpu]) -> tu
 
 
 def _check_choice(targets: Mapping[Role, Target], choice: GpuChoice) -> None:
+    flags = " and ".join(f"--{role}-gpus" for role in Role if role in choice.own or role in targets)
     if choice.shared is not None and choice.own:
-        raise LaunchError(f"--gpus is for both engines together, {OWN_FLAGS} for each its own: give either")
+        raise LaunchError(f"--gpus is for all engines together, {flags} for each its own: give either")
     if choice.own and choice.own.keys() != targets.keys():
-        raise LaunchError(f"{OWN_FLAGS} go together: give one for each engine that is served")
+        raise LaunchError(f"{flags} go together: give one for each engine that is served")
 
 
 def _check_capability(gpus: Sequence[Gpu], dtype: DType, quantization: Quantization | None, device: Device) -> None:

@@ -15,13 +15,19 @@ from nla_launch.plan.gpus import Gpu
 from nla_launch.plan.memory import PREFILL_TOKENS, DType, Load, Quantization
 from nla_launch.plan.nodes import Nodes
 from nla_launch.plan.served import VARIABLE, told
+from nla_launch.plan.source import SOURCE_CONTEXT
 
 Device = Literal["cuda", "cpu"]
 
 CONTEXT_LENGTH: Final = 2048
+"""Of the pair's engines: prompts are short."""
 CPU_ENVIRONMENT: Final = {"SGLANG_PLATFORM": "nla_cpu", "NLA_ENGINE_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 """What makes SGLang run on any CPU."""
-SHARED_PARTS: Final[dict[Role, dict[Device, int]]] = {Role.AV: {"cuda": 2, "cpu": 8}, Role.AR: {"cuda": 32, "cpu": 64}}
+SHARED_PARTS: Final[dict[Role, dict[Device, int]]] = {
+    Role.AV: {"cuda": 2, "cpu": 8},
+    Role.AR: {"cuda": 32, "cpu": 64},
+    Role.SOURCE: {"cuda": 32, "cpu": 64},
+}
 """One in so many of an engine's places is for large requests."""
 
 
@@ -44,6 +50,8 @@ class EnginePlan:
     quantization: Quantization | None
     attention_backend: str | None
     trust_remote_code: bool
+    context_length: int
+    """Prompt and answer together, in tokens."""
     concurrency: int
     """Samples at the same time, over all replicas."""
     pool_tokens: int
@@ -58,11 +66,6 @@ class EnginePlan:
     def label(self) -> str:
         """What messages call it."""
         return self.role.label
-
-    @property
-    def context_length(self) -> int:
-        """Prompt and answer together, in tokens."""
-        return context_length(self.config)
 
     @property
     def running_requests(self) -> int:
@@ -84,7 +87,7 @@ class EnginePlan:
         """What it takes of each GPU's memory; None where config.json is not known."""
         if self.config is None:
             return None
-        return Load(self.role, self.config, self.dtype, self.quantization, self.tp)
+        return Load(self.role, self.config, self.dtype, self.quantization, self.tp, self.context_length)
 
     def command(self, port: int, api_key: str, host: str = "127.0.0.1") -> list[str]:
         """Form the engine's command line."""
@@ -140,7 +143,7 @@ class EnginePlan:
             case Role.AV:
                 if self.device == "cuda":
                     arguments += ["--chunked-prefill-size", str(PREFILL_TOKENS)]
-            case Role.AR:
+            case Role.AR | Role.SOURCE:
                 arguments += ["--is-embedding", "--disable-radix-cache", "--chunked-prefill-size", "-1"]
             case _:
                 assert_never(self.role)
@@ -184,9 +187,22 @@ class EnginePlan:
         return variables
 
 
-def context_length(config: ModelConfig | None) -> int:
-    """Prompt and answer together, in tokens."""
-    return CONTEXT_LENGTH if config is None else min(CONTEXT_LENGTH, config.max_positions)
+def context_length(role: Role, config: ModelConfig | None, of_source: int | None = None) -> int:
+    """Prompt and answer together, in tokens.
+
+    Args:
+        role: whose.
+        config: the model's; None where it is not known.
+        of_source: a source's, as the user gave it; None: as usual.
+    """
+    match role:
+        case Role.AV | Role.AR:
+            wanted = CONTEXT_LENGTH
+        case Role.SOURCE:
+            wanted = of_source or SOURCE_CONTEXT
+        case _:
+            assert_never(role)
+    return wanted if config is None else min(wanted, config.max_positions)
 
 
 def running_requests(concurrency: int, dp: int) -> int:
@@ -198,13 +214,13 @@ def max_in_flight(role: Role, concurrency: int) -> int:
     """Requests that a gateway may have at an engine at the same time.
 
     All that can run and the next few: more would only wait there, first come first served, where the gateway's own
-    line is fair. A reconstructor's request has up to 8 texts.
+    line is fair. A reconstructor's or a source's request has up to 8 texts.
     """
     several = max(1, concurrency // 8)
     match role:
         case Role.AV:
             return concurrency + several
-        case Role.AR:
+        case Role.AR | Role.SOURCE:
             return several
         case _:
             assert_never(role)

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from nla_gateway.description import Description
+from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find
+from nla_launch.pair.describing import layer_beside
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
+from nla_launch.pair.reading import NO_LAYER, NOT_KNOWN, PairLayer, pair_layer
+from nla_launch.pair.sources import Source
 from nla_launch.plan.advice import plan_or_advise
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.gpus import Gpu, find_gpus, supposed_gpus
@@ -51,21 +55,67 @@ def plan_all(
     if request.quantization is not None:
         logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
     gpus, trust = _gpus(request, arguments), request.trust_remote_code
-    ours = {role: source for role, source in preset.sources.items() if role not in elsewhere.urls}
-    others = {role: source for role, source in preset.sources.items() if role in elsewhere.urls}
+    served = {role: one for role, one in preset.sources.items() if arguments.only in (None, role)}
+    ours = {role: source for role, source in served.items() if role not in elsewhere.urls}
+    others = {role: source for role, source in served.items() if role in elsewhere.urls}
     need: Need = "plan" if arguments.dry_run else "all but weights"
+    beside = _beside(preset) if served.keys() == {Role.SOURCE} else NOT_KNOWN
     there = {role: find(source, need, code=trust) for role, source in others.items()}
     here = {role: find(source, "plan", code=trust) for role, source in ours.items()}
-    described = describe_checkpoints(here | there, preset, fetched=False, trust_remote_code=trust)
+    described = describe_checkpoints(here | there, preset, beside=beside, fetched=False, trust_remote_code=trust)
     plans = _plan(here, described, request, gpus)
     if not arguments.dry_run:
         if plans:
             on_plan(plans)
-        here = {role: find(source, "all", code=trust) for role, source in ours.items()}
-        described = describe_checkpoints(here | there, preset, trust_remote_code=trust)
+        here = _fetched(ours, there, preset, beside, trust_remote_code=trust)
+        described = describe_checkpoints(here | there, preset, beside=beside, trust_remote_code=trust)
         check_checkpoints(here | there, described, elsewhere=set(there), trust_remote_code=trust)
         plans = _plan(here, described, request, gpus)
     return plans, {role: elsewhere.settings(role, one, described.get(role), request) for role, one in there.items()}
+
+
+def _beside(preset: Preset) -> PairLayer:
+    """Read the sidecars of a pair of which the source alone is served.
+
+    Raises:
+        LaunchError: they do not fit, or they are here, and nothing states the layer.
+    """
+    pair = [find(source, "plan") for role, source in preset.sources.items() if role is not Role.SOURCE]
+    try:
+        found = layer_beside([one.places for one in pair])
+    except CheckpointError as error:
+        raise LaunchError(str(error)) from None
+    if found.layer is None and preset.layer is None and all(one.folder is not None for one in pair):
+        raise LaunchError(f"{preset.sources[Role.SOURCE]}: {NO_LAYER}")
+    return found
+
+
+def _fetched(
+    ours: Mapping[Role, Source],
+    there: Mapping[Role, Checkpoint],
+    preset: Preset,
+    beside: PairLayer,
+    *,
+    trust_remote_code: bool,
+) -> dict[Role, Checkpoint]:
+    """Fetch what our engines load: of a source, up to the layer that the pair's checkpoints may state, less than all.
+
+    Raises:
+        LaunchError: as `find` and `describe_checkpoints` do.
+    """
+    here: dict[Role, Checkpoint] = {}
+    for role, one in ours.items():
+        if role is not Role.SOURCE:
+            here[role] = find(one, "all", code=trust_remote_code)
+    if Role.SOURCE not in ours:
+        return here
+    pair = here | {role: one for role, one in there.items() if role is not Role.SOURCE}
+    described = describe_checkpoints(pair, preset, beside=beside, trust_remote_code=trust_remote_code)
+    layer = pair_layer(preset, described, beside).layer
+    if layer is None:
+        raise LaunchError(f"{ours[Role.SOURCE]}: {NO_LAYER}")
+    source = find(ours[Role.SOURCE], "all", code=trust_remote_code, blocks=layer + 1)
+    return {**here, Role.SOURCE: source}
 
 
 def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
@@ -85,6 +135,7 @@ def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
         nodes=read_nodes(arguments.nnodes, arguments.node_rank, arguments.dist_init_addr),
         trust_remote_code=arguments.trust_remote_code,
         attention_backend=preset.attention_backend,
+        source_context=arguments.source_context,
         engine_args=preset.engine_args,
     )
 
@@ -113,5 +164,7 @@ def _plan(
         config, description = whole_config(role, one, trust_remote_code=trust), described.get(role)
         if config is not None and description is not None:
             config = served_config(one, config, description)
+        elif role is Role.SOURCE:  # how much of the model it is, is not known
+            config = None
         targets[role] = Target(one, config, description)
     return plan_or_advise(targets, request, gpus)

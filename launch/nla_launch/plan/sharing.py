@@ -56,12 +56,14 @@ def describe_sharing(engines: Sequence[EnginePlan], mps: bool | None) -> list[st
         False: f"Its daemon does not run here: {start}",
         None: f"Engines use it by themselves where its daemon runs; else {start}",
     }[mps]
+    slower = "both" if sum(engine.tp > 1 for engine in engines) == 2 else "all"
+    first, *others = (f"--{engine.role}-gpus" for engine in engines)
     lines = [
         f"engines that share GPUs {in_ranges([gpu.index for gpu in gpus])}, each with tp > 1",
         "  A GPU gives engines its time in turns. What one of them sums over its GPUs waits until it is its turn on",
-        "  all of them, so that both may be slower than their shares. How much was not measured here.",
+        f"  all of them, so that {slower} may be slower than their shares. How much was not measured here.",
         "  CUDA's MPS lets them compute at the same time instead.",
         f"  {daemon}",
-        "  Or give each engine GPUs of its own, where there are enough: --av-gpus with --ar-gpus",
+        f"  Or give each engine GPUs of its own, where there are enough: {first} with {' and '.join(others)}",
     ]
     return ["\n".join(lines)]

@@ -1,4 +1,4 @@
-"""The calls that take vectors, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
+"""The calls that take vectors, from parsed request to answer. HTTP stays outside, SGLang's wire stays below."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing

@@ -42,9 +42,10 @@ from nla_gateway.api.work import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import Owner, map_in_slices
 from nla_gateway.errors import PayloadTooLarge
 from nla_gateway.gateway import Gateway
-from nla_gateway.pair.positions import choices, choose, remark
+from nla_gateway.pair.given import GivenText, given_texts
+from nla_gateway.pair.positions import choices, choose, names, remark
 from nla_gateway.pair.source import Source, norms
-from nla_gateway.pair.texts import SourceText, SourceTokenizer, names_of, read_texts
+from nla_gateway.pair.texts import SourceText
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,13 @@ class Places:
         Raises:
             RequestError: it is wrong, or the source is not ready.
         """
-        count = check_texts(gateway, call)
-        source, wanted = gateway.source(), choices(call.positions, count)
-
-        def choose_all(tokenizer: SourceTokenizer) -> tuple[list[SourceText], list[list[int]]]:
-            texts = read_texts(call, tokenizer)
-            for text, name in zip(texts, names_of(call), strict=True):
-                source.check_length(text, name)
-            return texts, [choose(*one) for one in zip(wanted, texts, strict=True)]
-
-        texts, chosen = await source.tokenize(choose_all)
+        given = texts_of(gateway, call)
+        source, count = gateway.source(), len(given)
+        wanted, params = choices(call.positions, count), names(call.positions, count)
+        texts = await source.tokenize(given)
+        for text, one in zip(texts, given, strict=True):
+            source.check_length(text, one.param)
+        chosen = [choose(*one) for one in zip(wanted, texts, params, strict=True)]
         places, most = cls(source, texts, chosen), gateway.limits.max_positions
         if places.count > most:
             message = f"{places.count} positions in one request; at most {most}: choose fewer, or send several requests"
@@ -101,9 +99,8 @@ class Places:
 
 async def tokenize(gateway: Gateway, call: TokenizeRequest) -> TokenizeResponse:
     """Answer `/tokenize`."""
-    check_texts(gateway, call)
-    source = gateway.tokenizer()
-    texts = await source.tokenize(lambda tokenizer: read_texts(call, tokenizer))
+    given, source = texts_of(gateway, call), gateway.tokenizer()
+    texts = await source.tokenize(given)
     results = [TokenizedText(index=index, text=one.text, tokens=one.tokens) for index, one in enumerate(texts)]
     return TokenizeResponse(model=source.settings.model, results=results)
 
@@ -153,7 +150,6 @@ class ExplainJob:
         Raises:
             RequestError: it is wrong, or its engines are not ready.
         """
-        check_texts(gateway, call)
         prepared = prepare_call(gateway, call)
         places = await Places.of(gateway, call)
         check_samples(gateway, call, places.count, "positions")
@@ -169,7 +165,9 @@ class ExplainJob:
             ExplainResult(
                 index=index,
                 text=text.text,
-                tokens=[ExplainedToken(**dict(token), samples=next(given)) for token in self.places.tokens(index, rows)],
+                tokens=[
+                    ExplainedToken(**dict(token), samples=next(given)) for token in self.places.tokens(index, rows)
+                ],
             )
             for index, (text, rows) in enumerate(zip(self.places.texts, vectors, strict=True))
         ]
@@ -214,16 +212,16 @@ class ExplainJob:
         return TextTokens(index=index, text=text.text, tokens=tokens)
 
 
-def check_texts(gateway: Gateway, call: TextRequest) -> int:
-    """Count a request's texts.
+def texts_of(gateway: Gateway, call: TextRequest) -> list[GivenText]:
+    """Take a request's texts, none of them read yet.
 
     Raises:
         InvalidRequest: it has none, or texts in several forms.
         PayloadTooLarge: there are too many.
     """
-    names = names_of(call)
-    check_batch(gateway, len(names), names[0].partition("[")[0])
-    return len(names)
+    given = given_texts(call)
+    check_batch(gateway, len(given), given[0].param.partition("[")[0])
+    return given
 
 
 def _placed(event: SampleEvent, index: int, position: int) -> ExplainEvent:

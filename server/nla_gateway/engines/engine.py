@@ -227,7 +227,7 @@ class Engine:
 
     @asynccontextmanager
     async def _aborting(self, path: str, rid: str) -> AsyncIterator[None]:
-        """End what is computed for a call at once when its caller is cancelled; SGLang itself looks only every few seconds."""
+        """End a call's work at once when its caller is cancelled; SGLang itself looks only every few seconds."""
         try:
             with self._tracing.call(self.label, path, rid):
                 yield

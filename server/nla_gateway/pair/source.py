@@ -3,25 +3,24 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import Usage
+from nla_client.wire import TokenizeRequest, Usage
 from nla_gateway.description import Description
 from nla_gateway.engines.concurrency import Owner, gather
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.fingerprint import fingerprint
+from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.texts import SourceText, SourceTokenizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +55,7 @@ class Source:
     @property
     def layer(self) -> int:
         """The block whose output is read."""
-        layer = self.description.layer
-        assert layer is not None, "a source is never described without"
-        return layer
+        return self.description.of_source().blocks - 1
 
     @property
     def max_tokens(self) -> int:
@@ -66,15 +63,25 @@ class Source:
         room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
         return min([self.settings.context_length - 1, *room])
 
-    async def tokenize(self, work: Callable[[SourceTokenizer], T]) -> T:
-        """Run work with the tokenizer, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work, self._tokenizer)
+    async def tokenize(self, texts: Sequence[GivenText]) -> list[SourceText]:
+        """Read a request's texts, off the event loop, and part by part, so that other requests get in between.
+
+        Raises:
+            InvalidRequest: one cannot be read, or is far too long.
+        """
+
+        def read(part: Sequence[GivenText]) -> list[SourceText]:
+            return [text.read(self._tokenizer) for text in part]
+
+        loop, read_texts = asyncio.get_running_loop(), list[SourceText]()
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            part = texts[start : start + TEXTS_PER_CALL]
+            read_texts += await loop.run_in_executor(self._tokenizing, read, part)
+        return read_texts
 
     async def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize texts as they are usually given."""
-        return await self.tokenize(
-            lambda tokenizer: [tokenizer.read_text(text, add_special_tokens=True, param=None).ids for text in texts]
-        )
+        return [text.ids for text in await self.tokenize(given_texts(TokenizeRequest(texts=list(texts))))]
 
     def note_norm(self, typical: float) -> None:
         """Keep the norm that the self-test has found, and warn where it is not what the verbalizer was trained on."""
@@ -83,8 +90,8 @@ class Source:
             return
         self.warning = (
             f"vectors of {self.settings.model} at layer {self.layer} have norms about {typical:.3g}, but the pair's"
-            f" injection_scale is {self._expected_norm:.3g}: explanations will be nonsense if it is another model, layer"
-            " or dtype than the pair was trained on"
+            f" injection_scale is {self._expected_norm:.3g}: explanations will be nonsense if it is another model,"
+            " layer or dtype than the pair was trained on"
         )
         logger.warning("%s", self.warning)
 

@@ -73,6 +73,8 @@ def read_template(description: Description, folder: Path) -> Template:
                 message = "a vector is read at the last token, but the marker is not the template's end"
                 raise CheckpointError(f"{folder}: {message}")
             return template
+        case Role.SOURCE:
+            raise CheckpointError(f"{folder}: a {role.label} has no template")
         case _:
             assert_never(role)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import FinishReason, Usage, SamplingRequest
+from nla_client.wire import FinishReason, SamplingRequest, Usage
 from nla_gateway.description import ADD, Description
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError

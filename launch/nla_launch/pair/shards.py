@@ -1,0 +1,58 @@
+"""Which of a checkpoint's weights the first blocks of its model need, and in which files these are."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from nla_launch.pair.heads import weight_map
+
+BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+NOT_OURS: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
+"""Parts that are not loaded: of vision and the like, and what guesses further tokens."""
+FINAL_NORM: Final = re.compile(r"(?:\w+\.)*?(?:norm|norm_f|final_layernorm|ln_f|embedding_norm)\.weight")
+HEAD: Final = re.compile(r"(?:^|\.)lm_head\.")
+
+
+def block_of(name: str) -> int | None:
+    """Tell the block that a tensor belongs to; None where it belongs to none."""
+    block = BLOCK.search(name)
+    return None if block is None else int(block[1])
+
+
+def is_final_norm(name: str) -> bool:
+    """Whether a tensor is the norm behind the last block."""
+    return FINAL_NORM.fullmatch(name) is not None and block_of(name) is None
+
+
+def is_wanted(name: str, blocks: int) -> bool:
+    """Whether the first blocks of a model, which end without norm and lm_head, need a tensor: an unknown one, too."""
+    if NOT_OURS.search(name):
+        return False
+    block = block_of(name)
+    return block < blocks if block is not None else not (is_final_norm(name) or HEAD.search(name))
+
+
+def wanted_files(folder: Path, blocks: int) -> list[str] | None:
+    """Name the files that hold what is wanted, by the index; None where there is no index.
+
+    Raises:
+        LaunchError: the index is none.
+    """
+    named = weight_map(folder)
+    if named is None:
+        return None
+    return sorted({file for name, file in named.items() if is_wanted(name, blocks)})
+
+
+def missing_files(folder: Path, blocks: int | None = None) -> list[str]:
+    """Name the files that are not there, of those in the index that hold what the first blocks need; None: of all.
+
+    Raises:
+        LaunchError: the index is none.
+    """
+    if blocks is None:
+        named: Iterable[str] = sorted(set((weight_map(folder) or {}).values()))
+    else:
+        named = wanted_files(folder, blocks) or ()
+    return [name for name in named if not (folder / name).is_file()]
