@@ -123,7 +123,7 @@ def test_an_explanation_is_an_extraction_verbalized(served: Served) -> None:
     ]
     assert all(sample["score"]["mse"] >= 0 for token in tokens for sample in token["samples"])
     first = tokens[:10]
-    assert all("first ten" in token["remark"] for token in first)
+    assert all("first 10" in token["remark"] for token in first)
 
 
 def test_a_streamed_explanation(served: Served) -> None:
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_named(served: Served) -> None:
     ask("/tokenize", 400, "vectors", texts="a", vectors=["b"])
     message = ask("/extract", 400, "texts[1]", texts=["a", "bread " * CONTEXT])
     assert "--source-context" in message
-    assert "knows no" in ask("/tokenize", 400, "chat_template_kwargs", chats=CHAT, chat_template_kwargs={"foo": True})
+    assert "knows no" in ask("/tokenize", 400, "chat_template_kwargs.foo", chats=CHAT, chat_template_kwargs={"foo": True})
     ask("/extract", 413, "texts", texts=["a"] * 513)
     ask("/extract", 413, "positions", texts=["word " * 200] * 60, positions="all")
     ask("/explain", 413, "positions", texts=["word " * 200] * 20, positions="all", n=2)

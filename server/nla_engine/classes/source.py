@@ -42,7 +42,7 @@ class SourceMixin(Truncated):
         else:
             rows, counts = rows_of(wanted, forward_batch.extend_seq_lens_cpu), [len(one) for one in wanted]
         hidden = self.nla_hidden(input_ids, positions, forward_batch, rows.to(input_ids.device))
-        rows_of_texts: list[torch.Tensor] = list(torch.split(hidden, counts))  # type: ignore[no-untyped-call]
+        rows_of_texts: list[torch.Tensor] = list(torch.split(hidden, counts))
         return rows_of_texts
 
 
