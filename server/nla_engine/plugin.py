@@ -34,6 +34,8 @@ def hooks_for(role: str) -> list[Hook]:
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
     ]
+    if role == "source":
+        hooks.append(Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"))
     match role:
         case "av":
             hooks += [
@@ -51,8 +53,6 @@ def hooks_for(role: str) -> list[Hook]:
             hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
         case _:
             raise ValueError(f"{ROLE_VARIABLE} is {role!r}; it must be av or ar")
-    if role == "source":
-        hooks.append(Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"))
     report = state.reporting(role, [hook.target for hook in hooks])
     return [*hooks, Hook(names.INTERNAL_STATE, report, "AFTER")]
 

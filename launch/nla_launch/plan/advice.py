@@ -92,7 +92,7 @@ def _fewer(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]
     """Leave out engines: the source, else all but one."""
     if len(targets) < 2:
         return None
-    pair = {role: target for role, target in targets.items() if role is not Role.SOURCE}
+    pair: dict[Role, Target] = {role: target for role, target in targets.items() if role is not Role.SOURCE}
     fewer: list[dict[Role, Target]] = [{role: target} for role, target in targets.items()]
     if len(pair) < len(targets):
         fewer = [pair, *fewer]
