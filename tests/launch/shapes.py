@@ -9,6 +9,7 @@ from nla_gateway.description import (
     Description,
     Injection,
     ReconstructorDescription,
+    SourceDescription,
     ValueHead,
     VerbalizerDescription,
 )
@@ -23,6 +24,7 @@ QWEN: Final = ModelConfig("Qwen2ForCausalLM", 3584, 28, 28, 4, 128, 18944, 15206
 LLAMA: Final = ModelConfig("LlamaForCausalLM", 8192, 80, 64, 8, 128, 28672, 128256, 131072, False)
 GEMMA_12B: Final = ModelConfig("Gemma3ForCausalLM", 3840, 48, 16, 8, 256, 15360, 262208, 131072, True)
 GEMMA_27B: Final = ModelConfig("Gemma3ForConditionalGeneration", 5376, 62, 32, 16, 128, 21504, 262208, 131072, True)
+PAIR: Final = (Role.AV, Role.AR)
 SHAPES: Final[dict[str, tuple[ModelConfig, int]]] = {
     "qwen2.5-7b-l20": (QWEN, 20),
     "gemma-3-12b-l32": (GEMMA_12B, 32),
@@ -33,11 +35,15 @@ SHAPES: Final[dict[str, tuple[ModelConfig, int]]] = {
 
 
 def pair(shape: str, *roles: Role) -> dict[Role, Target]:
-    """Form what is to be served; all engines where none is named."""
+    """Form what is to be served; the pair, without a source, where no role is named."""
     config, layer = SHAPES[shape]
     text = "Gemma3ForCausalLM" if config.architecture.startswith("Gemma3") else config.architecture
-    configs: dict[Role, ModelConfig] = {Role.AV: config, Role.AR: replace(config, blocks=layer + 1, architecture=text)}
-    return {role: target(role, config) for role, config in configs.items() if not roles or role in roles}
+    configs: dict[Role, ModelConfig] = {
+        Role.AV: config,
+        Role.AR: replace(config, blocks=layer + 1, architecture=text),
+        Role.SOURCE: replace(config, blocks=layer + 1),
+    }
+    return {role: target(role, one) for role, one in configs.items() if role in (roles or PAIR)}
 
 
 def target(role: Role, config: ModelConfig) -> Target:
@@ -61,6 +67,7 @@ def described(role: Role, config: ModelConfig) -> Description:
         mse_scale=1.0,
         verbalizer=verbalizer if role is Role.AV else None,
         reconstructor=reconstructor if role is Role.AR else None,
+        source=SourceDescription(blocks=config.blocks) if role is Role.SOURCE else None,
     )
 
 

@@ -12,7 +12,7 @@ from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import check_base, served_config, whole_config
-from nla_launch.pair.checkpoints import VALUE_HEAD, Checkpoint
+from nla_launch.pair.checkpoints import TOKENIZERS, VALUE_HEAD, Checkpoint
 from nla_launch.pair.describing import Places, describe_pair
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.reading import NOT_KNOWN, PairLayer, describe_source, pair_layer
@@ -102,6 +102,8 @@ def _check_tokens(checkpoint: Checkpoint, description: Description, *, trust_rem
         case Role.AR:
             ReconstructorPrompt.load(folder, description, tokens_of=tokens_of, trust_remote_code=trust_remote_code)
         case Role.SOURCE:
+            if not any((tokens_of / name).is_file() for name in TOKENIZERS):  # transformers would make one of nothing
+                raise LaunchError(f"{tokens_of} has no tokenizer: fetch the whole checkpoint")
             load_tokenizer(tokens_of, trust_remote_code=trust_remote_code)
         case _:
             assert_never(description.role)

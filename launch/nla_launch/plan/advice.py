@@ -93,8 +93,9 @@ def _fewer(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]
     if len(targets) < 2:
         return None
     pair: dict[Role, Target] = {role: target for role, target in targets.items() if role is not Role.SOURCE}
-    alone: list[dict[Role, Target]] = [{role: target} for role, target in targets.items()]
-    fewer = [pair, *alone] if len(pair) < len(targets) else alone
+    fewer: list[dict[Role, Target]] = [{role: target} for role, target in targets.items()]
+    if len(pair) < len(targets):
+        fewer = [pair, *fewer]
     found = (_nearest(some, request, gpus, at_hand) for some in fewer)
     return next((way for way in found if way is not None), None)
 

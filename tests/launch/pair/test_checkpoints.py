@@ -1,5 +1,6 @@
 """From what a user writes to a folder; the hub's refusals, which cannot be had here for real, are raised by hand."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,57 @@ def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, t
     locate("owner/name", "plan")
     assert set(calls[0]["allow_patterns"]) >= {"config.json", "nla_meta.yaml"}
     assert not [pattern for pattern in calls[0]["allow_patterns"] if "safetensors" in pattern or "*.json" in pattern]
+
+
+INDEX = {
+    "model.embed_tokens.weight": "1.safetensors",
+    "model.layers.0.mlp.up_proj.weight": "1.safetensors",
+    "model.layers.1.mlp.up_proj.weight": "2.safetensors",
+    "model.layers.2.mlp.up_proj.weight": "2.safetensors",
+    "model.layers.20.mlp.up_proj.weight": "3.safetensors",
+    "model.norm.weight": "4.safetensors",
+    "lm_head.weight": "4.safetensors",
+    "vision_tower.encoder.layers.0.mlp.fc1.weight": "5.safetensors",
+    "model.something_new.weight": "6.safetensors",
+}
+
+
+@pytest.mark.parametrize("inside", ["", "step/source/"])
+def test_of_a_source_other_blocks_are_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inside: str) -> None:
+    (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+    (tmp_path / inside / "config.json").write_text("{}")
+    index = tmp_path / inside / "model.safetensors.index.json"
+    calls = hub(monkeypatch, tmp_path)
+    there = [f"{inside}{number}.safetensors" for number in range(1, 7)] + [f"{inside}config.json", "pytorch_model.bin"]
+    source = f"owner/name:{inside[:-1]}" if inside else "owner/name"
+
+    def fetched() -> list[list[str]]:
+        calls.clear()
+        locate(source, "all", blocks=2)
+        return [
+            list(
+                filter_repo_objects(there, allow_patterns=one["allow_patterns"], ignore_patterns=one["ignore_patterns"])
+            )
+            for one in calls
+        ]
+
+    small, rest = fetched()
+    assert (small, rest) == ([f"{inside}config.json"], there[:-1])  # without an index, all of them
+    index.write_text(json.dumps({"weight_map": INDEX}))
+    small, rest = fetched()
+    assert small == [f"{inside}config.json"]
+    assert rest == [f"{inside}{name}" for name in ("1.safetensors", "2.safetensors", "6.safetensors", "config.json")]
+
+
+def test_that_a_source_is_fetched_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    hub(monkeypatch, tmp_path)
+    with caplog.at_level("INFO"):
+        locate("owner/name", "all", blocks=2)
+        locate("owner/name", "plan")
+    assert caplog.messages == ["fetching owner/name from the hub (what is there already is kept)"]
 
 
 REFUSALS = {

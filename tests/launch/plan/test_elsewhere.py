@@ -20,6 +20,7 @@ def test_urls_by_role() -> None:
     found = read(av=["http://a:1/", "https://b"], ar=["http://[::1]:2"])
     assert found.urls == {Role.AV: ("http://a:1", "https://b"), Role.AR: ("http://[::1]:2",)}
     assert read(ar=["http://b:1"]).urls.keys() == {Role.AR}
+    assert read(source=["http://c:1"]).urls == {Role.SOURCE: ("http://c:1",)}
     assert read(key=None) == Elsewhere()
 
 
@@ -39,7 +40,8 @@ def test_an_address_to_listen_on() -> None:
         ({"av": ["http://a:1"], "key": None}, "--engine-key, or NLA_ENGINE_KEY"),
         ({"listen": "a:1", "only": "av", "key": ""}, "--engine-key, or NLA_ENGINE_KEY"),
         ({"key": "-k"}, "begin with a letter or digit"),
-        ({"listen": "a:1"}, "--only av or --only ar"),
+        ({"listen": "a:1"}, "--only av or --only ar or --only source"),
+        ({"source": ["a:1"]}, "--source-url a:1: must look like"),
         ({"listen": "a:1", "only": "av", "av": ["http://a:1"]}, "--only av or --only ar"),
         ({"listen": "a", "only": "av"}, "--engine-listen a: must be HOST:PORT"),
         ({"listen": "a:70000", "only": "av"}, "must be HOST:PORT"),

@@ -17,7 +17,7 @@ def test_each_engine_has_ports_of_its_own() -> None:
 
     nodes = read_nodes(2, 1, "[::1]:5000")
     assert nodes is not None
-    assert (nodes.address(Role.AV), nodes.address(Role.AR)) == ("[::1]:5000", "[::1]:5020")
+    assert [nodes.address(role) for role in Role] == ["[::1]:5000", "[::1]:5020", "[::1]:5040"]
     assert PORTS_EACH > DP_ATTENTION_HANDSHAKE_PORT_DELTA
 
 
@@ -31,7 +31,7 @@ def test_each_engine_has_ports_of_its_own() -> None:
         ((2, 0, "h"), "must be HOST:PORT"),
         ((2, 0, "h:x"), "must be HOST:PORT"),
         ((2, 0, "h:0"), "must be HOST:PORT"),
-        ((2, 0, "h:65530"), "with a port up to 65495"),
+        ((2, 0, "h:65530"), "with a port up to 65475"),
         ((1, None, "h:1"), "give --nnodes"),
         ((1, 1, None), "give --nnodes"),
     ],

@@ -1,0 +1,68 @@
+"""Of a source's files those that hold none of its blocks may be missing, and are not read."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nla_engine.checkpoint import VARIABLE
+from nla_engine.hooks.shards import of_first_blocks
+from tests.checkpoints import LAYER, make_pair
+from tests.stack import ON_CPU
+
+INDEX = "model.safetensors.index.json"
+
+# In a process of its own: SGLang warns at import, and warnings are errors here.
+PREPARE = """
+import sys
+from sglang.srt.configs.load_config import LoadConfig
+from sglang.srt.model_loader import loader
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from nla_engine.hooks.shards import of_first_blocks
+from nla_engine.names import WEIGHT_FILES
+if "hooked" in sys.argv:
+    HookRegistry.register(WEIGHT_FILES, of_first_blocks, HookType.AROUND)
+    HookRegistry.apply_hooks()
+loader.get_server_args = lambda: None  # it asks them for checksums alone
+folder, files, _ = loader.DefaultModelLoader(LoadConfig())._prepare_weights(sys.argv[1], None, True)
+print("FILES", *sorted(file.rpartition("/")[2] for file in files))
+"""
+
+
+def prepare(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    told = {VARIABLE: json.dumps({"architecture": "Qwen2ForCausalLM", "blocks": LAYER + 1})}
+    command = [sys.executable, "-c", PREPARE, str(folder), *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ON_CPU, **told})
+
+
+def test_sglang_wants_all_files_and_with_the_hook_those_of_the_first_blocks(tmp_path: Path) -> None:
+    folder = make_pair(tmp_path, "qwen2", sharded=True).av
+    named = json.loads((folder / INDEX).read_text())["weight_map"]
+    wanted = {file for name, file in named.items() if "embed" in name or ".layers.0." in name or ".layers.1." in name}
+    others = set(named.values()) - wanted
+    assert others
+
+    def chosen(run: subprocess.CompletedProcess[str]) -> set[str]:
+        assert run.returncode == 0, run.stderr
+        return set(run.stdout.split("FILES ")[1].split())
+
+    assert chosen(prepare(folder, "hooked")) == wanted
+    for file in others:
+        (folder / file).unlink()
+    refused = prepare(folder)
+    assert refused.returncode == 1
+    assert "missing" in refused.stderr
+    assert chosen(prepare(folder, "hooked")) == wanted
+
+
+@pytest.mark.parametrize("told", [{"architecture": "A"}, {"architecture": "A", "blocks": 2}])
+def test_without_an_index_or_blocks_the_choice_is_sglangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, object]
+) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps(told))
+    if "blocks" not in told:
+        (tmp_path / INDEX).write_text("{}")
+    assert of_first_blocks(lambda files, *_, **__: [*files, "own"], ["a"], str(tmp_path), INDEX) == ["a", "own"]
