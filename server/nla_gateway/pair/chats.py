@@ -6,7 +6,7 @@ Knows templates; knows no tokens.
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nla_client.wire import ChatMessage
@@ -23,7 +23,7 @@ LONGEST_REASON: Final = 300
 class ChatTemplate:
     """A tokenizer's own chat template."""
 
-    tokenizer: Any
+    tokenizer: Any = field(repr=False)
 
     def render(
         self,

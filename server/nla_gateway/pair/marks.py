@@ -95,7 +95,8 @@ def _parts(content: str) -> list[Span]:
     return [(start, end) for start, end in cores if end > start]
 
 
-WAYS: Final = (_whole, _core, _from_the_left, _from_the_right, _parts)
+WAYS: Final = (_whole, _from_the_left, _from_the_right, _core, _parts)
+"""From the most to the least of a content: the first that holds is what the template keeps."""
 
 
 @dataclass(frozen=True)

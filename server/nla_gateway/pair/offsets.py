@@ -8,7 +8,7 @@ without characters stands, empty, at the end of the one before it.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final, Self
 
@@ -37,8 +37,8 @@ def keep_spaces(tokenizer: Any) -> None:
 def mended(text: str, offsets: Sequence[Span], tokens: Sequence[str], added: Sequence[bool]) -> list[Span]:
     """Make spans of a fast tokenizer's offsets.
 
-    A space that stands only in the vocabulary's spelling (Llama 2 puts one before a text) has no characters, nor has
-    what the tokenizer added itself, such as a BOS.
+    A space that is not in the text (Llama 2 puts one before it) shares its character with the next token in offsets;
+    here it has none, nor has what the tokenizer added itself, such as a BOS.
 
     Args:
         text: what was tokenized.
@@ -46,17 +46,14 @@ def mended(text: str, offsets: Sequence[Span], tokens: Sequence[str], added: Seq
         tokens: the tokens as the vocabulary spells them.
         added: whether the tokenizer put a token there that is not in the text.
     """
+    nexts = [*offsets[1:], (len(text) + 1, 0)]
     return _covering(
         [
-            (0, 0) if ours or (token == SPACE and not _is_space(text[start:end])) else (start, end)
-            for (start, end), token, ours in zip(offsets, tokens, added, strict=True)
+            (0, 0) if ours or (token == SPACE and following[0] <= start) else (start, end)
+            for (start, end), following, token, ours in zip(offsets, nexts, tokens, added, strict=True)
         ],
         len(text),
     )
-
-
-def _is_space(characters: str) -> bool:
-    return characters.isspace() or SPACE in characters
 
 
 def _covering(spans: Sequence[Span], length: int) -> list[Span]:
@@ -99,8 +96,8 @@ def _extend(starts: list[int], ends: list[int], old: int, new: int) -> None:
 class Decoder:
     """A fast tokenizer's way from ids to text, with what is known of its steps."""
 
-    tokenizer: Any
-    letters: Mapping[str, int] | None
+    tokenizer: Any = field(repr=False)
+    letters: Mapping[str, int] | None = field(repr=False)
     """Byte of each letter, where tokens are spelled in bytes (byte-level BPE)."""
     has_bytes: bool
     """Whether tokens such as <0xE4> are bytes (SentencePiece's byte fallback)."""

@@ -6,7 +6,7 @@ Knows tokenizers and the contract's tokens; knows nothing of engines or HTTP.
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,7 +40,7 @@ class SourceTokenizer:
     share it. What the tokenizer adds, such as a BOS, has no characters, and its own name for a text.
     """
 
-    tokenizer: Any
+    tokenizer: Any = field(repr=False)
     template: ChatTemplate
     decoder: Decoder
     specials: frozenset[int]

@@ -96,7 +96,7 @@ class _Edges:
         role = self.chat.roles[message]
         if role not in self._endings:
             first = self.chat.roles.index(role)
-            self._endings[role] = self._after_last(self.chat.roles[: first + 1])
+            self._endings[role] = self._behind(self.chat.roles[: first + 1])
         ending = self._endings[role]
         return start + len(ending) if ending is not None and self.chat.rendered.startswith(ending, start, end) else None
 
@@ -117,23 +117,12 @@ class _Edges:
 
     def _header_of_last(self, roles: Sequence[str]) -> str | None:
         """What the template writes before the content of the last of some turns, and after the turn before it."""
-        between = self._parts(roles)
-        ending = self._after_last(roles[:-1])
-        if between is None or ending is None or not between[-2].startswith(ending):
-            return None
-        return between[-2][len(ending) :]
+        ending, between = self._behind(roles[:-1]), self._behind(roles, len(roles) - 2)
+        header, mark, _ = (between or "").partition(self.marks.mark(len(roles) - 1))
+        return header[len(ending) :] if mark and ending is not None and header.startswith(ending) else None
 
-    def _after_last(self, roles: Sequence[str]) -> str | None:
-        parts = self._parts(roles)
-        return None if parts is None else parts[-1]
-
-    def _parts(self, roles: Sequence[str]) -> list[str] | None:
-        """What the template writes before, between and after the contents of some turns."""
-        text = self.chat.render_any(roles, [self.marks.mark(number) for number in range(len(roles))])
-        parts, rest = [], text or ""
-        for number in range(len(roles)):
-            part, mark, rest = rest.partition(self.marks.mark(number))
-            if not mark:
-                return None
-            parts.append(part)
-        return [*parts, rest]
+    def _behind(self, roles: Sequence[str], turn: int = -1) -> str | None:
+        """What the template writes behind the content of one of some turns, of which each has a mark for a content."""
+        contents = [self.marks.mark(number) for number in range(len(roles))]
+        _, mark, behind = (self.chat.render_any(roles, contents) or "").rpartition(contents[turn])
+        return behind if mark else None
