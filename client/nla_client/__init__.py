@@ -10,6 +10,7 @@ Every error is an `NLAError`; `nla_client.errors` draws the tree.
 """
 
 from nla_client.async_client import AsyncNLAClient, AsyncNLACritic
+from nla_client.async_stream import AsyncEventStream
 from nla_client.client import NLAClient, NLACritic
 from nla_client.errors import (
     APIConnectionError,
@@ -32,7 +33,7 @@ from nla_client.errors import (
 )
 from nla_client.layers import check_layer
 from nla_client.results import Scores, Spread, Verbalization, Verbalizations
-from nla_client.stream import AsyncEventStream, EventStream
+from nla_client.stream import EventStream
 from nla_client.wire import Info, Sample, SampleDelta, SampleDone, SampleError, Score, StreamDone, StreamEvent
 
 __all__ = [

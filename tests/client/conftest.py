@@ -125,12 +125,13 @@ class Face:
     def is_async(self) -> bool:
         return isinstance(self.client, AsyncNLAClient | AsyncNLACritic)
 
-    def _wait(self, stopped: threading.Event, delay: float) -> bool:
+    def _wait(self, stop: Any, delay: float) -> bool:
         self.waits.append(delay)
-        return stopped.is_set()
+        told: bool = stop.is_set()
+        return told
 
-    async def _async_wait(self, delay: float) -> None:
-        self.waits.append(delay)
+    async def _async_wait(self, stop: Any, delay: float) -> bool:
+        return self._wait(stop, delay)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)
