@@ -3,17 +3,19 @@
 
 from typing import Any, Literal, overload
 
-from nla_client import calls
+from nla_client import calls, replies
+from nla_client.ablated import Ablation, Ablations, ScoreMatrix
 from nla_client.base import Client
 from nla_client.calls import ManyTexts, OneText
 from nla_client.results import Scores, Verbalization, Verbalizations
 from nla_client.stream import EventStream
+from nla_client.texts import SourceClient
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
-from nla_client.wire import Score, VectorDType
+from nla_client.wire import PartKind, Score, VectorDType
 
 
-class NLAClient(Client):
-    """Vectors to texts: the verbalizer."""
+class NLAClient(SourceClient):
+    """Vectors to texts: the verbalizer; and from texts to what they make the source model hold, in words."""
 
     @overload
     def verbalize(
@@ -182,3 +184,62 @@ class NLACritic(Client):
         calls.check_pairs(texts, single, vectors)
         scores = Scores.join(self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores
+
+    def score_all(self, texts: ManyTexts, vectors: VectorsLike, *, dtype: VectorDType = "bfloat16") -> ScoreMatrix:
+        """Score every text against every vector; a text is rebuilt once for many vectors.
+
+        Args:
+            texts: N explanations, as for `score`.
+            vectors: M vectors [M, d], as for `score`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            Arrays `mse`, `cosine` and `fve`, float64 [N, M] each; `fve` is None where the server has no baseline.
+
+        Raises:
+            InvalidArgumentError: one text or one vector alone.
+            InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `score`.
+        """
+        many, single = calls.as_texts(texts)
+        given = as_vectors(vectors, dtype, nonzero=True)
+        calls.check_matrix(single, given)
+        blocks = self._connection.send_all(calls.critic_matrix(many, given, self._batch_size))
+        return replies.matrix(blocks, len(many), given.count)
+
+    @overload
+    def ablate(
+        self, text: OneText, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablation: ...
+    @overload
+    def ablate(
+        self, text: ManyTexts, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablations: ...
+    def ablate(
+        self,
+        text: OneText | ManyTexts,
+        vec: VectorsLike,
+        *,
+        by: PartKind = "sentence",
+        dtype: VectorDType = "bfloat16",
+    ) -> Ablation | Ablations:
+        """Tell which words of a text carry it: what it is worth without each part, and up to each part's end.
+
+        Args:
+            text: An explanation, or N of them of any N, as for `score`.
+            vec: The vector [d] that it should describe, or [N, d], as for `score`.
+            by: What the text is taken apart into: `paragraph`, `line`, `sentence`, `word` or `quote`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            For one text an Ablation; for a list a list of them, in order, that also has `model`, `usage`,
+            `to_pandas()` and `to_arrow()`, a row for each part.
+
+        Raises:
+            InvalidArgumentError, InvalidVectorError: as for `score`.
+            APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
+        """
+        texts, single = calls.as_texts(text)
+        vectors = as_vectors(vec, dtype, nonzero=True)
+        calls.check_pairs(texts, single, vectors)
+        told = Ablations.join(self._connection.send_all(calls.ablate(texts, vectors, by, self._batch_size)))
+        return told[0] if single else told
