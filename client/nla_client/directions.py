@@ -107,8 +107,8 @@ def edited(critic: Reconstructs, before: str, after: str, base: VectorsLike, alp
     """Move vectors the way that an edit of their explanation points.
 
     base + alpha * |base| * unit(AR(after) - AR(before)), AR being the reconstructor. So explanations are edited
-    to steer in Fraser-Taliente et al., "Natural Language Autoencoders Produce Unsupervised Explanations of LLM Activations"
-    (Transformer Circuits, 2026). The difference leaves out what the reconstructor gets wrong of both texts alike.
+    to steer in Fraser-Taliente et al., "Natural Language Autoencoders Produce Unsupervised Explanations of LLM
+    Activations" (Transformer Circuits, 2026). The difference leaves out what the reconstructor adds to every text.
 
     Args:
         critic: An NLACritic. With an AsyncNLACritic await `reconstruct([before, after])`, then `mix`.
