@@ -141,8 +141,8 @@ class AsyncSourceClient(AsyncClient):
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
                 array of them), or a list of any of these, of any length.
-            positions: `last`, `all`, `content` (all but what the template adds) or a list of int, negative ones from
-                the end; or a list of such, one a text.
+            positions: `last`, `all`, `content` (what texts and messages say, without special tokens) or a list of int,
+                negative ones from the end; or a list of such, one a text.
             dtype: What the vectors are sent back as.
             add_special_tokens: With texts: the model's own, such as a BOS, unless the text begins with it already.
             add_generation_prompt: With chats: the answer's beginning, as the template has it.
@@ -267,8 +267,8 @@ class AsyncSourceClient(AsyncClient):
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
                 array of them), or a list of any of these, of any length.
-            positions: `last`, `all`, `content` (all but what the template adds) or a list of int, negative ones from
-                the end; or a list of such, one a text.
+            positions: `last`, `all`, `content` (what texts and messages say, without special tokens) or a list of int,
+                negative ones from the end; or a list of such, one a text.
             n: Samples at each position.
             temperature: 0 means greedy.
             top_p: Sample from the likeliest tokens of this total probability.

@@ -21,9 +21,7 @@ ManySources = list[str] | tuple[str, ...] | Sequence[Sequence[Message]] | Sequen
 """What is several texts, all of one form."""
 SourceLike = OneSource | ManySources | NDArray[np.integer] | Column
 """Anything that may turn out to be one text or several at run time."""
-Choice = PositionWord | Sequence[int]
-"""Which tokens of one text."""
-PositionsLike = Choice | Sequence[Choice] | NDArray[np.integer]
+PositionsLike = PositionWord | Sequence[int | PositionWord | Sequence[int]] | NDArray[np.integer]
 """The same choice for every text, or a list of such, one a text."""
 TemplateValue = bool | int | float | str | None
 
@@ -161,7 +159,8 @@ class Chosen:
 
     def _places(self, told: Tokenization) -> list[int]:
         if isinstance(self.choice, str):
-            return [token.position for token in told.tokens if self.choice == "all" or token.content]
+            whole = self.choice == "all"
+            return [token.position for token in told.tokens if whole or (token.content and not token.special)]
         size = len(told.tokens)
         return sorted({place + size if -size <= place < 0 else place for place in self.choice})
 

@@ -50,9 +50,14 @@ def texts_of(call: TextRequest) -> list[tuple[str, list[dict[str, Any]]]]:
     ]
 
 
+def of_id(position: int, number: Any) -> dict[str, Any]:
+    """Id 0 is a special token, which is content as all that was given."""
+    return token(position, str(number), 0, id=number, special=number == 0)
+
+
 def chosen(tokens: list[dict[str, Any]], choice: Any) -> list[dict[str, Any]]:
     if choice == "content":
-        return [one for one in tokens if one["content"]]
+        return [one for one in tokens if one["content"] and not one["special"]]
     places = {"last": [len(tokens) - 1], "all": range(len(tokens))}.get(choice) if isinstance(choice, str) else choice
     assert places is not None
     return [tokens[place] for place in sorted({place % len(tokens) for place in places})]
@@ -95,6 +100,10 @@ class FakeSource:
     def explain(self, body: Any) -> httpx.Response:
         call = ExplainRequest.model_validate(body)
         results, number = read(call), 0
+        empty = [result["index"] for result in results if not result["tokens"]]
+        if empty:
+            detail = {"type": "invalid_request", "message": "no content", "param": f"positions[{empty[0]}]"}
+            return httpx.Response(400, json={"error": detail | {"request_id": "r"}})
         if sum(len(result["tokens"]) for result in results) * call.n > self.most_samples:
             detail = {"type": "payload_too_large", "message": "samples", "param": "positions", "request_id": "r"}
             return httpx.Response(413, json={"error": detail})

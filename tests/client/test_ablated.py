@@ -96,7 +96,7 @@ def test_ablate(faces: Any, server: Any) -> None:
     many = critic.ablate([f"{'a' * k} b" for k in range(1, 6)], np.ones((5, 2)))
     assert isinstance(many, Ablations)
     assert [one.empty.mse for one in many] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6])
-    assert [len(body["texts"]) for body in server.bodies[1:]] == [2, 2, 1]
+    assert sorted(len(body["texts"]) for body in server.bodies[1:]) == [1, 2, 2]
     assert (many.model, many.usage.prompt_tokens) == ("m", 3)
     assert critic.ablate([], []) == []
 
