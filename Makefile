@@ -14,7 +14,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi notebook clean
+.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi unasync notebook clean
 .DEFAULT_GOAL := help
 
 help:
@@ -71,6 +71,9 @@ clean:
 
 openapi: $(READY)
 	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(engines={})).openapi(), sys.stdout, indent=2)" > server/openapi.json
+
+unasync: $(READY)
+	$(BIN)/python -m tests.unasync
 
 notebook: $(READY)
 	@echo "==> running the example notebook against http://127.0.0.1:$(PORT), and storing what comes"

@@ -1,83 +1,20 @@
-"""The asynchronous clients: `client` with `await`; `tests/client/test_client.py` holds the two together."""
+"""The clients. What they send is in `calls`, how in `async_connection`."""
 
-from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, overload
 
-import httpx
-
-from nla_client import calls
+from nla_client import calls, replies
+from nla_client.ablated import Ablation, Ablations, ScoreMatrix
+from nla_client.async_base import AsyncClient
+from nla_client.async_stream import AsyncEventStream
+from nla_client.async_texts import AsyncSourceClient
 from nla_client.calls import ManyTexts, OneText
-from nla_client.connection import AsyncConnection
-from nla_client.errors import EngineUnavailableError
 from nla_client.results import Scores, Verbalization, Verbalizations
-from nla_client.settings import Settings
-from nla_client.stream import AsyncEventStream
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
-from nla_client.wire import Info, Score, VectorDType
+from nla_client.wire import PartKind, Score, VectorDType
 
 
-class AsyncClient:
-    """What both clients share. For tasks of one asyncio event loop, any number; an async context manager.
-
-    In a second event loop it raises ClientStateError; after a fork, and pickled, it works in a loop of its own.
-
-    Args:
-        base_url: Such as `http://host:8000`.
-        api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
-        timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
-        max_retries: Attempts after the first, on connection errors, 429 and 503.
-        batch_size: Most vectors or texts in one request; a larger batch is split.
-        max_in_flight: Most requests that one call has under way at once.
-        max_connections: Most requests that all calls together have under way at once, unread streams too; others wait.
-        transport: Replaces the network, for instance `httpx.MockTransport` in tests.
-
-    Raises:
-        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least, or a
-            variable of the environment about proxies or certificates that makes no sense.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float | None = 120,
-        max_retries: int = 2,
-        batch_size: int = 64,
-        max_in_flight: int = 8,
-        max_connections: int = 128,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
-        self._batch_size = batch_size
-        self._connection = AsyncConnection(settings, transport)
-
-    async def info(self) -> Info:
-        """What the server serves: model names, layer, d_model, scales, limits, versions."""
-        return await self._connection.send(calls.info())
-
-    async def ready(self) -> bool:
-        """Whether every engine of the server has passed its self-test. Not retried."""
-        try:
-            return await self._connection.send(calls.ready())
-        except EngineUnavailableError:
-            return False
-
-    async def aclose(self) -> None:
-        """Close all connections; the client cannot be used afterwards."""
-        await self._connection.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class AsyncNLAClient(AsyncClient):
-    """Vectors to texts: the verbalizer."""
+class AsyncNLAClient(AsyncSourceClient):
+    """Vectors to texts: the verbalizer; and from texts to what they make the source model hold, in words."""
 
     @overload
     async def verbalize(
@@ -158,17 +95,38 @@ class AsyncNLAClient(AsyncClient):
         best: bool = False,
         stream: bool = False,
     ) -> Verbalization | Verbalizations | AsyncEventStream:
-        """Say in words what a vector holds; arguments and errors as of `NLAClient.verbalize`.
+        """Say in words what a vector holds.
+
+        Args:
+            vec: Activation [d], or a batch [N, d] of any N: numpy, torch (any device), Arrow or pandas columns of rows,
+                or sequences, of real numbers; uint16 is the bits of bfloat16.
+            dtype: What the vectors are sent as.
+            n: Samples of each vector.
+            temperature: 0 means greedy.
+            top_p: Sample from the likeliest tokens of this total probability.
+            top_k: Sample from so many likeliest tokens; None for all.
+            max_tokens: Most tokens of a sample.
+            seed: Same seed, same vectors: same samples.
+            score: Score every text against its vector.
+            best: Score them, and choose of the `n` samples the one whose mse is lowest; all stay in `samples`.
+            stream: Give events as they come; one request only, so at most `batch_size` vectors.
 
         Returns:
-            For [d] a Verbalization; for [N, d] Verbalizations, in order; with `stream` an async iterator of
-            events, to be closed with `aclose` (or `async with`) where it is left early.
+            For [d] a Verbalization; for [N, d] a list of them, in order, that also has `model`, `usage`,
+            `to_pandas()` and `to_arrow()`; with `stream` an async iterator of events.
+
+        Raises:
+            InvalidVectorError: vectors that no server would take; nothing was sent.
+            ClientStateError: the client was closed, or cannot be used here.
+            APIStatusError: one subclass for each type; the first request that fails stops the rest.
+            APIConnectionError: no connection; APITimeoutError: no answer in time.
         """
         vectors = as_vectors(vec, dtype, nonzero=True)
         sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
             calls.check_stream(best=best)
-            return await self._connection.stream(calls.verbalize_stream(vectors, sampling, self._batch_size))
+            call = calls.verbalize_stream(vectors, sampling, self._batch_size)
+            return await self._connection.stream(call, AsyncEventStream)
         parts = await self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
         results = Verbalizations.join(parts)
         if best:
@@ -184,10 +142,18 @@ class AsyncNLACritic(AsyncClient):
     @overload
     async def reconstruct(self, text: ManyTexts, *, dtype: VectorDType = "bfloat16") -> Matrix: ...
     async def reconstruct(self, text: OneText | ManyTexts, *, dtype: VectorDType = "bfloat16") -> Vector | Matrix:
-        """Rebuild the vector that a text describes; arguments and errors as of `NLACritic.reconstruct`.
+        """Rebuild the vector that a text describes.
+
+        Args:
+            text: An explanation, or a list or column of any length; what `verbalize` returned is taken for its texts.
+            dtype: What the vectors are sent back as.
 
         Returns:
             float32 [d], unnormalised; for a list [N, d], in order (for an empty one [0, 0]).
+
+        Raises:
+            InvalidArgumentError: not a str or a list of str.
+            APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
         texts, single = calls.as_texts(text)
         vectors = await self._connection.send_all(calls.reconstruct(texts, dtype, self._batch_size))
@@ -200,13 +166,83 @@ class AsyncNLACritic(AsyncClient):
     async def score(
         self, text: OneText | ManyTexts, vec: VectorsLike, *, dtype: VectorDType = "bfloat16"
     ) -> Score | Scores:
-        """Tell how near the vector rebuilt from a text comes to the true one, as `NLACritic.score`.
+        """Tell how near the vector rebuilt from a text comes to the true one.
+
+        Args:
+            text: An explanation, or N of them of any N, as for `reconstruct`.
+            vec: The vector [d] that it should describe, or [N, d], as for `verbalize`.
+            dtype: What the vectors are sent as.
 
         Returns:
             A Score; for a list a list, in order. `fve` is None where the server has no baseline.
+
+        Raises:
+            InvalidArgumentError: not a str or a list of str, or not as many vectors.
+            InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
         texts, single = calls.as_texts(text)
         vectors = as_vectors(vec, dtype, nonzero=True)
         calls.check_pairs(texts, single, vectors)
         scores = Scores.join(await self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores
+
+    async def score_all(
+        self, texts: ManyTexts, vectors: VectorsLike, *, dtype: VectorDType = "bfloat16"
+    ) -> ScoreMatrix:
+        """Score every text against every vector; a text is rebuilt once for many vectors.
+
+        Args:
+            texts: N explanations, as for `score`.
+            vectors: M vectors [M, d], as for `score`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            Arrays `mse`, `cosine` and `fve`, float64 [N, M] each; `fve` is None where the server has no baseline.
+
+        Raises:
+            InvalidArgumentError: one text or one vector alone.
+            InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `score`.
+        """
+        many, single = calls.as_texts(texts)
+        given = as_vectors(vectors, dtype, nonzero=True)
+        calls.check_matrix(single, given)
+        blocks = await self._connection.send_all(calls.critic_matrix(many, given, self._batch_size))
+        return replies.matrix(blocks, len(many), given.count)
+
+    @overload
+    async def ablate(
+        self, text: OneText, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablation: ...
+    @overload
+    async def ablate(
+        self, text: ManyTexts, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablations: ...
+    async def ablate(
+        self,
+        text: OneText | ManyTexts,
+        vec: VectorsLike,
+        *,
+        by: PartKind = "sentence",
+        dtype: VectorDType = "bfloat16",
+    ) -> Ablation | Ablations:
+        """Tell which words of a text carry it: what it is worth without each part, and up to each part's end.
+
+        Args:
+            text: An explanation, or N of them of any N, as for `score`.
+            vec: The vector [d] that it should describe, or [N, d], as for `score`.
+            by: What the text is taken apart into: `paragraph`, `line`, `sentence`, `word` or `quote`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            For one text an Ablation; for a list a list of them, in order, that also has `model`, `usage`,
+            `to_pandas()` and `to_arrow()`, a row for each part.
+
+        Raises:
+            InvalidArgumentError, InvalidVectorError: as for `score`.
+            APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
+        """
+        texts, single = calls.as_texts(text)
+        vectors = as_vectors(vec, dtype, nonzero=True)
+        calls.check_pairs(texts, single, vectors)
+        told = Ablations.join(await self._connection.send_all(calls.ablate(texts, vectors, by, self._batch_size)))
+        return told[0] if single else told

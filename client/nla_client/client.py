@@ -1,81 +1,21 @@
-"""The synchronous clients. What they send is in `calls`, how in `connection`; `async_client` mirrors this."""
+# Made from async_client.py by `make unasync`: change that one.
+"""The clients. What they send is in `calls`, how in `connection`."""
 
-from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, overload
 
-import httpx
-
-from nla_client import calls
+from nla_client import calls, replies
+from nla_client.ablated import Ablation, Ablations, ScoreMatrix
+from nla_client.base import Client
 from nla_client.calls import ManyTexts, OneText
-from nla_client.connection import Connection
-from nla_client.errors import EngineUnavailableError
 from nla_client.results import Scores, Verbalization, Verbalizations
-from nla_client.settings import Settings
 from nla_client.stream import EventStream
+from nla_client.texts import SourceClient
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
-from nla_client.wire import Info, Score, VectorDType
+from nla_client.wire import PartKind, Score, VectorDType
 
 
-class Client:
-    """What both clients share. Safe to use from several threads, after a fork and pickled; a context manager.
-
-    Args:
-        base_url: Such as `http://host:8000`.
-        api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
-        timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
-        max_retries: Attempts after the first, on connection errors, 429 and 503.
-        batch_size: Most vectors or texts in one request; a larger batch is split.
-        max_in_flight: Most requests that one call has under way at once.
-        max_connections: Most requests that all calls together have under way at once, unread streams too; others wait.
-        transport: Replaces the network, for instance `httpx.MockTransport` in tests.
-
-    Raises:
-        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least, or a
-            variable of the environment about proxies or certificates that makes no sense.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float | None = 120,
-        max_retries: int = 2,
-        batch_size: int = 64,
-        max_in_flight: int = 8,
-        max_connections: int = 128,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
-        self._batch_size = batch_size
-        self._connection = Connection(settings, transport)
-
-    def info(self) -> Info:
-        """What the server serves: model names, layer, d_model, scales, limits, versions."""
-        return self._connection.send(calls.info())
-
-    def ready(self) -> bool:
-        """Whether every engine of the server has passed its self-test. Not retried."""
-        try:
-            return self._connection.send(calls.ready())
-        except EngineUnavailableError:
-            return False
-
-    def close(self) -> None:
-        """Close all connections; the client cannot be used afterwards."""
-        self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class NLAClient(Client):
-    """Vectors to texts: the verbalizer."""
+class NLAClient(SourceClient):
+    """Vectors to texts: the verbalizer; and from texts to what they make the source model hold, in words."""
 
     @overload
     def verbalize(
@@ -186,7 +126,8 @@ class NLAClient(Client):
         sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
             calls.check_stream(best=best)
-            return self._connection.stream(calls.verbalize_stream(vectors, sampling, self._batch_size))
+            call = calls.verbalize_stream(vectors, sampling, self._batch_size)
+            return self._connection.stream(call, EventStream)
         parts = self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
         results = Verbalizations.join(parts)
         if best:
@@ -243,3 +184,62 @@ class NLACritic(Client):
         calls.check_pairs(texts, single, vectors)
         scores = Scores.join(self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores
+
+    def score_all(self, texts: ManyTexts, vectors: VectorsLike, *, dtype: VectorDType = "bfloat16") -> ScoreMatrix:
+        """Score every text against every vector; a text is rebuilt once for many vectors.
+
+        Args:
+            texts: N explanations, as for `score`.
+            vectors: M vectors [M, d], as for `score`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            Arrays `mse`, `cosine` and `fve`, float64 [N, M] each; `fve` is None where the server has no baseline.
+
+        Raises:
+            InvalidArgumentError: one text or one vector alone.
+            InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `score`.
+        """
+        many, single = calls.as_texts(texts)
+        given = as_vectors(vectors, dtype, nonzero=True)
+        calls.check_matrix(single, given)
+        blocks = self._connection.send_all(calls.critic_matrix(many, given, self._batch_size))
+        return replies.matrix(blocks, len(many), given.count)
+
+    @overload
+    def ablate(
+        self, text: OneText, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablation: ...
+    @overload
+    def ablate(
+        self, text: ManyTexts, vec: VectorsLike, *, by: PartKind = "sentence", dtype: VectorDType = "bfloat16"
+    ) -> Ablations: ...
+    def ablate(
+        self,
+        text: OneText | ManyTexts,
+        vec: VectorsLike,
+        *,
+        by: PartKind = "sentence",
+        dtype: VectorDType = "bfloat16",
+    ) -> Ablation | Ablations:
+        """Tell which words of a text carry it: what it is worth without each part, and up to each part's end.
+
+        Args:
+            text: An explanation, or N of them of any N, as for `score`.
+            vec: The vector [d] that it should describe, or [N, d], as for `score`.
+            by: What the text is taken apart into: `paragraph`, `line`, `sentence`, `word` or `quote`.
+            dtype: What the vectors are sent as.
+
+        Returns:
+            For one text an Ablation; for a list a list of them, in order, that also has `model`, `usage`,
+            `to_pandas()` and `to_arrow()`, a row for each part.
+
+        Raises:
+            InvalidArgumentError, InvalidVectorError: as for `score`.
+            APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
+        """
+        texts, single = calls.as_texts(text)
+        vectors = as_vectors(vec, dtype, nonzero=True)
+        calls.check_pairs(texts, single, vectors)
+        told = Ablations.join(self._connection.send_all(calls.ablate(texts, vectors, by, self._batch_size)))
+        return told[0] if single else told

@@ -23,6 +23,11 @@ def table(rows: Sequence[Mapping[str, Any]], strong: int | None = None) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
 
 
+def note(text: str) -> str:
+    """Form a line below a table."""
+    return f"<p><small>{html.escape(text)}</small></p>"
+
+
 def _is_plain(value: Any) -> bool:
     return value is not None and not isinstance(value, list)
 

@@ -31,7 +31,7 @@ MAX_RETRY_AFTER_S: Final = 60.0
 """Longest wait that a server can ask for; a larger `Retry-After` counts as this."""
 
 _TYPES: Final[dict[int, ErrorType]] = {**{code: name for name, code in STATUS.items()}, 403: "authentication"}
-_ITEM: Final = re.compile(r"(vectors|texts)\[(\d+)\]")
+_ITEM: Final = re.compile(r"(vectors|texts|chats|token_ids|positions)\[(\d+)\]")
 _TAG: Final = re.compile(r"<[^>]*>")
 
 
@@ -63,7 +63,7 @@ def transport_error(error: httpx.RequestError, where: str) -> APIConnectionError
 
 
 def status_error(
-    status: int, headers: Mapping[str, str], body: bytes, offset: int = 0, url: str = ""
+    status: int, headers: Mapping[str, str], body: bytes, offset: int | Mapping[str, int] = 0, url: str = ""
 ) -> APIStatusError:
     """The error to raise for a reply that is not a success.
 
@@ -75,7 +75,8 @@ def status_error(
         status: The HTTP status.
         headers: The reply's headers, found in any case.
         body: The reply's body.
-        offset: Items of the caller's batch before this request's: `vectors[3]` becomes `vectors[offset + 3]`.
+        offset: Items of the caller's batch before this request's: `vectors[3]` becomes `vectors[offset + 3]`; or by
+            the field's name, others as they are.
         url: What was asked; where a redirect leads may be told relative to it.
     """
     text = body.decode("utf-8", "replace")
@@ -109,8 +110,12 @@ def _redirect(status: int, location: str | None, url: str) -> str | None:
     return f"{_phrase(status)}: redirected to {there}, which is not followed: give base_url as it is there"
 
 
-def _shift(text: str, offset: int) -> str:
-    return _ITEM.sub(lambda match: f"{match[1]}[{int(match[2]) + offset}]", text)
+def _shift(text: str, offset: int | Mapping[str, int]) -> str:
+    def moved(match: re.Match[str]) -> str:
+        more = offset if isinstance(offset, int) else offset.get(match[1], 0)
+        return f"{match[1]}[{int(match[2]) + more}]"
+
+    return _ITEM.sub(moved, text)
 
 
 def _seconds(header: str | None) -> float | None:

@@ -18,8 +18,10 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 import certifi
 import httpx
 
+from nla_client.async_places import AsyncConnections
 from nla_client.errors import InvalidArgumentError
-from nla_client.places import IDLE_S, AsyncConnections, Connections
+from nla_client.idle import IDLE_S
+from nla_client.places import Connections
 
 _LOCAL_NAMES: Final = frozenset(
     {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}

@@ -363,6 +363,16 @@ class ExplainedToken(ReadToken):
 
     samples: list[Sample]
 
+    @property
+    def explanation(self) -> str:
+        """The text of the first sample."""
+        return self.samples[0].text
+
+    @property
+    def score(self) -> Score | None:
+        """The score of the first sample; None unless asked for."""
+        return self.samples[0].score
+
 
 class ExplainResult(_Response):
     """The chosen tokens of one text, each once, in its order."""

@@ -1,6 +1,7 @@
 """A server in memory that keeps the contract, and both kinds of client before it through one face."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +14,15 @@ from pydantic import BaseModel
 
 from nla_client import AsyncNLAClient, AsyncNLACritic, NLAClient, NLACritic
 from nla_client.wire import (
+    AblateRequest,
     CriticRequest,
     ReconstructRequest,
     VerbalizeRequest,
     decode_vector,
     encode_vector,
 )
+from tests.client.source import USAGE, FakeSource
 
-USAGE = {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1}
 INFO = {
     "verbalizer": None,
     "reconstructor": None,
@@ -56,7 +58,7 @@ def scored(text: str, first: float, n: int) -> list[dict[str, Any]]:
     ]
 
 
-class FakeServer:
+class FakeServer(FakeSource):
     """Answers every request; a vector's text is its first element. `script` holds what to do first instead.
 
     Scored samples are told apart: of a vector that begins with k, sample k scores best.
@@ -67,6 +69,7 @@ class FakeServer:
         self.bodies: list[Any] = []
         self.script: list[httpx.Response | Exception] = []
         self.before: Callable[[Any], None] = lambda _body: None
+        self.baseline: float | None = None
         self._lock = threading.Lock()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -99,11 +102,40 @@ class FakeServer:
     def critic(self, body: Any) -> httpx.Response:
         call = CriticRequest.model_validate(body)
         firsts = [float(decode_vector(vector, call.dtype)[0]) for vector in call.vectors]
+        if call.pairs == "all":
+            mse = [[abs(float(text) - first) for first in firsts] for text in call.texts]
+            fve = None if self.baseline is None else [[1 - one / self.baseline for one in row] for row in mse]
+            cosine = [[1 - one / 2 for one in row] for row in mse]
+            return httpx.Response(200, json={"model": "m", "mse": mse, "cosine": cosine, "fve": fve, "usage": USAGE})
         results = [
             {"index": index, "mse": abs(float(text) - first), "cosine": 1.0, "fve": None}
             for index, (text, first) in enumerate(zip(call.texts, firsts, strict=True))
         ]
         return httpx.Response(200, json={"model": "m", "results": results, "usage": USAGE})
+
+    def ablate(self, body: Any) -> httpx.Response:
+        """Take texts apart into words, each worth its length; the whole is worth all."""
+        call = AblateRequest.model_validate(body)
+        results = []
+        for index, text in enumerate(call.texts):
+            places = [match.span() for match in re.finditer(r"\S+", text)]
+            lost = sum(stop - start for start, stop in places)
+            parts = [
+                {
+                    "text": text[start:stop],
+                    "start": start,
+                    "end": stop,
+                    "without": self.worth(stop - start),
+                    "upto": self.worth(lost - sum(b - a for a, b in places if b <= stop)),
+                }
+                for start, stop in places
+            ]
+            results.append({"index": index, "score": self.worth(0), "empty": self.worth(lost), "parts": parts})
+        return httpx.Response(200, json={"model": "m", "results": results, "usage": USAGE})
+
+    def worth(self, lost: int) -> dict[str, Any]:
+        mse = lost / 10
+        return {"mse": mse, "cosine": 1 - mse / 2, "fve": None if self.baseline is None else 1 - mse / self.baseline}
 
     def v1_info(self, _body: Any) -> httpx.Response:
         return httpx.Response(200, json=INFO)
@@ -125,22 +157,29 @@ class Face:
     def is_async(self) -> bool:
         return isinstance(self.client, AsyncNLAClient | AsyncNLACritic)
 
-    def _wait(self, stopped: threading.Event, delay: float) -> bool:
+    def _wait(self, stop: Any, delay: float) -> bool:
         self.waits.append(delay)
-        return stopped.is_set()
+        told: bool = stop.is_set()
+        return told
 
-    async def _async_wait(self, delay: float) -> None:
-        self.waits.append(delay)
+    async def _async_wait(self, stop: Any, delay: float) -> bool:
+        return self._wait(stop, delay)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)
         return (lambda *args, **kwargs: asyncio.run(method(*args, **kwargs))) if self.is_async else method
 
     def events(self, vec: Any, **kwargs: Any) -> list[Any]:
-        async def collect() -> list[Any]:
-            return [event async for event in await self.client.verbalize(vec, stream=True, **kwargs)]
+        return self._collected(lambda: self.client.verbalize(vec, stream=True, **kwargs))
 
-        return asyncio.run(collect()) if self.is_async else list(self.client.verbalize(vec, stream=True, **kwargs))
+    def explain_events(self, text: Any, **kwargs: Any) -> list[Any]:
+        return self._collected(lambda: self.client.explain(text, stream=True, **kwargs))
+
+    def _collected(self, open_stream: Callable[[], Any]) -> list[Any]:
+        async def collect() -> list[Any]:
+            return [event async for event in await open_stream()]
+
+        return asyncio.run(collect()) if self.is_async else list(open_stream())
 
 
 class Faces:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nla_client import AsyncNLAClient, NLAClient, places
+from nla_client import AsyncNLAClient, NLAClient, idle
 from tests.client.conftest import INFO
 from tests.client.listening import Listening, listening
 
@@ -91,7 +91,7 @@ def test_failures_and_cancelled_calls_give_their_places_back() -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_idle_connections_are_used_again_and_in_the_end_closed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "IDLE_S", 0.3)
+    monkeypatch.setattr(idle, "IDLE_S", 0.3)
     with listening() as server:
         server.seconds = 0.05
         many_then_few_sync(server) if kind == "sync" else asyncio.run(many_then_few_async(server))

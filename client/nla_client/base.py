@@ -1,0 +1,71 @@
+# Made from async_base.py by `make unasync`: change that one.
+"""What the clients share."""
+
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from nla_client import calls
+from nla_client.connection import Connection
+from nla_client.errors import EngineUnavailableError
+from nla_client.settings import Settings
+from nla_client.wire import Info
+
+
+class Client:
+    """What both clients share. Safe to use from several threads, after a fork and pickled; a context manager.
+
+    Args:
+        base_url: Such as `http://host:8000`.
+        api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
+        timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
+        max_retries: Attempts after the first, on connection errors, 429 and 503.
+        batch_size: Most vectors or texts in one request; a larger batch is split.
+        max_in_flight: Most requests that one call has under way at once.
+        max_connections: Most requests that all calls together have under way at once, unread streams too; others wait.
+        transport: Replaces the network, for instance `httpx.MockTransport` in tests.
+
+    Raises:
+        InvalidArgumentError: not an http(s) URL, an api_key that no header can hold, a limit below its least, or a
+            variable of the environment about proxies or certificates that makes no sense.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = 120,
+        max_retries: int = 2,
+        batch_size: int = 64,
+        max_in_flight: int = 8,
+        max_connections: int = 128,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
+        self._batch_size = batch_size
+        self._connection = Connection(settings, transport)
+
+    def info(self) -> Info:
+        """What the server serves: model names, layer, d_model, scales, limits, versions."""
+        return self._connection.send(calls.info())
+
+    def ready(self) -> bool:
+        """Whether every engine of the server has passed its self-test. Not retried."""
+        try:
+            return self._connection.send(calls.ready())
+        except EngineUnavailableError:
+            return False
+
+    def close(self) -> None:
+        """Close all connections; the client cannot be used afterwards."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
