@@ -47,6 +47,11 @@ def model_class(architecture: str) -> str:
     return WRAPPERS.get(architecture, architecture)
 
 
+def is_untried(architecture: str) -> bool:
+    """Tell whether a model of it was never run here."""
+    return model_class(architecture) not in SUPPORTED
+
+
 def override(architecture: str) -> dict[str, Any]:
     """Form what SGLang is to read instead of config.json's."""
     if architecture not in WRAPPERS:
@@ -60,10 +65,9 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
     Raises:
         LaunchError: SGLang has no model of it, or one of another form than those that our classes go with.
     """
-    name = model_class(config.architecture)
-    if name in SUPPORTED:
+    if not is_untried(config.architecture):
         return
-    problem = misfit(name)
+    problem = misfit(model_class(config.architecture))
     if problem is not None:
         raise LaunchError(
             f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported:"
