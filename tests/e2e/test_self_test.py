@@ -59,7 +59,6 @@ def test_an_untried_architecture_that_computes_as_transformers_does(tmp_path: Pa
     for role, engine in told.items():
         assert engine.expected is not None
         assert f"{role.label}: transformers computes on the CPU what its self-test is to find" in log
-        assert f"{role.label}: ready" in log
     assert log.count("architecture GraniteForCausalLM was never tried") == 2
 
 
