@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
-from nla_launch.pair.heads import weight_heads
+from nla_launch.pair.heads import weight_files, weight_heads
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
 FIELDS: Final = {
@@ -67,7 +67,8 @@ class ModelConfig:
     changed: Mapping[str, Any] = field(default_factory=dict)
     """What is to be read instead of config.json's."""
     stored: Stored | None = None
-    """What the files of its weights hold; None where they are not there: then it is reckoned from the shape."""
+    """What the files of its weights hold; None where nobody looked, or they are not there: then it is reckoned from
+    the shape."""
 
     @property
     def parameters(self) -> int:
@@ -134,19 +135,26 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
         decoder = whole.get("text_config", whole)
         if not decoder.keys() >= FIELDS or (decoder["model_type"].startswith("gemma") and "head_dim" not in decoder):
             decoder = _with_defaults(folder, trust_remote_code=trust_remote_code)
-        return replace(_model_config(whole, decoder), stored=read_stored(folder, decoder["num_hidden_layers"]))
+        return _model_config(whole, decoder)
     except (ValueError, AttributeError):
         raise LaunchError(f"{path} is not a JSON object") from None
     except (KeyError, IndexError, TypeError) as error:
         raise LaunchError(f"{path} lacks {error}: is it the config of a supported model?") from None
 
 
-def read_stored(folder: Path, blocks: int) -> Stored | None:
+def read_stored(folder: Path, blocks: int, *, fetched: bool) -> Stored | None:
     """Count what a checkpoint's files hold, by their heads; None where some of it is not there.
 
+    Args:
+        folder: the checkpoint's.
+        blocks: of the model.
+        fetched: whether all files of the index must be there; else some may be missing, as after half a download.
+
     Raises:
-        LaunchError: a file is missing or no file of safetensors.
+        LaunchError: a file is missing, or no file of safetensors.
     """
+    if not fetched and not all(path.is_file() for path in weight_files(folder)):
+        return None
     values, packed, embeddings = [0] * blocks, [0] * blocks, 0
     for name, head in weight_heads(folder):
         block = _BLOCK.search(name)

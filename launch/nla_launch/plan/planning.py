@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nla_gateway.description import Description
@@ -11,6 +12,7 @@ from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find
+from nla_launch.pair.model_config import read_stored
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.plan.advice import plan_or_advise
@@ -57,14 +59,14 @@ def plan_all(
     there = {role: find(source, need, code=trust) for role, source in others.items()}
     here = {role: find(source, "plan", code=trust) for role, source in ours.items()}
     described = describe_checkpoints(here | there, preset, fetched=False, trust_remote_code=trust)
-    plans = _plan(here, described, request, gpus)
+    plans = _plan(here, described, request, gpus, fetched=False)
     if not arguments.dry_run:
         if plans:
             on_plan(plans)
         here = {role: find(source, "all", code=trust) for role, source in ours.items()}
         described = describe_checkpoints(here | there, preset, trust_remote_code=trust)
         check_checkpoints(here | there, described, elsewhere=set(there), trust_remote_code=trust)
-        plans = _plan(here, described, request, gpus)
+        plans = _plan(here, described, request, gpus, fetched=True)
     return plans, {role: elsewhere.settings(role, one, described.get(role), request) for role, one in there.items()}
 
 
@@ -103,7 +105,12 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
 
 
 def _plan(
-    found: Mapping[Role, Checkpoint], described: Mapping[Role, Description], request: Request, gpus: Sequence[Gpu]
+    found: Mapping[Role, Checkpoint],
+    described: Mapping[Role, Description],
+    request: Request,
+    gpus: Sequence[Gpu],
+    *,
+    fetched: bool,
 ) -> list[EnginePlan]:
     if not found:
         return []
@@ -111,6 +118,8 @@ def _plan(
     targets = {}
     for role, one in found.items():
         config, description = whole_config(role, one, trust_remote_code=trust), described.get(role)
+        if config is not None:
+            config = replace(config, stored=read_stored(one.model_path, config.blocks, fetched=fetched))
         if config is not None and description is not None:
             config = served_config(one, config, description)
         targets[role] = Target(one, config, description)
