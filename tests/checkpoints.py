@@ -19,6 +19,7 @@ from transformers import (
     Gemma3ImageProcessor,
     Gemma3TextConfig,
     Glm4Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
@@ -28,10 +29,11 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    StableLmConfig,
 )
 
 Style = Literal["qwen2", "llama", "gemma3"]
-Family = Style | Literal["qwen3", "qwen3_moe", "mistral", "phi3", "gemma2", "olmo2", "glm4"]
+Family = Style | Literal["qwen3", "qwen3_moe", "mistral", "phi3", "gemma2", "olmo2", "glm4", "granite", "stablelm"]
 
 D_MODEL: Final = 64
 LAYER: Final = 1
@@ -113,6 +115,12 @@ class Form:
 
 GEMMA: Final = {"sliding_window": WINDOW, "query_pre_attn_scalar": 16, "tie_word_embeddings": True}
 MOE: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+GRANITE: Final = {
+    "embedding_multiplier": 2.0,
+    "residual_multiplier": 0.7,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 2.0,
+}
 FORMS: Final[dict[Family, Form]] = {
     "gemma3": Form(Gemma3TextConfig, "gemma3", GEMMA, spread=0.1),
     "llama": Form(LlamaConfig, "llama", {"tie_word_embeddings": False}),
@@ -124,6 +132,9 @@ FORMS: Final[dict[Family, Form]] = {
     "gemma2": Form(Gemma2Config, "gemma3", {**GEMMA, "attn_logit_softcapping": 2.0}, spread=0.1),
     "olmo2": Form(Olmo2Config, "qwen2", {}, head_dim=False),
     "glm4": Form(Glm4Config, "qwen2", {}),
+    # Beyond the supported ones: they fit by inspection.
+    "granite": Form(GraniteConfig, "qwen2", GRANITE, head_dim=False),
+    "stablelm": Form(StableLmConfig, "qwen2", {}, head_dim=False),
 }
 
 

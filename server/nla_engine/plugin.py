@@ -34,8 +34,6 @@ def hooks_for(role: str) -> list[Hook]:
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
     ]
-    if role == "source":
-        hooks.append(Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"))
     match role:
         case "av":
             hooks += [

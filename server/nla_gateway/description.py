@@ -107,7 +107,9 @@ class Description(_Frozen):
     layer: int | None = Field(ge=0, description="Whose output the vectors are; null: a verbalizer that states none.")
     template: str = Field(default="", description="The prompt, for `str.format`; a source has none.")
     marker: Marker | None = None
-    mse_scale: float | None = Field(default=None, gt=0, description="Norm that vectors are scored at; null: scores make no sense.")
+    mse_scale: float | None = Field(
+        default=None, gt=0, description="Norm that vectors are scored at; null: scores make no sense."
+    )
     verbalizer: VerbalizerDescription | None = None
     reconstructor: ReconstructorDescription | None = None
     source: SourceDescription | None = None

@@ -20,6 +20,16 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Expected(_Frozen):
+    """What transformers makes of one prompt, of an architecture that was never run: the self-test compares."""
+
+    ids: tuple[int, ...]
+    vector: tuple[float, ...] = Field(description="What is rebuilt; of a verbalizer, what is injected, scaled.")
+    logprobs: tuple[dict[int, float], ...] = Field(
+        default=(), description="Of a verbalizer: those of the likeliest tokens, behind each of the last places."
+    )
+
+
 class EngineSettings(_Frozen):
     """One engine, or several alike, and the checkpoint that they serve."""
 
@@ -40,6 +50,7 @@ class EngineSettings(_Frozen):
     running_requests: int | None = Field(default=None, description="Planned for each replica, at the same time.")
     max_in_flight: int = Field(gt=0, description="Requests sent to each at the same time; others wait in the gateway.")
     shared_in_flight: int = Field(gt=0, description="Of them, those of large requests while small ones come in.")
+    expected: Expected | None = Field(default=None, description="What a stricter self-test is to find.")
 
     def described(self) -> Description:
         """Return the checkpoint's description.

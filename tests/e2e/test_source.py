@@ -166,7 +166,9 @@ def test_what_is_wrong_is_named(served: Served) -> None:
     ask("/tokenize", 400, "vectors", texts="a", vectors=["b"])
     message = ask("/extract", 400, "texts[1]", texts=["a", "bread " * CONTEXT])
     assert "--source-context" in message
-    assert "knows no" in ask("/tokenize", 400, "chat_template_kwargs.foo", chats=CHAT, chat_template_kwargs={"foo": True})
+    assert "knows no" in ask(
+        "/tokenize", 400, "chat_template_kwargs.foo", chats=CHAT, chat_template_kwargs={"foo": True}
+    )
     ask("/extract", 413, "texts", texts=["a"] * 513)
     ask("/extract", 413, "positions", texts=["word " * 200] * 60, positions="all")
     ask("/explain", 413, "positions", texts=["word " * 200] * 20, positions="all", n=2)

@@ -12,7 +12,7 @@ import yaml
 
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
 from nla_gateway.roles import Role
-from nla_launch.pair.rules import ReconstructorRules, Rules
+from nla_launch.pair.rules import NO_RULES, ReconstructorRules, Rules
 from tests.descriptions import described
 
 AV_TEMPLATE: Final = (
@@ -86,9 +86,9 @@ def bare_checkpoint(folder: Path, tokenizer: Path, model_type: str, ids: Ids, ro
     return folder
 
 
-def verbalizer_prompt(folder: Path) -> VerbalizerPrompt:
-    """Load it as nla-serve does."""
-    return VerbalizerPrompt.load(folder, described(Role.AV, folder))
+def verbalizer_prompt(folder: Path, rules: Rules = NO_RULES) -> VerbalizerPrompt:
+    """Load it as nla-serve does, with what a preset states."""
+    return VerbalizerPrompt.load(folder, described(Role.AV, folder, rules))
 
 
 def reconstructor_prompt(folder: Path) -> ReconstructorPrompt:

@@ -6,9 +6,12 @@ from typing import Final
 from unicodedata import normalize
 
 import pytest
+import yaml
 
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.prompt import ReconstructorPrompt, load_tokenizer
+from nla_launch.pair.preset import load_preset
+from nla_launch.pair.rules import Rules, VerbalizerRules
 from tests.real.conftest import Needed
 from tests.real.fetch import TOKENIZERS
 from tests.real.released import (
@@ -129,13 +132,33 @@ def test_another_familys_sidecar_is_refused(told: Told, av: Path, tmp_path: Path
         verbalizer_prompt(folder)
 
 
-def test_qwen3_as_its_template_has_it(needed: Needed, tmp_path: Path) -> None:
-    """It may think: nothing stands behind the assistant's name, and its first word opens the tag itself."""
+THINKING: Final = {
+    None: "<|im_start|>assistant\n",
+    True: "<|im_start|>assistant\n",
+    False: "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+}
+"""What stands at the end of Qwen3's prompt, by `enable_thinking`. Where it may think, its first word opens the tag."""
+
+
+@pytest.mark.parametrize("enable_thinking", THINKING)
+def test_qwen3_with_and_without_thinking(needed: Needed, tmp_path: Path, enable_thinking: bool | None) -> None:
     folder = bare_checkpoint(tmp_path / "verbalizer", needed(TOKENIZERS["qwen3"]), "qwen3", QWEN)
-    prompt = verbalizer_prompt(folder)
-    rendered = load_tokenizer(folder, trust_remote_code=False).decode(prompt.ids)
-    assert rendered.endswith("an explanation.<|im_end|>\n<|im_start|>assistant\n")
-    assert prompt.ids[prompt.position - 1 : prompt.position + 2] == [QWEN.left, QWEN.marker_id, QWEN.right]
+    stated = {} if enable_thinking is None else {"verbalizer": {"enable_thinking": enable_thinking}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": "own", "av": str(folder), "ar": None, **stated}))
+    prompt = verbalizer_prompt(folder, load_preset(str(tmp_path / "own.yaml")))
+    tokenizer, ends = load_tokenizer(folder, trust_remote_code=False), THINKING[enable_thinking]
+    user = "<|im_start|>user\n" + AV_TEMPLATE.format(injection_char=QWEN.marker) + "<|im_end|>\n"
+    assert tokenizer.decode(prompt.ids) == user + ends
     # Qwen2.5's template puts a message of the system before the user's, of 21 tokens; Qwen3's none.
-    assert (len(prompt.ids), prompt.position) == (125 - 21, 111 - 21)
+    without = 125 - 21
+    nothing_thought = [151667, 271, 151668, 271]  # <think>, two line ends, </think>, two line ends
+    assert prompt.ids[without:] == ([] if enable_thinking is not False else nothing_thought)
+    assert prompt.ids[without - 3 : without] == tokenizer.encode("<|im_start|>assistant\n")
+    assert prompt.ids[prompt.position - 1 : prompt.position + 2] == [QWEN.left, QWEN.marker_id, QWEN.right]
+    assert (prompt.position, prompt.ids.count(QWEN.marker_id)) == (111 - 21, 1)
     assert not prompt.form.thinks
+
+
+def test_a_template_that_knows_no_thinking(told: Told, av: Path) -> None:
+    with pytest.raises(CheckpointError, match="the chat template knows no enable_thinking"):
+        verbalizer_prompt(av, Rules(verbalizer=VerbalizerRules(enable_thinking=False)))

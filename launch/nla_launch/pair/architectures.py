@@ -1,7 +1,9 @@
 """The architectures that are supported, and the classes that SGLang runs for them."""
 
 import importlib.util
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +40,9 @@ UNTRIED: Final = {
 """What architectures begin with that only seem to fit, with the reason why they are refused."""
 CAPPED: Final = ("Gemma2ForCausalLM",)
 """Those that keep attention's scores below a cap, of which not every attention backend takes notice."""
+LOSE_THE_CAP: Final = ("torch_native", "flex_attention", "trtllm_mha")
+"""Attention backends of SGLang's that leave such a cap out and say nothing."""
+BACKEND_OPTIONS: Final = tuple(f"--{which}attention-backend" for which in ("", "prefill-", "decode-"))
 WIDEST_PLAIN_HEAD: Final = 128
 """The largest head_dim that every attention backend takes."""
 
@@ -45,6 +50,11 @@ WIDEST_PLAIN_HEAD: Final = 128
 def model_class(architecture: str) -> str:
     """Name SGLang's class for the language model of an architecture."""
     return WRAPPERS.get(architecture, architecture)
+
+
+def is_untried(architecture: str) -> bool:
+    """Tell whether a model of it was never run here."""
+    return model_class(architecture) not in SUPPORTED
 
 
 def override(architecture: str) -> dict[str, Any]:
@@ -60,10 +70,9 @@ def check_architecture(role: Role, checkpoint: Checkpoint, config: ModelConfig) 
     Raises:
         LaunchError: SGLang has no model of it, or one of another form than those that our classes go with.
     """
-    name = model_class(config.architecture)
-    if name in SUPPORTED:
+    if not is_untried(config.architecture):
         return
-    problem = misfit(name)
+    problem = misfit(model_class(config.architecture))
     if problem is not None:
         raise LaunchError(
             f"{checkpoint.source}: a {role.label} of architecture {config.architecture} is not supported:"
@@ -120,3 +129,34 @@ def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[
     if config.head_dim <= WIDEST_PLAIN_HEAD and config.architecture not in CAPPED:
         return None
     return "fa3" if capability[0] == 9 else "flashinfer"
+
+
+def check_backend(checkpoint: Checkpoint, config: ModelConfig, stated: str | None, arguments: Sequence[str]) -> None:
+    """Refuse an attention backend with which a model would compute something else, and nobody would see it.
+
+    Args:
+        checkpoint: what is served.
+        config: its shape.
+        stated: a preset's `attention_backend`, where it counts.
+        arguments: a preset's `engine_args` of this engine.
+
+    Raises:
+        LaunchError: it leaves out the model's cap on attention's scores.
+    """
+    if config.architecture not in CAPPED:
+        return
+    for named in (stated, *_backends_in(arguments)):
+        if named in LOSE_THE_CAP:
+            raise LaunchError(
+                f"{checkpoint.source}: attention backend {named} leaves out the cap on attention's scores that"
+                f" {config.architecture} has, and its answers would be wrong: take fa3 (on Hopper), flashinfer or"
+                " triton, or leave the choice to nla-serve"
+            )
+
+
+def _backends_in(arguments: Sequence[str]) -> Iterator[str]:
+    """Find the attention backends among SGLang's arguments, also under the shortened names that it takes."""
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if len(name) > 2 and any(option.startswith(name) for option in BACKEND_OPTIONS):
+            yield value if equals else following

@@ -59,7 +59,7 @@ def weight_heads(folder: Path, *, missing_ok: bool = False) -> Iterator[tuple[st
     Raises:
         LaunchError: a file is missing or no file of safetensors.
     """
-    for path in _files(folder):
+    for path in weight_files(folder):
         if path.exists() or not missing_ok:
             yield from read_heads(path).items()
 
@@ -79,7 +79,12 @@ def weight_map(folder: Path) -> dict[str, str] | None:
         raise LaunchError(f"{index} is no index of safetensors: fetch it again") from None
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of a checkpoint's weights: those in its index, where it has one, there or not.
+
+    Raises:
+        LaunchError: the index is none.
+    """
     named = weight_map(folder)
     if named is None:
         return sorted(folder.glob("*.safetensors"))

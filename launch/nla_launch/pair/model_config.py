@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +64,8 @@ class ModelConfig:
     changed: Mapping[str, Any] = field(default_factory=dict)
     """What is to be read instead of config.json's."""
     stored: Stored | None = None
-    """What the files of its weights hold; None where they are not there: then it is reckoned from the shape."""
+    """What the files of its weights hold; None where nobody looked, or they are not there: then it is reckoned from
+    the shape."""
 
     @property
     def parameters(self) -> int:
@@ -131,7 +132,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
         decoder = whole.get("text_config", whole)
         if not decoder.keys() >= FIELDS or (decoder["model_type"].startswith("gemma") and "head_dim" not in decoder):
             decoder = _with_defaults(folder, trust_remote_code=trust_remote_code)
-        return replace(_model_config(whole, decoder), stored=read_stored(folder, decoder["num_hidden_layers"]))
+        return _model_config(whole, decoder)
     except (ValueError, AttributeError):
         raise LaunchError(f"{path} is not a JSON object") from None
     except (KeyError, IndexError, TypeError) as error:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
-from nla_launch.pair.architectures import attention_backend, check_architecture
+from nla_launch.pair.architectures import attention_backend, check_architecture, check_backend
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.plan.fitting import CONCURRENCY, fit
@@ -119,6 +119,9 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
             f"--tp {tp} does not divide the {role.label}'s {config.heads} attention heads"
             f" ({config.kv_heads} KV heads, MLP of {config.intermediate})"
         )
+    extra = tuple(request.engine_args.get(role, ()))
+    if config is not None:
+        check_backend(target.checkpoint, config, request.attention_backend if device == "cuda" else None, extra)
     count = _count_here(tp, request)
     used = _choose(role, count, request, gpus) if device == "cuda" else ()
     dtype = request.dtype_on(device)
@@ -141,7 +144,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         concurrency=request.concurrency or CONCURRENCY[device] * request.dp,
         pool_tokens=0,
         memory_share=0.0,
-        extra_arguments=tuple(request.engine_args.get(role, ())),
+        extra_arguments=extra,
         description=target.description,
     )
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nla_gateway.description import Description
@@ -13,6 +14,7 @@ from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find
 from nla_launch.pair.describing import layer_beside
+from nla_launch.pair.model_config import read_stored
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.pair.reading import NO_LAYER, NOT_KNOWN, PairLayer, pair_layer
@@ -166,5 +168,7 @@ def _plan(
             config = served_config(one, config, description)
         elif role is Role.SOURCE:  # how much of the model it is, is not known
             config = None
+        if config is not None:
+            config = replace(config, stored=read_stored(one.model_path, config.blocks))
         targets[role] = Target(one, config, description)
     return plan_or_advise(targets, request, gpus)

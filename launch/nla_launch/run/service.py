@@ -24,6 +24,7 @@ from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
 from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
+from nla_launch.run.reference import expected_of
 from nla_launch.run.supervisor import Supervisor
 
 BACKLOG: Final = 2048
@@ -169,6 +170,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         running_requests=plan.running_requests,
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
+        expected=expected_of(plan),
     )
 
 

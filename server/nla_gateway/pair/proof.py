@@ -15,6 +15,7 @@ from nla_gateway.engines.engine import Engine
 from nla_gateway.pair.parts import Part
 from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.reference import logprob_mismatch, vector_mismatch
 from nla_gateway.pair.source import Source, typical_norm
 from nla_gateway.pair.verbalizer import ONE_TOKEN, Verbalizer
 
@@ -106,7 +107,21 @@ async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[
     for name, same in (("sent twice", again), ("the prompt's start comes from the cache", reused)):
         if _distance(one, same) > max(SAME, DRIFT * signal):
             raise ProofError(f"the same vector gives different logits when {name}")
+    await _compare_logprobs(verbalizer, engine, replica)
     await _warm_up(verbalizer, engine, replica)
+
+
+async def _compare_logprobs(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
+    """Compare with transformers, where that was asked. The vector is scaled already; scaled again it is the same."""
+    expected = verbalizer.settings.expected
+    if expected is None:
+        return
+    injected = verbalizer.inject(np.array(expected.vector, dtype=np.float32))
+    asked = verbalizer.payload(injected, ONE_TOKEN, _rid("expected")) | replica | {"input_ids": list(expected.ids)}
+    found = await _logprobs(engine, asked, verbalizer.prompt)
+    problem = logprob_mismatch(_distance(found, list(expected.logprobs)), verbalizer.settings.dtype)
+    if problem is not None:
+        raise ProofError(problem)
 
 
 async def _warm_up(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
@@ -133,6 +148,18 @@ async def prove_reconstruction(reconstructor: Reconstructor, engine: Engine) -> 
             raise ProofError(f"it rebuilds vectors that are not {d_model} finite numbers")
     if np.allclose(vectors[0], vectors[1], rtol=1e-3, atol=0):
         raise ProofError("two different texts give the same vector")
+    await _compare_vector(reconstructor, engine)
+
+
+async def _compare_vector(reconstructor: Reconstructor, engine: Engine) -> None:
+    """Compare with transformers, where that was asked."""
+    settings = reconstructor.settings
+    if settings.expected is None:
+        return
+    wanted = np.array(settings.expected.vector, dtype=np.float32)
+    (found,), _ = await engine.embed([list(settings.expected.ids)], settings.model, _rid("expected"))
+    if (problem := vector_mismatch(found, wanted, settings.dtype)) is not None:
+        raise ProofError(problem)
 
 
 async def prove_reading(source: Source, engine: Engine) -> None:

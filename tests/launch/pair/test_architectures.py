@@ -1,7 +1,9 @@
 """Which architectures are served, tried with a warning, or refused."""
 
 import logging
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,12 @@ def test_those_that_were_run(architecture: str, caplog: pytest.LogCaptureFixture
         check_architecture(role, CHECKPOINT, replace(QWEN, architecture=architecture))
     assert not caplog.text
     assert misfit(WRAPPERS.get(architecture, architecture)) is None
+
+
+def test_the_page_lists_them() -> None:
+    page = (Path(__file__).parents[3] / "launch" / "PAIRS.md").read_text()
+    listed = page.split("These were run in both roles")[1].split("\n\n")[0]
+    assert re.findall(r"`(\w+)`", listed) == [*SUPPORTED, *WRAPPERS]
 
 
 @pytest.mark.parametrize("architecture", ["ApertusForCausalLM", "GraniteForCausalLM", "MixtralForCausalLM"])

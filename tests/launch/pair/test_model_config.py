@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nla_launch.errors import LaunchError
-from nla_launch.pair.model_config import read_config
+from nla_launch.pair.model_config import ModelConfig, read_config, read_stored
 from tests.checkpoints import make_pair
 
 SPARSE_GEMMA = {
@@ -71,9 +71,15 @@ def test_code_of_the_checkpoints_own_runs_only_if_trusted(
     assert read_config(tmp_path, trust_remote_code=True).heads == 32
 
 
+def counted(folder: Path) -> ModelConfig:
+    """As for a plan, once all is there."""
+    config = read_config(folder)
+    return replace(config, stored=read_stored(folder, config.blocks, fetched=True))
+
+
 def test_parameters_are_counted_in_files_where_they_are_there(tmp_path: Path) -> None:
     base = make_pair(tmp_path, "qwen3_moe").av
-    config, model = read_config(base), AutoModelForCausalLM.from_pretrained(base)
+    config, model = counted(base), AutoModelForCausalLM.from_pretrained(base)
     blocks = sum(value.numel() for name, value in model.named_parameters() if ".layers." in name)
     assert config.block_parameters() == blocks
     assert config.embedding_parameters == model.get_input_embeddings().weight.numel()
@@ -81,11 +87,11 @@ def test_parameters_are_counted_in_files_where_they_are_there(tmp_path: Path) ->
     # A dense model of this shape would have others.
     assert replace(config, stored=None).block_parameters() != blocks
     (base / "model.safetensors").unlink()
-    assert read_config(base).stored is None
+    assert counted(base).stored is None
 
 
 def test_files_and_shape_agree_for_a_dense_model(tmp_path: Path) -> None:
-    config = read_config(make_pair(tmp_path, "llama", sharded=True).av)
+    config = counted(make_pair(tmp_path, "llama", sharded=True).av)
     reckoned = replace(config, stored=None)
     assert config.stored is not None
     assert config.parameters == pytest.approx(reckoned.parameters, rel=0.02)
@@ -93,18 +99,18 @@ def test_files_and_shape_agree_for_a_dense_model(tmp_path: Path) -> None:
 
 
 def test_a_wrapper_s_vision_tower_is_not_counted(tmp_path: Path) -> None:
-    config = read_config(make_pair(tmp_path, "gemma3", multimodal=True).av)
+    config = counted(make_pair(tmp_path, "gemma3", multimodal=True).av)
     assert config.parameters == pytest.approx(replace(config, stored=None).parameters, rel=0.03)
 
 
 def test_quantized_weights_are_counted_as_they_are(tmp_path: Path) -> None:
     base = make_pair(tmp_path, "qwen2").av
-    plain, path = read_config(base), base / "model.safetensors"
+    plain, path = counted(base), base / "model.safetensors"
     before = load_file(path)
     save_file(
         {n: v.to(torch.float8_e4m3fn) if v.dim() == 2 and ".layers." in n else v for n, v in before.items()}, path
     )
-    config = read_config(base)
+    config = counted(base)
     assert config.packed_bytes() + config.block_parameters() == plain.block_parameters()
     assert config.packed_bytes() > 0.9 * plain.block_parameters()
 
@@ -112,8 +118,18 @@ def test_quantized_weights_are_counted_as_they_are(tmp_path: Path) -> None:
 def test_a_broken_file_of_weights_is_named(tmp_path: Path) -> None:
     base = make_pair(tmp_path, "qwen2").av
     (base / "model.safetensors").write_bytes(b"junk")
-    with pytest.raises(LaunchError, match="no file of safetensors"):
-        read_config(base)
+    for fetched in (False, True):
+        with pytest.raises(LaunchError, match="no file of safetensors"):
+            read_stored(base, 3, fetched=fetched)
+
+
+def test_half_a_download_is_nothing_yet(tmp_path: Path) -> None:
+    base = make_pair(tmp_path, "qwen2", sharded=True).av
+    assert read_stored(base, 3, fetched=False) is not None
+    next(base.glob("*.safetensors")).unlink()
+    assert read_stored(base, 3, fetched=False) is None
+    with pytest.raises(LaunchError, match="is missing"):
+        read_stored(base, 3, fetched=True)
 
 
 QWEN3_30B_A3B = {

@@ -114,6 +114,29 @@ def test_wide_heads_get_a_backend_that_takes_them(capability: tuple[int, int] | 
     assert "--attention-backend triton" in " ".join(plan_one(Role.AV, GEMMA_12B, mine, gpus(1, 80)).command(1, "k"))
 
 
+def test_a_backend_that_loses_the_cap_on_scores_is_refused() -> None:
+    capped = dataclasses.replace(QWEN, architecture="Gemma2ForCausalLM")
+    losing = [Request(attention_backend="trtllm_mha")]
+    for words in (
+        ["--attention-backend", "torch_native"],
+        ["--attention-backend=trtllm_mha"],
+        ["--attention-b", "flex_attention"],
+        ["--enable-metrics", "--prefill-attention-backend", "trtllm_mha"],
+        ["--decode-attention-backend=torch_native"],
+    ):
+        losing.append(Request(engine_args={Role.AV: words}))
+    for request in losing:
+        with pytest.raises(LaunchError, match=r"owner/av: attention backend \w+ leaves out the cap .* take fa3"):
+            plan_one(Role.AV, capped, request, gpus(1, 80))
+        assert plan_one(Role.AV, QWEN, request, gpus(1, 80))
+    for words in (["--attention-backend", "triton"], ["--log-level", "torch_native"]):
+        assert plan_one(Role.AV, capped, Request(engine_args={Role.AV: words}), gpus(1, 80))
+    # On the CPU a preset's `attention_backend` does not count, and its `engine_args` do.
+    assert plan_one(Role.AV, capped, Request(device="cpu", attention_backend="trtllm_mha"))
+    with pytest.raises(LaunchError, match="torch_native leaves out the cap"):
+        plan_one(Role.AV, capped, dataclasses.replace(losing[1], device="cpu"))
+
+
 def test_float32_gets_a_backend_that_takes_it() -> None:
     for config in (QWEN, GEMMA_12B):
         assert plan_one(Role.AV, config, Request(dtype="float32"), gpus(1, 141)).attention_backend == "triton"

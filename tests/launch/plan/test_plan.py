@@ -63,7 +63,10 @@ def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -
 def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_gpus", lambda: gpus(8, 80))
     arguments = build_parser().parse_args(["--preset", "demo", "--dry-run"])
-    assert {engine.device for engine in planning.plan_all(load_preset("demo"), arguments)[0]} == {"cpu"}
+    engines, _ = planning.plan_all(load_preset("demo"), arguments)
+    assert {engine.device for engine in engines} == {"cpu"}
+    # Their weights are here, and counted.
+    assert all(engine.config is not None and engine.config.stored is not None for engine in engines)
 
 
 def test_multimodal_verbalizer_runs_our_class() -> None:
