@@ -1,4 +1,4 @@
-"""The three calls, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
+"""The first three calls, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
 
 import asyncio
 import secrets
@@ -201,6 +201,13 @@ def check_batch(gateway: Gateway, count: int, param: str) -> None:
         raise PayloadTooLarge(message, param=param)
 
 
+def check_pairs(gateway: Gateway, texts: int, vectors: int) -> None:
+    """Raise PayloadTooLarge for a batch over the limit, and InvalidRequest where one has no partner."""
+    check_batch(gateway, texts, "texts")
+    if texts != vectors:
+        raise InvalidRequest(f"{texts} texts and {vectors} vectors: give pairs", param="vectors")
+
+
 def check_sampling(gateway: Gateway, call: VerbalizeRequest, vectors: int) -> None:
     """Raise InvalidRequest or PayloadTooLarge for more, or longer, samples than may be asked for."""
     limits = gateway.limits
@@ -235,11 +242,9 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
 
 
 async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> CriticResponse:
-    """Answer `/critic`."""
-    texts, count = as_list(call.texts), len(as_list(call.vectors))
-    check_batch(gateway, len(texts), "texts")
-    if len(texts) != count:
-        raise InvalidRequest(f"{len(texts)} texts and {count} vectors: give pairs", param="vectors")
+    """Answer `/critic`, pair by pair."""
+    texts = as_list(call.texts)
+    check_pairs(gateway, len(texts), len(as_list(call.vectors)))
     reconstructor = gateway.reconstructor()
     reconstructor.require_scorable(None)
     d_model = reconstructor.description.d_model
