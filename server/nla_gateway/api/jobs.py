@@ -1,4 +1,4 @@
-"""The first three calls, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
+"""The three calls, from parsed request to contract answer. HTTP stays outside, SGLang's wire stays below."""
 
 import asyncio
 import secrets
@@ -31,7 +31,7 @@ from nla_client.wire import (
     add_usage,
     encode_vector,
 )
-from nla_gateway.api.fields import as_list, field_names, parse_vectors
+from nla_gateway.api.fields import as_list, check_pairs, field_names, parse_vectors
 from nla_gateway.api.http import error_detail
 from nla_gateway.api.outbox import Outbox, Place
 from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
@@ -201,13 +201,6 @@ def check_batch(gateway: Gateway, count: int, param: str) -> None:
         raise PayloadTooLarge(message, param=param)
 
 
-def check_pairs(gateway: Gateway, texts: int, vectors: int) -> None:
-    """Raise PayloadTooLarge for a batch over the limit, and InvalidRequest where one has no partner."""
-    check_batch(gateway, texts, "texts")
-    if texts != vectors:
-        raise InvalidRequest(f"{texts} texts and {vectors} vectors: give pairs", param="vectors")
-
-
 def check_sampling(gateway: Gateway, call: VerbalizeRequest, vectors: int) -> None:
     """Raise InvalidRequest or PayloadTooLarge for more, or longer, samples than may be asked for."""
     limits = gateway.limits
@@ -244,7 +237,8 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
 async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> CriticResponse:
     """Answer `/critic`, pair by pair."""
     texts = as_list(call.texts)
-    check_pairs(gateway, len(texts), len(as_list(call.vectors)))
+    check_batch(gateway, len(texts), "texts")
+    check_pairs(texts, as_list(call.vectors))
     reconstructor = gateway.reconstructor()
     reconstructor.require_scorable(None)
     d_model = reconstructor.description.d_model

@@ -19,8 +19,8 @@ from nla_client.wire import (
     Score,
     Usage,
 )
-from nla_gateway.api.fields import as_list, field_names, parse_vectors
-from nla_gateway.api.jobs import check_batch, check_pairs, owner_of, within
+from nla_gateway.api.fields import as_list, check_pairs, field_names, parse_vectors
+from nla_gateway.api.jobs import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import map_in_slices
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 from nla_gateway.gateway import Gateway
@@ -91,7 +91,8 @@ async def ablate(gateway: Gateway, call: AblateRequest, request_id: str) -> Abla
     be scored in its place. The error names the field and the part.
     """
     texts, names = as_list(call.texts), field_names("texts", call.texts)
-    check_pairs(gateway, len(texts), len(as_list(call.vectors)))
+    check_batch(gateway, len(texts), "texts")
+    check_pairs(texts, as_list(call.vectors))
     reconstructor = _scorable(gateway)
     vectors = await parse_vectors(call.vectors, call.dtype, reconstructor.description.d_model)
     with gateway.admission.admit(len(texts)):
