@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-FIELDS: Final = {"/verbalize": b"vectors", "/reconstruct": b"texts"}
+FIELDS: Final = {"/verbalize": b"vectors", "/reconstruct": b"texts", "/critic": b"texts", "/ablate": b"vectors"}
 ELEMENTS: Final = {
     "numbers": b"1",
     "fractions": b"0.5",

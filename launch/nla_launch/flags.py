@@ -26,10 +26,10 @@ CHECKPOINT_HELP: Final = {
     " takes back the preset's source (default: the preset's, or none)",
 }
 
-ADAPTER_HELP: Final = {
-    Role.AV: f"LoRA adapter to merge into the {Role.AV.label}'s weights; repeat for one on top of another",
-    Role.AR: f"the same for the {Role.AR.label}",
-}
+ADAPTER_HELP: Final = (
+    (Role.AV, f"LoRA adapter to merge into the {Role.AV.label}'s weights; repeat for one on top of another"),
+    (Role.AR, f"the same for the {Role.AR.label}"),
+)
 """Of the roles that take adapters."""
 
 
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--source-context", type=_positive, metavar="N",
         help=f"tokens that a text which the source reads may have (default {SOURCE_CONTEXT}, or what the model takes)",
     )  # fmt: skip
-    for role, text in ADAPTER_HELP.items():
+    for role, text in ADAPTER_HELP:
         add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=text)
     add("--only", choices=[role.value for role in Role],
         help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip

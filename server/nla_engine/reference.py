@@ -31,7 +31,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: Literal["av", "ar"]
+    role: Literal["av", "ar", "source"]
     folder: Path
     """Of weights and config.json."""
     changed: dict[str, Any]
@@ -50,7 +50,7 @@ class Asked(BaseModel):
 
 @torch.no_grad()
 def rebuilt(asked: Asked) -> list[float]:
-    """Compute a reconstructor's vector [d_model] of a prompt.
+    """Compute a reconstructor's vector [d_model] of a prompt, or a source's at its end.
 
     Raises:
         ValueError: it has not the form that is known, or a weight is missing.
@@ -98,7 +98,7 @@ def _inject(layers: nn.ModuleList, injection: Injection, position: int, vector: 
 
 
 def _load(asked: Asked) -> Any:
-    """Load a verbalizer, or a reconstructor's blocks.
+    """Load a verbalizer, or the first blocks of a model.
 
     Raises:
         ValueError: a weight is missing, or an adapter does not fit.
@@ -120,7 +120,7 @@ def _load(asked: Asked) -> Any:
         output_loading_info=True,
     )
     missing = set(told["missing_keys"])
-    if asked.role == "ar" and not asked.served.final_norm:
+    if asked.role != "av" and not asked.served.final_norm:
         norm = find(model, NORMS)
         setattr(model, norm, nn.Identity())
         missing = {name for name in missing if norm not in name.split(".")}

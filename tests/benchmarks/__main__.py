@@ -10,7 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import bodies, dataset, gateway, growth, reconstruct, report, servers, startup, whole, wire
+from tests.benchmarks import (
+    ablate,
+    bodies,
+    dataset,
+    gateway,
+    growth,
+    reconstruct,
+    report,
+    servers,
+    startup,
+    whole,
+    wire,
+)
 from tests.benchmarks.figures import FULL, Figure, Scale
 from tests.checkpoints import write_preset
 from tests.plain import DEMO, load_demo_vectors
@@ -91,6 +103,7 @@ def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),
         "fairness": lambda: asyncio.run(gateway.measure_fairness(stack, vectors, scale)),
         "reconstruct": lambda: asyncio.run(reconstruct.measure("demo pair", stack.url, DEMO / "reconstructor", scale)),
+        "parts left out": lambda: asyncio.run(ablate.measure(stack, vectors, scale)),
         "end to end": lambda: asyncio.run(whole.measure_scored(stack, vectors, scale)),
         "files": lambda: asyncio.run(dataset.measure(stack, vectors, scale)),
         "large bodies": lambda: bodies.measure(stack, vectors, scale),

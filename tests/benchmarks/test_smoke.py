@@ -35,7 +35,7 @@ def test_every_row(demo: Stack, tmp_path: Path) -> None:
     report.write(tmp_path, figures, growth)
     written = json.loads((tmp_path / "figures.json").read_text())
     assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == 14
+    assert sum(figure["target"] is not None for figure in written["figures"]) == 15
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip

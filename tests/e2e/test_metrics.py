@@ -27,6 +27,8 @@ def used(demo: Stack, demo_vectors: NDArray[np.float32]) -> dict[str, list[Sampl
     demo.http.post("/verbalize", json={**body, "stream": True}).raise_for_status()
     demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).raise_for_status()
     demo.http.post("/critic", json={**body, "texts": ["a", "b"]}).raise_for_status()
+    demo.http.post("/critic", json={**body, "texts": "a", "pairs": "all"}).raise_for_status()
+    demo.http.post("/ablate", json={**body, "texts": ["a", "b"]}).raise_for_status()
     demo.http.post("/verbalize", json={**body, "n": 0})
     with pytest.raises(httpx.ReadTimeout):
         demo.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)

@@ -17,6 +17,7 @@ from nla_gateway.description import ADD
 from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.injection import rescale
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt
+from nla_gateway.pair.texts import SourceTokenizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import Expected
 from nla_launch.errors import LaunchError
@@ -113,5 +114,8 @@ def _asked(plan: EnginePlan) -> dict[str, Any]:
         case Role.AR:
             text = ReconstructorPrompt.load(one.model_path, description, tokens_of=tokens_of, trust_remote_code=trust)
             return asked | {"ids": text.encode(TEXT)}
+        case Role.SOURCE:
+            own = SourceTokenizer.load(tokens_of, trust_remote_code=trust)
+            return asked | {"ids": own.read_text(TEXT, add_special_tokens=True, param=None).ids}
         case _:
             assert_never(plan.role)

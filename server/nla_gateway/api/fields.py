@@ -20,6 +20,12 @@ def field_names(name: str, value: str | list[str]) -> Sequence[str]:
     return [name] if isinstance(value, str) else [f"{name}[{index}]" for index in range(len(value))]
 
 
+def check_pairs(texts: list[str], vectors: list[str]) -> None:
+    """Raise InvalidRequest where one has no partner."""
+    if len(texts) != len(vectors):
+        raise InvalidRequest(f"{len(texts)} texts and {len(vectors)} vectors: give pairs", param="vectors")
+
+
 async def parse_vectors(value: str | list[str], dtype: VectorDType, d_model: int) -> list[NDArray[np.float32]]:
     """Decode the field `vectors` into float32 vectors [d_model].
 

@@ -19,11 +19,10 @@ from nla_client.wire import (
     add_usage,
     encode_vector,
 )
-from nla_gateway.api.fields import as_list, field_names, parse_vectors
+from nla_gateway.api.fields import as_list, check_pairs, field_names, parse_vectors
 from nla_gateway.api.sampling import Sampling, prepare_call
 from nla_gateway.api.work import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import map_in_slices
-from nla_gateway.errors import InvalidRequest
 from nla_gateway.gateway import Gateway
 
 
@@ -88,11 +87,10 @@ async def reconstruct(gateway: Gateway, call: ReconstructRequest, request_id: st
 
 
 async def critic(gateway: Gateway, call: CriticRequest, request_id: str) -> CriticResponse:
-    """Answer `/critic`."""
-    texts, count = as_list(call.texts), len(as_list(call.vectors))
+    """Answer `/critic`, pair by pair."""
+    texts = as_list(call.texts)
     check_batch(gateway, len(texts), "texts")
-    if len(texts) != count:
-        raise InvalidRequest(f"{len(texts)} texts and {count} vectors: give pairs", param="vectors")
+    check_pairs(texts, as_list(call.vectors))
     reconstructor = gateway.reconstructor()
     reconstructor.require_scorable(None)
     d_model = reconstructor.description.d_model

@@ -12,6 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from nla_client.wire import (
     EVENT_NAMES,
+    AblateRequest,
+    AblateResponse,
+    CriticMatrix,
     CriticRequest,
     CriticResponse,
     ErrorResponse,
@@ -29,7 +32,7 @@ from nla_client.wire import (
     VerbalizeRequest,
     VerbalizeResponse,
 )
-from nla_gateway.api import jobs, texts
+from nla_gateway.api import jobs, scoring_jobs, texts
 from nla_gateway.api.http import error_detail, retry_after_header
 from nla_gateway.api.json_route import JsonRoute
 from nla_gateway.engines.engine_metrics import engine_metrics
@@ -112,10 +115,22 @@ async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Requ
     return await _unless_gone(request, jobs.reconstruct(_gateway(request), call, request.state.request_id))
 
 
-@router.post("/critic", response_model=CriticResponse, responses=ERRORS)
+@router.post("/critic", response_model=CriticResponse | CriticMatrix, responses=ERRORS)
 async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
-    """Score texts against vectors, pair by pair."""
-    return await _unless_gone(request, jobs.critic(_gateway(request), call, request.state.request_id))
+    """Score texts against vectors, pair by pair, or each against all."""
+    work = jobs.critic if call.pairs == "each" else _critic_all
+    return await _unless_gone(request, work(_gateway(request), call, request.state.request_id))
+
+
+async def _critic_all(gateway: Gateway, call: CriticRequest, request_id: str) -> Response:
+    answer = await scoring_jobs.critic_all(gateway, call, request_id)
+    return Response(answer, media_type="application/json")
+
+
+@router.post("/ablate", response_model=AblateResponse, responses=ERRORS)
+async def ablate(call: Annotated[AblateRequest, Body()], request: Request) -> Any:
+    """Score texts without each of their parts, and up to each: which of them carry the explanation."""
+    return await _unless_gone(request, scoring_jobs.ablate(_gateway(request), call, request.state.request_id))
 
 
 @router.post("/tokenize", response_model=TokenizeResponse, responses=ERRORS)

@@ -181,7 +181,19 @@ async def prove_reading(source: Source, engine: Engine) -> None:
         raise ProofError("two different texts give the same vector")
     if _cosines(whole[:half], beginning).min() < SAME_DIRECTION:
         raise ProofError("what stands after a place changes its vector: the model does not read from left to right")
+    await _compare_reading(source, engine)
     source.note_norm(typical_norm(whole))
+
+
+async def _compare_reading(source: Source, engine: Engine) -> None:
+    """Compare with transformers, where that was asked."""
+    settings = source.settings
+    if settings.expected is None:
+        return
+    ids, wanted = list(settings.expected.ids), np.array(settings.expected.vector, dtype=np.float32)
+    (rows,), _ = await engine.read([ids], [[len(ids) - 1]], _rid("expected"))
+    if (problem := vector_mismatch(rows[0], wanted, settings.dtype)) is not None:
+        raise ProofError(problem)
 
 
 def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Final
 
@@ -16,7 +16,7 @@ from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.prompt import ReconstructorPrompt
-from nla_gateway.pair.scoring import score
+from nla_gateway.pair.scoring import Matrix, score, score_all
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
@@ -71,6 +71,12 @@ class Reconstructor:
         tokens = sum(count for _, count in answers)
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
 
+    async def check(self, texts: list[str], params: Sequence[str | None]) -> None:
+        """Raise InvalidRequest for the first of these texts that cannot be taken, as `reconstruct` does."""
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            part = slice(start, start + TEXTS_PER_CALL)
+            await self._encode(texts[part], params[part])
+
     async def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
         def encode() -> list[list[int]]:
             most, pairs = self.max_text_tokens, zip(texts, params, strict=True)
@@ -95,8 +101,20 @@ class Reconstructor:
             InvalidRequest: a text is too long.
         """
         rebuilt, usage = await self.reconstruct(texts, params, owner)
+        return await self.compare(originals, rebuilt), usage
+
+    async def compare(
+        self, originals: Iterable[NDArray[np.float32]], rebuilt: Iterable[NDArray[np.float32]]
+    ) -> list[Score]:
+        """Score each rebuilt vector [d] against its original [d]."""
         pairs = zip(originals, rebuilt, strict=True)
-        return await map_in_slices(lambda pair: score(*pair, self._baseline), pairs), usage
+        return await map_in_slices(lambda pair: score(*pair, self._baseline), pairs)
+
+    def compare_all(
+        self, originals: list[NDArray[np.float32]], rebuilt: list[NDArray[np.float32]]
+    ) -> tuple[Matrix, Matrix, Matrix | None]:
+        """Score each rebuilt vector [d] against each original [d]: mse, cosine and fve, rebuilt by originals."""
+        return score_all(originals, rebuilt, self._baseline)
 
     def require_scorable(self, param: str | None) -> None:
         """Raise InvalidRequest where scores make no sense."""

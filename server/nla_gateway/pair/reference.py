@@ -26,7 +26,7 @@ def vector_mismatch(found: NDArray[np.float32], wanted: NDArray[np.float32], dty
     if apart <= DIRECTION[dtype] and abs(longer) <= LENGTH[dtype]:
         return None
     return (
-        f"it rebuilds another vector than transformers does of the same text (1 - cosine is {apart:.1e}, at most"
+        f"it gives another vector than transformers does of the same text (1 - cosine is {apart:.1e}, at most"
         f" {DIRECTION[dtype]:.0e} is rounding; its length is {longer:+.1%}): {MEND}"
     )
 

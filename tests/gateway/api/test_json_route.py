@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nla_client.wire import CriticRequest, ReconstructRequest, VerbalizeRequest
+from nla_client.wire import AblateRequest, CriticRequest, ReconstructRequest, VerbalizeRequest
 from nla_gateway.api.json_route import Form, crowded_at
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
@@ -146,9 +146,15 @@ def cost(work: Callable[[], Any]) -> tuple[float, int]:
     return time.process_time() - started, peak
 
 
-@pytest.mark.parametrize("path", ["/verbalize", "/reconstruct"])
+CALLS = {
+    "/verbalize": VerbalizeRequest, "/reconstruct": ReconstructRequest, "/critic": CriticRequest,
+    "/ablate": AblateRequest,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FIELDS)
 def test_wrong_bodies_cost_no_more_than_right_ones(path: str) -> None:
-    size, form = 16 * MB, Form(VerbalizeRequest if path == "/verbalize" else ReconstructRequest)
+    size, form = 16 * MB, Form(CALLS[path])
     start = b'{"%s":["' % FIELDS[path]
     right = [filled(start, b"\\u00e9", b'"]}', size), filled(start, b'\\"', b'"]}', size), padded(start + b'"]}', size)]
     costs = [cost(lambda body=body: form.read(body, MOST)) for body in right]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nla_gateway.pair.injection import rescale
-from nla_gateway.pair.scoring import score
+from nla_gateway.pair.scoring import score, score_all
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
@@ -18,8 +18,21 @@ def test_score_is_the_formula(seed: int, scale: float) -> None:
     assert values.fve == pytest.approx(1 - mse / 0.7, abs=1e-5)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
+def test_all_at_once_are_as_pair_by_pair(seed: int, texts: int, vectors: int) -> None:
+    made = list(np.random.default_rng(seed).standard_normal((texts + vectors, 64)).astype(np.float32))
+    rebuilt, originals = made[:texts], [*made[texts:-1], made[0] * np.float32(3.0)]
+    mse, cosine, fve = score_all(originals, rebuilt, 0.7)
+    assert fve is not None
+    assert mse.shape == cosine.shape == fve.shape == (texts, vectors)
+    for i, j in np.ndindex(texts, vectors):
+        one = score(originals[j], rebuilt[i], 0.7)
+        assert (mse[i, j], cosine[i, j], fve[i, j]) == pytest.approx((one.mse, one.cosine, one.fve), abs=1e-12)
+
+
 def test_no_baseline_no_fve() -> None:
     assert score(np.ones(4, np.float32), np.ones(4, np.float32), None).fve is None
+    assert score_all([np.ones(4, np.float32)], [np.ones(4, np.float32)], None)[2] is None
 
 
 def test_opposite_vectors_score_four() -> None:
