@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
+from nla_launch.cli import _preset
 from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys
 from nla_launch.run.process import GONE_S
@@ -80,6 +82,7 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
     entry = json.loads(of(name, "ENTRYPOINT")[0])
     arguments = build_parser().parse_args([*entry[1:], *service["command"]])
     assert (entry[0], arguments.host) == ("nla-serve", "0.0.0.0")  # noqa: S104 - inside a container
+    assert Role.SOURCE not in _preset(arguments).sources
     secrets = {secret["target"] for secret in service["secrets"]}
     assert arguments.api_keys in secrets
     port = str(arguments.port)
@@ -125,6 +128,26 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 def test_queries_are_promql() -> None:
     assert len(queries()) >= len(panels()) > 10
     assert all(query.selectors for query in queries())
+
+
+CALLS = ("/verbalize", "/reconstruct", "/critic", "/tokenize", "/extract", "/explain", "/ablate")
+
+
+def test_panels_of_requests_show_all_calls() -> None:
+    chosen = [
+        it for query in queries() for one in query.selectors for it in one.matchers.matchers if it.name == "endpoint"
+    ]
+    assert chosen
+    assert all(re.fullmatch(matcher.value, call) for matcher in chosen for call in CALLS)
+
+
+def test_no_engine_is_left_out_but_where_one_alone_has_what_is_shown() -> None:
+    named = [
+        query
+        for query in queries()
+        if any(it.name == "engine" for one in query.selectors for it in one.matchers.matchers)
+    ]
+    assert [query.expression for query in named if 'kind="cached"' not in query.expression] == []
 
 
 def test_the_keys_of_the_page_are_what_compose_needs(tmp_path: Path) -> None:

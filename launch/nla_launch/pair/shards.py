@@ -30,7 +30,9 @@ def is_wanted(name: str, blocks: int) -> bool:
     if NOT_OURS.search(name):
         return False
     block = block_of(name)
-    return block < blocks if block is not None else not (is_final_norm(name) or HEAD.search(name))
+    if block is not None:
+        return block < blocks
+    return HEAD.search(name) is None and ("embed" in name or not is_final_norm(name))
 
 
 def wanted_files(folder: Path, blocks: int) -> list[str] | None:

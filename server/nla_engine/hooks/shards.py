@@ -9,7 +9,8 @@ from typing import Any, Final
 from nla_engine.checkpoint import Checkpoint
 
 BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-UNUSED: Final = re.compile(r"(?:^|\.)lm_head\.|(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
+NOT_LOADED: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
+BEHIND_ALL: Final = re.compile(r"(?:\w+\.)*lm_head\.\w+|(?:(?!\w*embed)\w+\.)*norm\.weight")
 
 
 def of_first_blocks(
@@ -37,5 +38,7 @@ def of_first_blocks(
 
 
 def _is_wanted(name: str, blocks: int) -> bool:
+    if NOT_LOADED.search(name):
+        return False
     block = BLOCK.search(name)
-    return not UNUSED.search(name) and (block is None or int(block[1]) < blocks)
+    return BEHIND_ALL.fullmatch(name) is None if block is None else int(block[1]) < blocks

@@ -58,6 +58,27 @@ def test_sglang_wants_all_files_and_with_the_hook_those_of_the_first_blocks(tmp_
     assert chosen(prepare(folder, "hooked")) == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("model.embed_tokens.weight", True),
+        ("model.embeddings.norm.weight", True),
+        ("model.layers.1.norm.weight", True),
+        ("model.layers.2.norm.weight", False),
+        ("language_model.model.layers.12.mlp.up_proj.weight", False),
+        ("language_model.model.norm.weight", False),
+        ("language_model.lm_head.weight", False),
+        ("vision_tower.encoder.layers.0.mlp.fc1.weight", False),
+        ("model.something_new.weight", True),
+    ],
+)
+def test_what_two_blocks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wanted: bool) -> None:
+    monkeypatch.setenv(VARIABLE, json.dumps({"architecture": "A", "blocks": 2}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {name: "a.safetensors"}}))
+    file = str(tmp_path / "a.safetensors")
+    assert of_first_blocks(lambda *_, **__: [], [file], str(tmp_path), INDEX) == ([file] if wanted else [])
+
+
 @pytest.mark.parametrize("told", [{"architecture": "A"}, {"architecture": "A", "blocks": 2}])
 def test_without_an_index_or_blocks_the_choice_is_sglangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, object]

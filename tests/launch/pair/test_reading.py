@@ -176,6 +176,7 @@ def test_by_itself_it_is_held_to_what_the_presets_layer_says(pair: Pair) -> None
         ("multi_modal_projector.mm_soft_emb_norm.weight", False),
         ("model.norm.weight", False),
         ("lm_head.weight", False),
+        ("model.embeddings.norm.weight", True),
         ("model.something_new.weight", True),
     ],
 )
