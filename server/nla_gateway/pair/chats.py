@@ -69,6 +69,8 @@ class ChatTemplate:
     def _check(self, options: Options, param: str | None) -> None:
         """Refuse options that the template does not know, or that are not its own."""
         source = self._source(param)
+        if not options:
+            return
         taken = {*inspect.signature(self.tokenizer.apply_chat_template).parameters, "messages"}
         taken |= set(self.tokenizer.special_tokens_map)
         for name in options:

@@ -46,10 +46,10 @@ def mended(text: str, offsets: Sequence[Span], tokens: Sequence[str], added: Seq
         tokens: the tokens as the vocabulary spells them.
         added: whether the tokenizer put a token there that is not in the text.
     """
-    nexts = [*offsets[1:], (len(text) + 1, 0)]
+    nexts = [*offsets, (0, 0)][1:] if offsets else []
     return _covering(
         [
-            (0, 0) if ours or (token == SPACE and following[0] <= start) else (start, end)
+            (0, 0) if ours or (token == SPACE and following[0] <= start < following[1]) else (start, end)
             for (start, end), following, token, ours in zip(offsets, nexts, tokens, added, strict=True)
         ],
         len(text),
