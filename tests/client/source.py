@@ -44,10 +44,7 @@ def texts_of(call: TextRequest) -> list[tuple[str, list[dict[str, Any]]]]:
     if call.chats is not None:
         return [chat(messages) for messages in call.chats]
     assert call.token_ids is not None
-    return [
-        (" ".join(map(str, ids)), [token(k, str(one), 0, id=one) for k, one in enumerate(ids)])
-        for ids in call.token_ids
-    ]
+    return [(" ".join(map(str, ids)), [of_id(k, one) for k, one in enumerate(ids)]) for ids in call.token_ids]
 
 
 def of_id(position: int, number: Any) -> dict[str, Any]:
