@@ -81,6 +81,10 @@ OneOrMany = Annotated[
     Discriminator(_form),
 ]
 """One value or a list of them; the tags keep errors to the form that was meant, and the first ends it."""
+OneOrList = Annotated[
+    Annotated[T, Tag(ONE_TAG)] | Annotated[list[T], Field(fail_fast=True), Tag(MANY_TAG)], Discriminator(_form)
+]
+"""The same as an element of a list, which may also be of one kind alone."""
 
 
 class SamplingRequest(_Request):
@@ -143,12 +147,10 @@ class TextRequest(_Request):
     """Texts for the source model, in exactly one of three forms."""
 
     texts: OneOrMany[str] | None = None
-    chats: list[OneOrMany[ChatMessage]] | None = Field(
-        default=None, min_length=1, description="A chat, which is a list of messages, or a list of several."
+    chats: list[OneOrList[ChatMessage]] | None = Field(
+        default=None, description="A chat, which is a list of messages, or a list of several."
     )
-    token_ids: list[OneOrMany[int]] | None = Field(
-        default=None, min_length=1, description="Of one text, or of several."
-    )
+    token_ids: list[OneOrList[int]] | None = Field(default=None, description="Of one text, or of several.")
     add_special_tokens: bool = Field(default=True, description="With texts: a BOS, where it does not begin so already.")
     add_generation_prompt: bool = Field(default=True, description="With chats.")
     continue_final_message: bool = Field(default=False, description="With chats: the last message stays open.")

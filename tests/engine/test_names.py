@@ -33,5 +33,5 @@ def test_every_hook_is_in_the_table(role: Role, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_role_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be av or ar"):
+    with pytest.raises(ValueError, match="must be av, ar or source"):
         hooks_for("actor")

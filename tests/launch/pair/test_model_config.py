@@ -74,7 +74,7 @@ def test_code_of_the_checkpoints_own_runs_only_if_trusted(
 def counted(folder: Path) -> ModelConfig:
     """As for a plan, once all is there."""
     config = read_config(folder)
-    return replace(config, stored=read_stored(folder, config.blocks, fetched=True))
+    return replace(config, stored=read_stored(folder, config.blocks))
 
 
 def test_parameters_are_counted_in_files_where_they_are_there(tmp_path: Path) -> None:
@@ -118,18 +118,15 @@ def test_quantized_weights_are_counted_as_they_are(tmp_path: Path) -> None:
 def test_a_broken_file_of_weights_is_named(tmp_path: Path) -> None:
     base = make_pair(tmp_path, "qwen2").av
     (base / "model.safetensors").write_bytes(b"junk")
-    for fetched in (False, True):
-        with pytest.raises(LaunchError, match="no file of safetensors"):
-            read_stored(base, 3, fetched=fetched)
+    with pytest.raises(LaunchError, match="no file of safetensors"):
+        read_stored(base, 3)
 
 
 def test_half_a_download_is_nothing_yet(tmp_path: Path) -> None:
     base = make_pair(tmp_path, "qwen2", sharded=True).av
-    assert read_stored(base, 3, fetched=False) is not None
+    assert read_stored(base, 3) is not None
     next(base.glob("*.safetensors")).unlink()
-    assert read_stored(base, 3, fetched=False) is None
-    with pytest.raises(LaunchError, match="is missing"):
-        read_stored(base, 3, fetched=True)
+    assert read_stored(base, 3) is None
 
 
 QWEN3_30B_A3B = {
