@@ -93,8 +93,8 @@ class AsyncSourceClient(AsyncClient):
     async def extract(
         self,
         text: ManySources,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -105,8 +105,8 @@ class AsyncSourceClient(AsyncClient):
     async def extract(
         self,
         text: OneSource,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -117,8 +117,8 @@ class AsyncSourceClient(AsyncClient):
     async def extract(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -128,8 +128,8 @@ class AsyncSourceClient(AsyncClient):
     async def extract(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -169,8 +169,8 @@ class AsyncSourceClient(AsyncClient):
     async def explain(
         self,
         text: ManySources,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -188,8 +188,8 @@ class AsyncSourceClient(AsyncClient):
     async def explain(
         self,
         text: OneSource,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -207,8 +207,8 @@ class AsyncSourceClient(AsyncClient):
     async def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -226,8 +226,8 @@ class AsyncSourceClient(AsyncClient):
     async def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -244,8 +244,8 @@ class AsyncSourceClient(AsyncClient):
     async def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,

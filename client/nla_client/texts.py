@@ -94,8 +94,8 @@ class SourceClient(Client):
     def extract(
         self,
         text: ManySources,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -106,8 +106,8 @@ class SourceClient(Client):
     def extract(
         self,
         text: OneSource,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -118,8 +118,8 @@ class SourceClient(Client):
     def extract(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -129,8 +129,8 @@ class SourceClient(Client):
     def extract(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         dtype: VectorDType = "bfloat16",
         add_special_tokens: bool = True,
         add_generation_prompt: bool = True,
@@ -170,8 +170,8 @@ class SourceClient(Client):
     def explain(
         self,
         text: ManySources,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -189,8 +189,8 @@ class SourceClient(Client):
     def explain(
         self,
         text: OneSource,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -208,8 +208,8 @@ class SourceClient(Client):
     def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -227,8 +227,8 @@ class SourceClient(Client):
     def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -245,8 +245,8 @@ class SourceClient(Client):
     def explain(
         self,
         text: SourceLike,
-        *,
         positions: PositionsLike = "last",
+        *,
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,

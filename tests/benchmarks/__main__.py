@@ -20,6 +20,7 @@ from tests.benchmarks import (
     report,
     servers,
     startup,
+    texts,
     whole,
     wire,
 )
@@ -48,6 +49,8 @@ def main() -> int:
         figures = with_a_deep_reconstructor(Path(folder), FULL)
         figures += against_recipe(Path(folder), WIDER, FULL)
         on_the_demo, grown = demo_rows(Path(folder), FULL)
+        logger.info("measuring: from texts")
+        on_the_demo += texts.measure(Path(folder), FULL)
         logger.info("measuring: starts")
         on_the_demo += startup.measure(Path(folder), FULL)
     figures += on_the_demo

@@ -11,7 +11,7 @@ import pytest
 from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
-from tests.benchmarks import gpu, report, servers, startup, whole, wire
+from tests.benchmarks import gpu, report, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_demo
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
@@ -31,11 +31,12 @@ def test_every_row(demo: Stack, tmp_path: Path) -> None:
     figures += on_the_demo
     figures += asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE))
     figures += whole.measure_cached(demo, load_demo_vectors(), SMOKE)
+    figures += texts.measure_small(SMOKE)
     figures += startup.measure(tmp_path, SMOKE)
     report.write(tmp_path, figures, growth)
     written = json.loads((tmp_path / "figures.json").read_text())
     assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == 15
+    assert sum(figure["target"] is not None for figure in written["figures"]) == 19
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
