@@ -11,7 +11,7 @@ import orjson
 import pybase64
 import torch
 import yaml
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nla_client import AsyncNLAClient
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, percentile, rate, ratios
@@ -50,8 +50,7 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
 async def measure_extraction(name: str, url: str, folder: Path, blocks: int, scale: Scale) -> list[Figure]:
     """Tokens/s of `/extract` at all positions, against transformers in padded batches on one thread."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = cut(AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), blocks)
-    model.norm = torch.nn.Identity()
+    model = blocks_of(folder, blocks)
     ids = np.random.default_rng(0).integers(0, len(tokenizer) - 20, (scale.texts, TOKENS))
     async with AsyncNLAClient(url) as nla:
 
@@ -80,6 +79,13 @@ async def measure_extraction(name: str, url: str, folder: Path, blocks: int, sca
         Figure(f"extract, {name}: nla-serve, whose engine has one thread", speed["ours"], "tokens/s"),
         Figure(f"extract, {name}: ratio", ratio, "x", Target("at least", 0.9)),
     ]
+
+
+def blocks_of(folder: Path, blocks: int) -> Any:
+    """The model's first blocks, in float32, without its last norm."""
+    model = cut(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), blocks).model
+    model.norm = torch.nn.Identity()
+    return model
 
 
 @torch.no_grad()

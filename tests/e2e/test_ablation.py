@@ -205,7 +205,7 @@ def test_limits_and_parts_of_the_server(demo_settings: Settings) -> None:
     run_with(demo_settings, alone, engines={Role.AR: engines[Role.AR]})
     described = engines[Role.AR].described().model_copy(update={"mse_scale": None})
     changed = engines[Role.AR].model_copy(update={"description": described})
-    run_with(demo_settings, unscored, engines={Role.AR: changed})
+    run_with(demo_settings, unscored, engines=engines | {Role.AR: changed})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -135,14 +135,14 @@ async def _take_apart(
 async def _rebuild(
     reconstructor: Reconstructor, needed: dict[str, str], request_id: str
 ) -> tuple[dict[str, NDArray[np.float32]], Usage]:
+    texts = sorted(needed, key=len)  # an engine's batch of texts of like length takes less time
+    labels, owner = [needed[text] for text in texts], owner_of(request_id, len(texts))
     try:
-        vectors, usage = await reconstructor.reconstruct(
-            list(needed), list(needed.values()), owner_of(request_id, len(needed))
-        )
+        vectors, usage = await reconstructor.reconstruct(texts, labels, owner)
     except InvalidRequest as error:
         label = error.param or ""
         raise InvalidRequest(f"{label}: {error.message}", param=label.partition(" ")[0] or None) from None
-    return dict(zip(needed, vectors, strict=True)), usage
+    return dict(zip(texts, vectors, strict=True)), usage
 
 
 async def _compare(
