@@ -162,15 +162,6 @@ def make_reconstructor(
     save_file({"weight": torch.randn(D_MODEL, D_MODEL) / D_MODEL**0.5}, folder / "value_head.safetensors")
 
 
-def make_base(folder: Path, blocks: int) -> Path:
-    """Make a narrow Qwen2 of so many blocks and one more, without anything of a pair's."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer("qwen2")
-    _causal("qwen2", tokenizer, blocks + 1).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def make_pair(
     folder: Path,
     family: Family,

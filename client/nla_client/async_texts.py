@@ -1,13 +1,16 @@
 """The calls that begin with a text: the source model reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, overload
 
 from nla_client import calls, replies, source_calls
 from nla_client.async_base import AsyncClient
 from nla_client.async_stream import AsyncExplanationStream
+from nla_client.errors import PayloadTooLargeError
 from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
 from nla_client.sources import (
+    Chosen,
     ManySources,
     OneSource,
     PositionsLike,
@@ -262,7 +265,8 @@ class AsyncSourceClient(AsyncClient):
         """Say in words what the source model holds at tokens of a text.
 
         A call is split by its samples, so that also one long text may take several requests. Where `positions` does not
-        tell how many they are (`all`, `content`, ints of both signs), the texts are first taken apart by `/tokenize`.
+        tell how many they are (`all`, `content`, ints of both signs) and they may be too many for one request, the
+        texts are first taken apart by `/tokenize`.
 
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
@@ -299,9 +303,16 @@ class AsyncSourceClient(AsyncClient):
         if stream:
             call = source_calls.explain_stream(sources, chosen, sampling, self._batch_size)
             return await self._connection.stream(call, AsyncExplanationStream)
-        if any(one.count is None for one in chosen):
-            told = await self._tokens(sources)
-            chosen = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
-        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
-        explained = replies.explanations(await self._connection.send_all(batch))
+        explained = await self._explained(sources, chosen, sampling)
         return explained[0] if sources.single else explained
+
+    async def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: calls.Sampling) -> Explanations:
+        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
+        if any(one.count is None for one in chosen):
+            if source_calls.fits_one(sources, chosen, sampling, self._batch_size):
+                with suppress(PayloadTooLargeError):  # it takes less at a time than others
+                    return replies.explanations(await self._connection.send_all(batch))
+            told = await self._tokens(sources)
+            counted = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
+            batch = source_calls.explain(sources, counted, sampling, self._batch_size)
+        return replies.explanations(await self._connection.send_all(batch))

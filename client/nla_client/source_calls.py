@@ -41,10 +41,19 @@ def extract(sources: Sources, chosen: Sequence[Chosen], dtype: VectorDType, batc
     return split(sources.count, size, build)
 
 
+def fits_one(sources: Sources, chosen: Sequence[Chosen], sampling: Sampling, batch_size: int) -> bool:
+    """Whether all positions go into one request, however many they turn out to be."""
+    most = [sources.most_tokens(one.index) if one.count is None else one.count for one in chosen]
+    bounds = [count for count in most if count is not None]
+    whole = len(bounds) == len(most) and len(most) <= batch_size
+    return whole and sum(bounds) <= items_per_request(sampling, MAX_SAMPLES)
+
+
 def explain(sources: Sources, chosen: Sequence[Chosen], sampling: Sampling, batch_size: int) -> Batch[Explained]:
     """`POST /explain`, as many as it takes: by samples, not by texts, so that one text may take several.
 
-    The number of each text's positions must be known. Seeds move on by the positions before.
+    The number of each text's positions must be known, or all fit into one request. Seeds move on by the positions
+    before.
     """
     most = items_per_request(sampling, MAX_SAMPLES)
     pieces = [piece for one in chosen for piece in one.cut(most)]
@@ -71,6 +80,8 @@ def _explain(sources: Sources, pieces: Sequence[Chosen], sampling: Sampling, fir
 def _halves(
     sources: Sources, pieces: Sequence[Chosen], sampling: Sampling, first: int
 ) -> Callable[[], tuple[Call[list[Explained]], Call[list[Explained]]]] | None:
+    if any(piece.count is None for piece in pieces):
+        return None  # the seeds of a second half could not be told
     if len(pieces) == 1:
         size = pieces[0].count or 0
         pieces = pieces[0].cut(-(-size // 2))

@@ -30,6 +30,10 @@ _KINDS: Final = "a str, a chat (a list of messages with role and content), a lis
 _CHOICES: Final = "positions must be 'last', 'all', 'content' or a list of int, or a list of such, one a text"
 
 
+MOST_ADDED: Final = 8
+"""Special tokens that a tokenizer puts around a text, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendering:
     """Keyword arguments that say how texts and chats become tokens."""
@@ -68,6 +72,13 @@ class Sources:
     def count(self) -> int:
         """How many there are."""
         return len(self.items)
+
+    def most_tokens(self, index: int) -> int | None:
+        """Tokens that one of them has at most, special ones among them; None where only the server can tell."""
+        if self.form == "token_ids":
+            return len(self.items[index])
+        # No token stands for less than a byte.
+        return len(self.items[index].encode(errors="replace")) + MOST_ADDED if self.form == "texts" else None
 
     def body(self, indices: Sequence[int]) -> dict[str, Any]:
         """The fields of a request for some of them."""

@@ -1,13 +1,16 @@
 # Made from async_texts.py by `make unasync`: change that one.
 """The calls that begin with a text: the source model reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, overload
 
 from nla_client import calls, replies, source_calls
 from nla_client.base import Client
+from nla_client.errors import PayloadTooLargeError
 from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
 from nla_client.sources import (
+    Chosen,
     ManySources,
     OneSource,
     PositionsLike,
@@ -263,7 +266,8 @@ class SourceClient(Client):
         """Say in words what the source model holds at tokens of a text.
 
         A call is split by its samples, so that also one long text may take several requests. Where `positions` does not
-        tell how many they are (`all`, `content`, ints of both signs), the texts are first taken apart by `/tokenize`.
+        tell how many they are (`all`, `content`, ints of both signs) and they may be too many for one request, the
+        texts are first taken apart by `/tokenize`.
 
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
@@ -300,9 +304,16 @@ class SourceClient(Client):
         if stream:
             call = source_calls.explain_stream(sources, chosen, sampling, self._batch_size)
             return self._connection.stream(call, ExplanationStream)
-        if any(one.count is None for one in chosen):
-            told = self._tokens(sources)
-            chosen = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
-        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
-        explained = replies.explanations(self._connection.send_all(batch))
+        explained = self._explained(sources, chosen, sampling)
         return explained[0] if sources.single else explained
+
+    def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: calls.Sampling) -> Explanations:
+        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
+        if any(one.count is None for one in chosen):
+            if source_calls.fits_one(sources, chosen, sampling, self._batch_size):
+                with suppress(PayloadTooLargeError):  # it takes less at a time than others
+                    return replies.explanations(self._connection.send_all(batch))
+            told = self._tokens(sources)
+            counted = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
+            batch = source_calls.explain(sources, counted, sampling, self._batch_size)
+        return replies.explanations(self._connection.send_all(batch))

@@ -555,18 +555,32 @@ def encode_vector(vector: NDArray[np.floating], dtype: VectorDType) -> str:
     Raises:
         ValueError: a finite element overflows `dtype`, or an element is NaN or infinite.
     """
-    if not np.isfinite(vector).all():
+    return pybase64.b64encode_as_string(_bytes_of(vector, dtype))
+
+
+def encode_rows(rows: NDArray[np.floating], dtype: VectorDType) -> list[str]:
+    """Encode the vectors of rows [n, d] as `encode_vector` does each.
+
+    Raises:
+        ValueError: as `encode_vector`.
+    """
+    raw, size = _bytes_of(rows, dtype), rows.shape[1] * ITEM_SIZE[dtype]
+    return [pybase64.b64encode_as_string(raw[start : start + size]) for start in range(0, len(raw), size)]
+
+
+def _bytes_of(vectors: NDArray[np.floating], dtype: VectorDType) -> bytes:
+    if not np.isfinite(vectors).all():
         raise ValueError("the vector has NaN or infinite elements")
     with np.errstate(over="ignore"):
         if dtype == "bfloat16":
-            rounded = vector.astype(ml_dtypes.bfloat16)
+            rounded = vectors.astype(ml_dtypes.bfloat16)
             raw = rounded.view(np.uint16).astype("<u2").tobytes()
         else:
-            rounded = vector.astype("<f4")
+            rounded = vectors.astype("<f4")
             raw = rounded.tobytes()
     if not np.isfinite(rounded).all():
         raise ValueError(f"the vector has elements too large for {dtype}")
-    return pybase64.b64encode_as_string(raw)
+    return raw
 
 
 def decode_vector(data: str, dtype: VectorDType, d_model: int | None = None) -> NDArray[np.float32]:

@@ -189,7 +189,7 @@ def test_special_tokens_are_no_content(faces: Any, server: Any) -> None:
     for batch_size in (1, 2):
         assert said(faces.nla(batch_size=batch_size).explain(ids, positions="content", seed=1)) == wanted
     asked = [body["positions"] for body in server.bodies if "positions" in body]
-    assert sorted(asked) == [[[0, 2]], [[0, 2], [1]], [[1]]]
+    assert sorted(map(str, asked)) == ["[[0, 2]]", "[[1]]", "content"]  # counted where it takes two requests
 
 
 def test_one_position_too_large_is_the_servers_error(faces: Any, server: Any) -> None:

@@ -46,7 +46,7 @@ def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
     return Known.of(stack, demo_vectors)
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", [Role.AV, Role.AR])
 def test_an_engine_killed_under_load_comes_back_and_nothing_is_lost(stack: Stack, known: Known, role: Role) -> None:
     family = len(stack.family())
     got = disturb(stack, known, engine_of(stack, role).kill, role.label)

@@ -1,8 +1,10 @@
 """Property-based: whatever fits or breaks the OpenAPI document, the server keeps to it, and never answers 500."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -13,16 +15,26 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.stack import Stack
+from tests.stack import Stack, serving
+
+STAND_IN = "package:nla_launch/demo/verbalizer"
+"""The demo pair has no base model: one of its form is read in its place, so that every call has its engines."""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with serving(tmp_path_factory.mktemp("schema") / "log", "--preset", "demo", "--source", STAND_IN) as stack:
+        yield stack
+
 
 schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "server" / "openapi.json")
 
 
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-def test_server_keeps_to_its_document(demo: Stack, case: Any) -> None:
+def test_server_keeps_to_its_document(stack: Stack, case: Any) -> None:
     case.call_and_validate(
-        base_url=demo.url,
+        base_url=stack.url,
         checks=[
             not_a_server_error,
             status_code_conformance,

@@ -1,9 +1,10 @@
 """The calls that take texts for the source model: tokens, vectors at positions, and their explanations."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +35,24 @@ from nla_client.wire import (
     TokenizeRequest,
     TokenizeResponse,
     Usage,
+    VectorDType,
     add_usage,
-    encode_vector,
+    encode_rows,
 )
 from nla_gateway.api.sampling import Prepared, SampleEvent, Sampling, check_samples, prepare_call
 from nla_gateway.api.work import check_batch, owner_of, within
-from nla_gateway.engines.concurrency import Owner, map_in_slices
+from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import PayloadTooLarge
 from nla_gateway.gateway import Gateway
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import choices, choose, names, remark
 from nla_gateway.pair.source import Source, norms
 from nla_gateway.pair.texts import SourceText
+
+K = TypeVar("K", bound=Token)
+
+ROWS_AT_A_TIME: Final = 64
+"""Encoded before the event loop gets on with other things."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Places:
         """Form the chosen tokens of a text with what its vectors [n, d_model] say of them."""
         text, typical = self.texts[index], self.source.typical_norm
         return [
-            ReadToken(**dict(token), norm=norm, remark=remark(token, norm, typical))
+            _with(token, ReadToken, norm=norm, remark=remark(token, norm, typical))
             for token, norm in zip(map(text.tokens.__getitem__, self.chosen[index]), norms(rows).tolist(), strict=True)
         ]
 
@@ -116,10 +123,7 @@ async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> Ex
         ExtractResult(
             index=index,
             text=text.text,
-            tokens=await map_in_slices(
-                lambda one: ExtractedToken(**dict(one[0]), vector=encode_vector(one[1], call.dtype)),
-                zip(places.tokens(index, rows), rows, strict=True),
-            ),
+            tokens=await _extracted(places.tokens(index, rows), rows, call.dtype),
         )
         for index, (text, rows) in enumerate(zip(places.texts, vectors, strict=True))
     ]
@@ -131,6 +135,16 @@ async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> Ex
         results=results,
         usage=usage,
     )
+
+
+async def _extracted(tokens: list[ReadToken], rows: NDArray[np.float32], dtype: VectorDType) -> list[ExtractedToken]:
+    """Add to tokens their vectors, rows [n, d_model]; the event loop gets on with other things every few rows."""
+    vectors = list[str]()
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        vectors += encode_rows(rows[start : start + ROWS_AT_A_TIME], dtype)
+        await asyncio.sleep(0)
+    pairs = zip(tokens, vectors, strict=True)
+    return [_with(token, ExtractedToken, vector=vector) for token, vector in pairs]
 
 
 @dataclass(frozen=True)
@@ -165,9 +179,7 @@ class ExplainJob:
             ExplainResult(
                 index=index,
                 text=text.text,
-                tokens=[
-                    ExplainedToken(**dict(token), samples=next(given)) for token in self.places.tokens(index, rows)
-                ],
+                tokens=[_with(token, ExplainedToken, samples=next(given)) for token in self.places.tokens(index, rows)],
             )
             for index, (text, rows) in enumerate(zip(self.places.texts, vectors, strict=True))
         ]
@@ -222,6 +234,11 @@ def texts_of(gateway: Gateway, call: TextRequest) -> list[GivenText]:
     given = given_texts(call)
     check_batch(gateway, len(given), given[0].param.partition("[")[0])
     return given
+
+
+def _with(token: Token, kind: type[K], **more: Any) -> K:
+    """Form a token that says more of itself; not validated, for there may be thousands."""
+    return kind.model_construct(**token.__dict__, **more)
 
 
 def _placed(event: SampleEvent, index: int, position: int) -> ExplainEvent:
