@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nla_client.wire import STATUS
 from tests.errors import error_in
-from tests.plain import decode, encode, texts_of, verbalize
+from tests.plain import decode, encode, extract, texts_of, verbalize
 from tests.stack import Stack, states_of
 
 STREAMED_ERRORS: Final = {"engine_unavailable", "timeout"}
@@ -34,6 +34,47 @@ Outcome = str
 Call = Callable[[], Awaitable[Outcome]]
 
 
+SENTENCES: Final = (
+    "The river rose through the night.", "Bread is baked before dawn.", "def mean(values): return sum(values)",
+    "Ferries leave at noon, and again in the evening.", "日本の天気", "She counted the posts that were still dry.",
+)  # fmt: skip
+PLACES: Final = [-1, -3]
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """A text, what its source's vectors are at some places, and what the verbalizer says of them."""
+
+    text: str
+    vectors: NDArray[np.float32]
+    explanations: list[str]
+
+    @classmethod
+    def all_of(cls, stack: Stack) -> list["ReadText"]:
+        """Those that rounding does not change; none where there is no source, or no verbalizer."""
+        info = stack.http.get("/v1/info").json()
+        if info["source"] is None or info["verbalizer"] is None:
+            return []
+        texts = list(SENTENCES)
+        vectors = [one["vectors"] for one in extract(stack, texts=texts, positions=PLACES)]
+        together, alone = explained(stack, texts), [explained(stack, [text])[0] for text in texts]
+        read = zip(texts, vectors, together, alone, strict=True)
+        sure = [cls(text, rows, one) for text, rows, one, other in read if one == other]
+        assert len(sure) > len(texts) / 2
+        return sure
+
+
+def explained(stack: Stack, texts: list[str]) -> list[list[str]]:
+    """Greedy explanations of each text's places."""
+    body = {"texts": texts, "positions": PLACES, "temperature": 0}
+    return explanations_in(stack.http.post("/explain", json=body).raise_for_status())
+
+
+def explanations_in(reply: httpx.Response) -> list[list[str]]:
+    results = reply.json()["results"]
+    return [[token["samples"][0]["text"] for token in result["tokens"]] for result in results]
+
+
 @dataclass(frozen=True)
 class Known:
     """What a stack answers when nothing disturbs it, to vectors whose greedy texts rounding does not change."""
@@ -42,6 +83,8 @@ class Known:
     texts: list[str]
     rebuilt: NDArray[np.float32] | None
     """Of the texts; None where there is no reconstructor."""
+    read: list[ReadText]
+    """Texts for the source."""
 
     @classmethod
     def of(cls, stack: Stack, vectors: NDArray[np.float32]) -> "Known":
@@ -50,11 +93,12 @@ class Known:
         sure = [k for k, text in enumerate(alone) if text == together[k]]
         assert len(sure) > 0.9 * len(vectors)
         texts = [alone[k] for k in sure]
+        read = ReadText.all_of(stack)
         if stack.http.get("/v1/info").json()["reconstructor"] is None:
-            return cls([encode(vectors[k]) for k in sure], texts, None)
+            return cls([encode(vectors[k]) for k in sure], texts, None, read)
         reply = stack.http.post("/reconstruct", json={"texts": texts, "dtype": "float32"}).raise_for_status()
         rebuilt = np.stack([decode(vector) for vector in reply.json()["vectors"]])
-        return cls([encode(vectors[k]) for k in sure], texts, rebuilt)
+        return cls([encode(vectors[k]) for k in sure], texts, rebuilt, read)
 
 
 @dataclass
@@ -94,6 +138,8 @@ class Load:
         kinds = [self._verbalize, self._stream]
         if self.known.rebuilt is not None:
             kinds += [self._reconstruct, self._critic]
+        if self.known.read:
+            kinds += [self._extract, self._explain]
         if self.mischief:
             kinds += [self._bad, self._leave]
         while not self._stop.is_set():
@@ -166,6 +212,25 @@ class Load:
         if reply.status_code != 200:
             return self._error(reply)
         return self._judge(all(result["cosine"] > 1 - NEAR for result in reply.json()["results"]), reply.text)
+
+    async def _extract(self, dice: random.Random) -> Outcome:
+        some = dice.sample(self.known.read, dice.choice((1, 3)))
+        body = {"texts": [one.text for one in some], "positions": PLACES, "dtype": "float32"}
+        reply = await self._http.post("/extract", json=body)
+        if reply.status_code != 200:
+            return self._error(reply)
+        found = [decode(token["vector"]) for result in reply.json()["results"] for token in result["tokens"]]
+        wanted = np.concatenate([one.vectors for one in some])
+        far = np.linalg.norm(np.stack(found) - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        return self._judge(bool(far.max() < NEAR), f"{far}")
+
+    async def _explain(self, dice: random.Random) -> Outcome:
+        some = dice.sample(self.known.read, dice.choice((1, 3)))
+        body = {"texts": [one.text for one in some], "positions": PLACES, "temperature": 0}
+        reply = await self._http.post("/explain", json=body)
+        if reply.status_code != 200:
+            return self._error(reply)
+        return self._judge(explanations_in(reply) == [one.explanations for one in some], reply.text)
 
     async def _bad(self, dice: random.Random) -> Outcome:
         bad: list[Any] = [{"vectors": "AAAA"}, {"vectors": ["*"]}, {"texts": 3}, {"vectors": [], "colour": 1}]

@@ -21,7 +21,7 @@ import psutil
 from nla_gateway.roles import Role
 from tests.load import Known, Load, until
 from tests.plain import load_demo_vectors
-from tests.stack import Stack, engine_of, serving, states_of
+from tests.stack import STAND_IN, Stack, engine_of, serving, states_of
 
 IN_FLIGHT: Final = 50
 SAMPLE_S: Final = 2.0
@@ -141,7 +141,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/soak"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", "--preset", "demo") as stack:
+    flags = ("--preset", "demo", "--source", STAND_IN)
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", *flags) as stack:
         report = asyncio.run(soak(stack, arguments.minutes))
     (arguments.out / "soak.json").write_text(report.as_json())
     sys.stdout.write(f"{report.table()}\n\n{report.examples}\n")

@@ -18,7 +18,7 @@ from tests.benchmarks.figures import Figure, Scale, Target, interleave, percenti
 from tests.benchmarks.gateway import open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
 from tests.plain import DEMO
-from tests.stack import serving
+from tests.stack import STAND_IN, serving
 
 BLOCKS: Final = 21
 """Of the 30 that a real one has: up to block 20."""
@@ -27,8 +27,6 @@ TOKENS: Final = 200
 PADDED_BATCH: Final = 32
 POSITIONS: Final = 64
 WIDTH: Final = 3584
-STAND_IN: Final = "package:nla_launch/demo/verbalizer"
-"""The demo pair has no base model: one of its form is read in its place."""
 
 
 def measure(folder: Path, scale: Scale) -> list[Figure]:

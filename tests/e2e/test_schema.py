@@ -15,10 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.stack import Stack, serving
-
-STAND_IN = "package:nla_launch/demo/verbalizer"
-"""The demo pair has no base model: one of its form is read in its place, so that every call has its engines."""
+from tests.stack import STAND_IN, Stack, serving
 
 
 @pytest.fixture(scope="module")
