@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nla_client.wire import ONE_TAG
+from nla_client.wire import MANY_TAG, ONE_TAG
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 
 Scalar = int | float | str | bool | None
@@ -80,7 +80,7 @@ class JsonRoute(APIRoute):
         try:
             return self._model.model_validate(fields)
         except ValidationError as error:
-            raise _refusal(error) from None
+            raise refused(error) from None
 
 
 class Form:
@@ -182,14 +182,15 @@ async def _body(request: Request) -> bytes:
 
 def param_of(loc: tuple[Any, ...]) -> str | None:
     """Name a field as the contract does, `vectors[3]` or `chats[0].role`, from pydantic's location."""
-    name, before = "", None
+    name, before, object_follows = "", None, False
     for part in loc:
         if isinstance(part, int):
             name += f"[{part}]" if name else ""
         elif not name:
             name = str(part)
-        elif before == ONE_TAG:  # what else it says are forms that a value may have
+        elif object_follows:  # what else it says are forms that a value may have
             name += f".{part}"
+        object_follows = part == ONE_TAG or (isinstance(part, int) and before == MANY_TAG)
         before = part
     return name or None
 
@@ -246,7 +247,8 @@ def _in_words(names: str, words: dict[str, str]) -> str:
     return " or ".join(dict.fromkeys(words.get(name, name) for name in names.split(" | ")))
 
 
-def _refusal(error: ValidationError) -> InvalidRequest:
+def refused(error: ValidationError) -> InvalidRequest:
+    """Say in the contract's words what pydantic says of the first value that is wrong."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = param_of(problem["loc"])
     if param is None:

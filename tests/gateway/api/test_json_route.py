@@ -6,10 +6,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import orjson
 import pytest
+from pydantic import ValidationError
 
-from nla_client.wire import AblateRequest, CriticRequest, ReconstructRequest, VerbalizeRequest
-from nla_gateway.api.json_route import Form, crowded_at
+from nla_client.wire import (
+    AblateRequest,
+    CriticRequest,
+    ExplainRequest,
+    ReconstructRequest,
+    TextRequest,
+    VerbalizeRequest,
+)
+from nla_gateway.api.json_route import MOST_NUMBERS, Form, crowded_at, refused
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
 from tests.bodies import FIELDS, filled, padded, wrong_bodies
@@ -90,6 +99,57 @@ def test_what_is_no_json(running: Running, body: bytes, problem: str) -> None:
 )
 def test_what_has_another_form(running: Running, body: bytes, message: str, param: str) -> None:
     assert refusal(running, body) == (message, param)
+
+
+def read_texts(**body: Any) -> TextRequest:
+    """As the route reads it."""
+    fields = Form(ExplainRequest).read(orjson.dumps(body), MOST)
+    try:
+        return ExplainRequest.model_validate(fields)
+    except ValidationError as error:
+        raise refused(error) from None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"texts": ["a"], "positions": "all"},
+        {"chats": [{"role": "user", "content": "x"}], "positions": [1, -1]},
+        {"chats": [[{"role": "user", "content": "x"}], [{"role": "user", "content": "y"}]], "positions": ["last", [1]]},
+        {"token_ids": [1, 2], "chat_template_kwargs": {"enable_thinking": False}},
+        {"token_ids": [[1], [2, 3]], "n": 2},
+    ],
+)
+def test_texts_in_all_forms(body: dict[str, Any]) -> None:
+    assert read_texts(**body).model_dump(include=set(body)) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        ({"chats": [[{"role": "user", "content": 3}]]}, "expected a string, not a number", "chats[0][0]"),
+        ({"chats": [{"role": "a"}]}, "field required", "chats[0].content"),
+        ({"chats": [[{"role": "a", "content": "b", "name": "c"}]]}, "extra inputs", "chats[0][0].name"),
+        ({"chats": [3]}, "expected an object or a list, not a number", "chats[0]"),
+        ({"token_ids": 5}, "expected a list or null, not a number", "token_ids"),
+        ({"token_ids": [1.5]}, "expected a whole number or a list, not a number", "token_ids[0]"),
+        ({"token_ids": [[1], [2, "a"]]}, "expected a whole number, not a string", "token_ids[1][1]"),
+        ({"positions": ["foo"]}, "should be 'last', 'all' or 'content'", "positions"),
+        ({"positions": [["a"]]}, "expected a whole number, not a string", "positions[0][0]"),
+        ({"positions": {}}, "expected a string or a list, not an object", "positions"),
+        ({"chat_template_kwargs": {"a": [1]}}, "expected one value, not a list", "chat_template_kwargs"),
+    ],
+)
+def test_texts_of_another_form(body: dict[str, Any], message: str, param: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        read_texts(**body)
+    assert caught.value.param == param
+
+
+def test_numbers_are_counted_before_any_is_made() -> None:
+    body = b'{"token_ids":[' + b"1," * MOST_NUMBERS + b"1]}"
+    with pytest.raises(PayloadTooLarge, match="token_ids has more than"):
+        Form(ExplainRequest).read(body, MOST)
 
 
 def test_a_long_name_is_not_repeated(running: Running) -> None:
