@@ -19,6 +19,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
+def demo_with_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The demo pair with its verbalizer as a stand-in for a source, as the pages say to try calls with texts."""
+    flags = ["--preset", "demo", "--source", "package:nla_launch/demo/verbalizer"]
+    with serving(tmp_path_factory.mktemp("source") / "log", *flags) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
 def demo_settings(demo: Stack) -> Settings:
     """The settings of the demo's gateway: addresses and keys of its engines."""
     return demo.settings()

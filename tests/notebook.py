@@ -1,4 +1,7 @@
-"""Runs the example notebook. As a command, writes it anew with what came: `python -m tests.notebook URL`."""
+"""Runs the example notebook. As a command, writes it anew with what came: `python -m tests.notebook URL`.
+
+The server is one of the demo pair with a stand-in for a source, as the notebook says.
+"""
 
 import os
 import sys

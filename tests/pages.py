@@ -42,9 +42,15 @@ class Snippet(NamedTuple):
     def has(self, language: str, text: str = "") -> bool:
         return self.language == language and text in self.text
 
+    @property
+    def needs_a_source(self) -> bool:
+        """Whether it calls what begins with a text."""
+        return re.search(r"(?:/|\bnla\.)(?:tokenize|extract|explain)\b", self.text) is not None
+
 
 KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
-    "curl": lambda it: it.runs("curl"),
+    "curl": lambda it: it.runs("curl") and not it.needs_a_source,
+    "curl with texts": lambda it: it.runs("curl") and it.needs_a_source,
     "nla": lambda it: it.runs("nla"),
     "nla-serve": lambda it: it.runs("nla-serve"),
     "refusal": lambda it: it.has("console", "$ nla-serve"),
@@ -56,14 +62,15 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "make": lambda it: it.runs("make") and it.text != "make demo",
     "pytest": lambda it: it.has("bash", "python -m pytest"),
     "training": lambda it: it.has("bash", "python -m nla_launch.demo.train"),
-    "python": lambda it: it.has("python", ADDRESS),
+    "python": lambda it: it.has("python", ADDRESS) and not it.needs_a_source,
+    "python with texts": lambda it: it.has("python", ADDRESS) and it.needs_a_source,
     "activations": lambda it: it.has("python", "def activations("),
     "tree": lambda it: it.has("text", "wire.py"),
     "secrets": lambda it: it.runs("mkdir", "openssl", "printf", "chmod"),
     "compose": lambda it: it.has("bash", "docker compose"),
     "image": lambda it: it.runs("docker") and "docker compose" not in it.text,
 }
-COMPARED: Final = ("curl", "python", "make demo")
+COMPARED: Final = ("curl", "curl with texts", "python", "python with texts", "make demo")
 """Kinds whose outputs are compared with what is shown below them."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.roles import Role
 from nla_gateway.telemetry.metrics import Metrics
 from tests.pages import COMPARED, KINDS, PAGES, ROOT, Snippet, anchors, kinds_of, links, name, of_kind, run, snippets
 
@@ -108,8 +109,10 @@ def test_the_metrics_are_told() -> None:
 @pytest.mark.parametrize("command", [it.text for it in of_kind("nla-serve")])
 def test_launches_plan(command: str) -> None:
     plan = run(f"{command} --dry-run", HF_HUB_OFFLINE="1", NLA_API_KEY="key", NLA_ENGINE_KEY="key")
-    assert "verbalizer" in plan
-    assert ("reconstructor" in plan) is ("--only av" not in command)
+    planned = {label for label in ("verbalizer", "reconstructor", "source") if f"\n{label}\n" in f"\n{plan}"}
+    only = re.search(r"--only (\w+)", command)
+    pair = {"verbalizer", "reconstructor"} | ({"source"} if "--source" in command else set())
+    assert planned == ({Role(only[1]).label} if only else pair)
 
 
 def test_the_inventory_is_one(tmp_path: Path) -> None:

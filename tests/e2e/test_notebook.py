@@ -35,8 +35,8 @@ def words_and_numbers(cell: Any) -> tuple[list[str], list[float]]:
 
 
 @pytest.fixture(scope="module")
-def executed(demo: Stack) -> Any:
-    return notebook.run(demo.url)
+def executed(demo_with_source: Stack) -> Any:
+    return notebook.run(demo_with_source.url)
 
 
 def test_it_runs_from_top_to_bottom(executed: Any) -> None:
@@ -47,7 +47,7 @@ def test_it_runs_from_top_to_bottom(executed: Any) -> None:
 
 def test_what_is_pinned_is_what_comes(executed: Any) -> None:
     stored = tagged(STORED, "pinned")
-    assert len(stored) == 4
+    assert len(stored) == 8
     for before, now in zip(stored, tagged(executed, "pinned"), strict=True):
         words, numbers = words_and_numbers(before)
         assert words_and_numbers(now)[0] == words

@@ -30,9 +30,9 @@ def assert_alike(shown: Any, got: Any) -> None:
         assert shown == got
 
 
-@pytest.mark.parametrize("snippet", of_kind("curl"), ids=lambda it: it.text.split()[2][22:])
-def test_curl_lines(demo: Stack, snippet: Snippet) -> None:
-    answer = run(snippet.text.replace(ADDRESS, demo.url))
+def ask(stack: Stack, snippet: Snippet) -> None:
+    """Run a curl line, and compare what comes."""
+    answer = run(snippet.text.replace(ADDRESS, stack.url))
     assert answer
     if snippet.shown is not None:
         assert_alike(json.loads(snippet.shown), json.loads(answer))
@@ -40,13 +40,38 @@ def test_curl_lines(demo: Stack, snippet: Snippet) -> None:
         assert answer.rstrip().split("\n\n")[-1].startswith("event: done")
 
 
-@pytest.mark.parametrize("snippet", of_kind("python"), ids=["first", "second", "files"])
-def test_python_blocks(demo: Stack, snippet: Snippet, tmp_path: Path) -> None:
-    script = tmp_path / "block.py"
-    script.write_text(snippet.text.replace(ADDRESS, demo.url).replace("build/", f"{tmp_path}/"))
+def follow(stack: Stack, snippet: Snippet, folder: Path) -> None:
+    """Run a Python block, and compare what it prints."""
+    script = folder / "block.py"
+    script.write_text(snippet.text.replace(ADDRESS, stack.url).replace("build/", f"{folder}/"))
     answer = run(f"{sys.executable} {script}")
+    assert answer
     if snippet.shown is not None:
         assert answer == snippet.shown
+
+
+def path_of(snippet: Snippet) -> str:
+    return snippet.text.split()[2].removeprefix(ADDRESS)
+
+
+@pytest.mark.parametrize("snippet", of_kind("curl"), ids=path_of)
+def test_curl_lines(demo: Stack, snippet: Snippet) -> None:
+    ask(demo, snippet)
+
+
+@pytest.mark.parametrize("snippet", of_kind("curl with texts"), ids=path_of)
+def test_curl_lines_with_texts(demo_with_source: Stack, snippet: Snippet) -> None:
+    ask(demo_with_source, snippet)
+
+
+@pytest.mark.parametrize("snippet", of_kind("python"), ids=["first", "vectors", "doubt", "files"])
+def test_python_blocks(demo: Stack, snippet: Snippet, tmp_path: Path) -> None:
+    follow(demo, snippet, tmp_path)
+
+
+@pytest.mark.parametrize("snippet", of_kind("python with texts"), ids=["first", "all"])
+def test_python_blocks_with_texts(demo_with_source: Stack, snippet: Snippet, tmp_path: Path) -> None:
+    follow(demo_with_source, snippet, tmp_path)
 
 
 def test_nla_commands(demo: Stack, tmp_path: Path) -> None:

@@ -126,6 +126,30 @@ def test_the_table_of_the_page_is_true() -> None:
             assert count == 1 or outcome(shape, Request(tp=count // 2), gpus(count // 2, gigabytes)) != FITS
 
 
+SOURCE_ROW = re.compile(r"^\| (\S+), layer (\d+) \| (\d+) GB \|(.*)\|$", re.MULTILINE)
+
+
+def fits_with_source(shape: str, count: int, gigabytes: int) -> bool:
+    try:
+        return bool(plan_pair(pair(shape, *Role), Request(tp=count), gpus(count, gigabytes)))
+    except LaunchError:
+        return False
+
+
+def test_the_table_of_sources_on_the_page_is_true() -> None:
+    rows = SOURCE_ROW.findall(PAGE)
+    assert len(rows) == len(SHAPES)
+    for name, layer, weights, row in rows:
+        shape = f"{name.lower()}-l{layer}"
+        (source,) = plan_pair(pair(shape, Role.SOURCE), Request(), supposed_gpus(1))
+        assert source.load is not None
+        assert source.load.weights / 1e9 == pytest.approx(int(weights), abs=0.6)
+        for gigabytes, cell in zip((24, 80, 141), row.split("|"), strict=True):
+            fitting = [count for count in (1, 2, 4, 8, 16, 32) if fits_with_source(shape, count, gigabytes)]
+            told = cell.strip(" `").removeprefix("--tp ")
+            assert told == (str(fitting[0]) if fitting else "none")
+
+
 def test_the_refusal_on_the_page_is_what_comes() -> None:
     (refusal,) = of_kind("refusal")
     command, *message = refusal.text.splitlines()
