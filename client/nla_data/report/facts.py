@@ -37,6 +37,11 @@ def command(manifest: Manifest) -> str:
     return shlex.join(["nla", manifest.task, "IN", "OUT", *_flags(manifest.settings)])
 
 
+def best_of(manifest: Manifest) -> int:
+    """From how many samples each row's was chosen by its score."""
+    return int(manifest.settings.get("n", 1)) if manifest.settings.get("best") else 1
+
+
 def settings(manifest: Manifest) -> Facts:
     """All of them."""
     told = {name: _setting(value) for name, value in manifest.settings.items()}
