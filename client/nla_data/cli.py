@@ -114,6 +114,7 @@ def _try(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from nla_data.report.build import write_report
+    from nla_data.report.compare import write_comparison
 
     out, other, to, groups, url = (getattr(arguments, name) for name in ("out", "other", "to", "group", "url"))
     if other is None:

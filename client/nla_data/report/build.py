@@ -18,8 +18,7 @@ from nla_data.report.plots import Plot
 from nla_data.report.rebuilding import Rebuilder, rebuilder
 from nla_data.report.results import Results
 from nla_data.report.rows import LAYER, Rows
-
-StrPath = str | os.PathLike[str]
+from nla_data.report.targets import StrPath
 
 
 def write_report(
@@ -76,28 +75,26 @@ def _content(results: Results, read: Rows, target: Path, server: Rebuilder | Non
         plots=_plots(read, baseline, groupings, figures),
         examples=examples.read(results, read) if len(read) else {},
         files=targets.files(target).name,
-        controls=_controls(results, read, chosen, vectors, whole, server) if len(read) else None,
+        controls=controls.controls(_given(results, read, chosen, vectors, whole), server) if len(read) else None,
         tails=tail.tails(read),
         asked=server is not None,
     )
 
 
-def _controls(
+def _given(
     results: Results,
     read: Rows,
     chosen: NDArray[np.int64],
     vectors: NDArray[np.float32] | None,
     distances: Deviations | None,
-    server: Rebuilder | None,
-) -> controls.Controls:
-    given = controls.Given(
+) -> controls.Given:
+    return controls.Given(
         rows=read.take(chosen),
         texts=sample.Texts.read(results, read, chosen),
         units=None if vectors is None else unit(vectors),
         distances=Deviations(distances.unit[chosen], distances.raw[chosen]) if distances else None,
         baseline=results.manifest.served.predict_mean_mse,
     )
-    return controls.controls(given, server)
 
 
 def _distances(

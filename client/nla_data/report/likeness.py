@@ -1,6 +1,6 @@
 """How alike vectors or texts are: the formulas of the controls, on arrays. Pure."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -64,12 +64,12 @@ def agreement(units: Floats) -> float:
 
 def agreement_of_texts(texts: Sequence[str]) -> float:
     """The same of texts, each as the counts of its runs of three characters: of any language, with no model."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for text in texts:
         counts = _runs(text)
         norm = np.sqrt(sum(count * count for count in counts.values()))
         for run, count in counts.items():
-            total[run] += count / norm  # type: ignore[assignment]
+            total[run] += count / norm
     count = len(texts)
     return float((sum(value * value for value in total.values()) - count) / (count * (count - 1)))
 

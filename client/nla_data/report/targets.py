@@ -1,5 +1,6 @@
 """Where a page goes, with its plots in a folder beside it."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -9,6 +10,7 @@ from nla_data.reading.files import reason
 from nla_data.report.plots import Plot
 from nla_data.report.results import Results
 
+StrPath = str | os.PathLike[str]
 _ENDINGS: Final = (".html", ".htm")
 _PLOTS: Final = ("fve", "mse", "norm", "norm_against", "by_layer", "difference", "pairs")
 
