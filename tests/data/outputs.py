@@ -70,7 +70,7 @@ def write(
         table = pa.table(columns | {"activation_vector": pa.array(list(vectors), width)} | (more or {}))
         pq.write_table(table, given, row_group_size=64)
     task = Job(verbalize or Verbalize(score=True), [str(given)], str(out), [], **job)
-    source = Source(files.find(task.inputs), "activation_vector", task.where, task.limit)
+    source = Source(files.find(task.inputs), task.task.vector_column or "", task.where, task.limit)
     carried = task.carried(source.schema)
     schema = pa.schema([*(source.schema.field(name) for name in carried), *task.task.output(D)])
     inputs = [InputFile.of(file) for file in source.files]

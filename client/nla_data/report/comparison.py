@@ -93,10 +93,11 @@ def _differing(runs: tuple[Run, Run]) -> list[tuple[str, str, str]]:
             | dict(facts.settings(manifest))
         )
     first, second = both
+    told_elsewhere = ("Command", "Started")
     return [
         (name, str(first.get(name, "none")), str(second.get(name, "none")))
         for name in first | second
-        if first.get(name) != second.get(name)
+        if name not in told_elsewhere and first.get(name) != second.get(name)
     ]
 
 
