@@ -114,8 +114,16 @@ def _try(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from nla_data.report.build import write_report
+    from nla_data.report.compare import write_comparison
 
-    sys.stdout.write(f"{write_report(arguments.out, arguments.to, arguments.group)}\n")
+    out, other, to, groups, url = (getattr(arguments, name) for name in ("out", "other", "to", "group", "url"))
+    if other is None:
+        path = write_report(out, to, groups, url, arguments.api_key)
+    elif url is None:
+        path = write_comparison(out, other, to, groups)
+    else:
+        raise UsageError("--url goes with one output: two are compared by what is in them")
+    sys.stdout.write(f"{path}\n")
     return 0
 
 

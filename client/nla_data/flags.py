@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _verbalize(commands.add_parser("verbalize", help="vectors to explanations, with scores if asked for"))
     _reconstruct(commands.add_parser("reconstruct", help="texts to vectors"))
     _score(commands.add_parser("score", help="texts scored against vectors"))
-    _report(commands.add_parser("report", help="one page about what verbalize --score wrote; needs no server"))
+    _report(commands.add_parser("report", help="one page about what verbalize --score wrote, or about two such runs"))
     _server(commands.add_parser("info", help="what the server serves"))
     _try(commands.add_parser("try", help="one vector, explained and scored"))
     return parser
@@ -71,7 +71,10 @@ def _score(parser: argparse.ArgumentParser) -> None:
 
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="what nla verbalize --score wrote, finished or not")
-    parser.add_argument("--to", metavar="FILE.html", help="where the page goes (default: OUT's name with .html)")
+    parser.add_argument("other", nargs="?", metavar="B", help="a second run of the same rows, compared pair by pair")
+    parser.add_argument(
+        "--to", metavar="FILE.html", help="where the page goes (default: OUT.html, or OUT_against_B.html, beside OUT)"
+    )
     parser.add_argument(
         "--group",
         action="append",
@@ -79,6 +82,10 @@ def _report(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="tell the figures by the values of this column, too (beside layer); repeat for more",
     )
+    add = parser.add_argument_group("server").add_argument
+    add("--url", metavar="URL", help="of an nla-serve with the run's reconstructor: adds the controls that rebuild "
+        "texts; all else needs no server")  # fmt: skip
+    add("--api-key", metavar="KEY", help="its key (or NLA_API_KEY)")
 
 
 def _try(parser: argparse.ArgumentParser) -> None:

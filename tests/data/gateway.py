@@ -62,6 +62,8 @@ class FakeGateway:
     vectors: int = 0
     keep: bool = True
     """Whether what was seen is kept."""
+    rebuild: Callable[[str], Any] = lambda text: np.full(D, float(len(text)))
+    """The vector of a text [d]."""
 
     @property
     def url(self) -> str:
@@ -93,7 +95,7 @@ class FakeGateway:
 
     def _reconstruct(self, body: Any) -> Any:
         call = ReconstructRequest.model_validate(body)
-        vectors = [encode_vector(np.full(D, float(len(text))), call.dtype) for text in call.texts]
+        vectors = [encode_vector(self.rebuild(text), call.dtype) for text in call.texts]
         usage = {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 0}
         model = self.served["reconstructor"]["model"]
         return {"model": model, "dtype": call.dtype, "d_model": D, "vectors": vectors, "usage": usage}

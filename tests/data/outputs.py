@@ -54,17 +54,23 @@ def write(
     text: str = "a text",
     verbalize: Verbalize | None = None,
     more: dict[str, Any] | None = None,
+    given: Path | None = None,
+    cosine: Any = None,
     **job: Any,
 ) -> Written:
-    """Every eleventh row has an error: its vector is zero. `more` are more columns of the input."""
+    """Every eleventh row has an error: its vector is zero. `more` are more columns of the input.
+
+    `given` is an input that is there already, of an earlier call; `cosine` are the scores.
+    """
     vectors, columns = made_up(count)
     vectors[::11] = 0
-    given = out.with_name("given.parquet")
-    width = pa.list_(pa.float32(), D)
-    table = pa.table(columns | {"activation_vector": pa.array(list(vectors), width)} | (more or {}))
-    pq.write_table(table, given, row_group_size=64)
+    if given is None:
+        given = out.with_name("given.parquet")
+        width = pa.list_(pa.float32(), D)
+        table = pa.table(columns | {"activation_vector": pa.array(list(vectors), width)} | (more or {}))
+        pq.write_table(table, given, row_group_size=64)
     task = Job(verbalize or Verbalize(score=True), [str(given)], str(out), [], **job)
-    source = Source(files.find(task.inputs), "activation_vector", task.where, task.limit)
+    source = Source(files.find(task.inputs), task.task.vector_column or "", task.where, task.limit)
     carried = task.carried(source.schema)
     schema = pa.schema([*(source.schema.field(name) for name in carried), *task.task.output(D)])
     inputs = [InputFile.of(file) for file in source.files]
@@ -74,7 +80,8 @@ def write(
     )
     manifest = Manifest(task="verbalize", settings=task.settings(), inputs=inputs, served=served)
     store = Store(str(out))
-    cosine = np.clip(0.8 + 0.1 * np.random.default_rng(5).standard_normal(count), -1, 1)
+    if cosine is None:
+        cosine = np.clip(0.8 + 0.1 * np.random.default_rng(5).standard_normal(count), -1, 1)
     numbers: list[int] = []
     with store.locked():
         output = Output.open(store, manifest)

@@ -78,8 +78,11 @@ def test_nla_commands(demo: Stack, tmp_path: Path) -> None:
     """In their order: the later ones read what the first wrote."""
     for command in (it.text for it in of_kind("nla")):
         server = "" if "report" in command else f" --url {demo.url}"
-        assert run(f"{command}{server}".replace("build/", f"{tmp_path}/"))
-    written = {"explained.parquet", "rebuilt", "explained.html", "explained_files"}
+        assert run(f"{command}{server}".replace("build/", f"{tmp_path}/").replace(ADDRESS, demo.url))
+    written = {"explained.parquet", "rebuilt", "greedy.parquet"}
+    written |= {
+        f"{name}{ending}" for name in ("explained", "explained_against_greedy") for ending in (".html", "_files")
+    }
     assert {path.name for path in tmp_path.iterdir()} == written
 
 

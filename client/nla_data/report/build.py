@@ -2,60 +2,60 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Final
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nla_data.errors import UsageError
 from nla_data.given import as_list
-from nla_data.reading.files import reason
-from nla_data.report import examples, originals, page, plots, rows, statistics
+from nla_data.report import controls, examples, originals, page, plots, rows, sample, statistics, tail, targets
 from nla_data.report.deviations import Deviations, deviations
 from nla_data.report.grouping import Grouping
+from nla_data.report.likeness import unit
 from nla_data.report.originals import UnavailableError
 from nla_data.report.plots import Plot
+from nla_data.report.rebuilding import Rebuilder, rebuilder
 from nla_data.report.results import Results
 from nla_data.report.rows import LAYER, Rows
-
-_ENDINGS: Final = (".html", ".htm")
-_PLOTS: Final = ("fve", "mse", "norm", "norm_against", "by_layer")
+from nla_data.report.targets import StrPath
 
 
-StrPath = str | os.PathLike[str]
-
-
-def write_report(out: StrPath, to: StrPath | None = None, groups: str | Sequence[str] = ()) -> Path:
+def write_report(
+    out: StrPath,
+    to: StrPath | None = None,
+    groups: str | Sequence[str] = (),
+    url: str | None = None,
+    api_key: str | None = None,
+) -> Path:
     """Write the page and its plots; returns where the page is. One group may stand alone, without a list.
 
+    Args:
+        out: What `nla verbalize --score` wrote.
+        to: The page; by default beside `out`.
+        groups: Columns by whose values the figures are told, too.
+        url: Of a server with the run's reconstructor, for the controls that need it.
+        api_key: Its key.
+
     Raises:
-        UsageError: no output with scores, a column that is not there or has too many values, or no place to write to.
+        UsageError: no output with scores, a column that is not there or has too many values, no place to write to, or
+            a server with another reconstructor.
+        NLAError: the server does not answer as it should.
     """
     results = Results.open(os.fspath(out))
-    target = _target(results, None if to is None else os.fspath(to))
+    target = targets.of(results, None if to is None else os.fspath(to))
     read = rows.read(results, as_list(groups))
-    content = _content(results, read, target.with_name(f"{target.stem}_files"))
-    try:
-        _write(target, page.render(content), content.plots)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {reason(error)}") from error
+    with rebuilder(url, api_key, results.manifest.served) if url else nullcontext() as server:
+        content = _content(results, read, target, server)
+    targets.write(target, page.render(content), content.plots)
     return target
 
 
-def _target(results: Results, to: str | None) -> Path:
-    if to is None and not results.store.local:
-        raise UsageError(f"{results.store.out} is not on this machine: say with --to where the report goes")
-    place = PurePosixPath(results.store.file or results.store.folder)
-    path = Path(to).expanduser() if to else Path(place.with_suffix(".html") if results.store.file else f"{place}.html")
-    if path.suffix.lower() not in _ENDINGS:
-        raise UsageError(f"--to {path}: must end in .html")
-    return path
-
-
-def _content(results: Results, read: Rows, files: Path) -> page.Content:
+def _content(results: Results, read: Rows, target: Path, server: Rebuilder | None) -> page.Content:
     baseline = results.manifest.served.predict_mean_mse
     groupings = [Grouping.whole(len(read)), *read.groupings]
-    distances, unavailable = _distances(results, read, groupings)
+    chosen = sample.choose(len(read))
+    distances, vectors, unavailable = _distances(results, read, groupings, chosen)
     figures = [
         [statistics.figures(read, grouping.members(code), baseline, found) for code in range(len(grouping.labels))]
         for grouping, found in zip(groupings, distances, strict=True)
@@ -74,21 +74,41 @@ def _content(results: Results, read: Rows, files: Path) -> page.Content:
         denominators=(float(whole.unit.mean()), float(whole.raw.mean())) if whole else None,
         plots=_plots(read, baseline, groupings, figures),
         examples=examples.read(results, read) if len(read) else {},
-        files=files.name,
+        files=targets.files(target).name,
+        controls=controls.controls(_given(results, read, chosen, vectors, whole), server) if len(read) else None,
+        tails=tail.tails(read),
+        asked=server is not None,
+    )
+
+
+def _given(
+    results: Results,
+    read: Rows,
+    chosen: NDArray[np.int64],
+    vectors: NDArray[np.float32] | None,
+    distances: Deviations | None,
+) -> controls.Given:
+    return controls.Given(
+        rows=read.take(chosen),
+        texts=sample.Texts.read(results, read, chosen),
+        units=None if vectors is None else unit(vectors),
+        distances=Deviations(distances.unit[chosen], distances.raw[chosen]) if distances else None,
+        baseline=results.manifest.served.predict_mean_mse,
     )
 
 
 def _distances(
-    results: Results, read: Rows, groupings: Sequence[Grouping]
-) -> tuple[Sequence[Deviations | None], str | None]:
-    """Of each grouping, or why there are none."""
+    results: Results, read: Rows, groupings: Sequence[Grouping], chosen: NDArray[np.int64]
+) -> tuple[Sequence[Deviations | None], NDArray[np.float32] | None, str | None]:
+    """Of each grouping, and the vectors of the chosen rows; or why there are none."""
     none = [None] * len(groupings)
     if not len(read):
-        return none, "No row has a score."
+        return none, None, "No row has a score."
     try:
-        return deviations(originals.pieces(results, read), groupings), None
+        kept = sample.Kept(originals.pieces(results, read), chosen)
+        return deviations(kept, groupings), kept.vectors, None
     except UnavailableError as error:
-        return none, str(error)
+        return none, None, str(error)
 
 
 def _plots(
@@ -109,13 +129,3 @@ def _plots(
         if grouping.name == LAYER and layers:
             drawn.append(plots.by_layer(label if baseline else "mean mse", *zip(*layers, strict=True)))
     return drawn
-
-
-def _write(target: Path, html: str, drawn: Sequence[Plot]) -> None:
-    folder = target.with_name(f"{target.stem}_files")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _PLOTS:
-        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
-    for plot in drawn:
-        (folder / f"{plot.name}.png").write_bytes(plot.png)
-    target.write_text(html, "utf-8")

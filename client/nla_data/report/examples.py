@@ -1,6 +1,5 @@
 """Rows to look at: the worst, the best, and some at random."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,15 +8,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nla_data.asking.tasks import Verbalize
+from nla_data.report.picking import picked
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
-from nla_data.report.words import readable, values
+from nla_data.report.words import readable
 
 COUNT: Final = 10
 SEED: Final = 0
 MAX_COLUMNS: Final = 8
 MAX_TEXT: Final = 80
-_BATCH_ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -57,27 +56,15 @@ def read(results: Results, rows: Rows) -> dict[str, list[Example]]:
         UsageError: the output cannot be read.
     """
     chosen = choose(rows)
-    carried = _carried(results.schema)
+    carried = carried_columns(results.schema)
     wanted = np.unique(np.concatenate(list(chosen.values())))
-    texts = dict(zip(wanted.tolist(), _texts(results, rows.place[wanted], carried), strict=True))
+    texts = dict(zip(wanted.tolist(), picked(results, rows.place[wanted], ["explanation", *carried]), strict=True))
     manifest = results.manifest
     baseline, several = manifest.served.predict_mean_mse, manifest.settings.get("n", 1) > 1
     return {
         title: [_example(rows, index, dict(texts[index]), baseline, several=several) for index in numbers.tolist()]
         for title, numbers in chosen.items()
     }
-
-
-def _texts(results: Results, places: NDArray[np.int64], carried: list[str]) -> Iterable[dict[str, Any]]:
-    """Some rows of the output, by place; their explanations and the carried columns."""
-    begin, columns = 0, list(dict.fromkeys(["explanation", *carried]))
-    for batch in results.batches(columns, _BATCH_ROWS):
-        inside = places[(places >= begin) & (places < begin + batch.num_rows)] - begin
-        if len(inside):
-            chosen = batch.take(pa.array(inside))
-            told = {name: values(chosen.column(name)) for name in columns}
-            yield from (dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True))
-        begin += batch.num_rows
 
 
 def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | None, *, several: bool) -> Example:
@@ -91,11 +78,16 @@ def _example(rows: Rows, index: int, told: dict[str, Any], baseline: float | Non
         fve=1 - mse / baseline if baseline else None,
         norm=float(rows.norm[index]),
         spread=(mean, std) if several and np.isfinite(mean) else None,
-        carried={name: _short(value) for name, value in told.items() if value is not None},
+        carried=shortened(told),
     )
 
 
-def _carried(schema: pa.Schema) -> list[str]:
+def shortened(told: dict[str, Any]) -> dict[str, str]:
+    """Values as words, short enough for a line; without those that are not there."""
+    return {name: _short(value) for name, value in told.items() if value is not None}
+
+
+def carried_columns(schema: pa.Schema) -> list[str]:
     """The input's columns whose values may be short."""
     own = set(Verbalize().output(0).names)
     names = [it.name for it in schema if it.name not in own and _is_short(it.type)]

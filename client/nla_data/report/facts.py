@@ -37,6 +37,21 @@ def command(manifest: Manifest) -> str:
     return shlex.join(["nla", manifest.task, "IN", "OUT", *_flags(manifest.settings)])
 
 
+def models(manifest: Manifest) -> list[tuple[str, dict[str, Any] | None]]:
+    """The pair, by role."""
+    return [("Verbalizer", manifest.served.verbalizer), ("Reconstructor", manifest.served.reconstructor)]
+
+
+def fingerprint(model: dict[str, Any] | None) -> str:
+    """The start of what tells its weights from others of the same name."""
+    return str((model or {}).get("fingerprint") or "not told")[:16]
+
+
+def best_of(manifest: Manifest) -> int:
+    """From how many samples each row's was chosen by its score."""
+    return int(manifest.settings.get("n", 1)) if manifest.settings.get("best") else 1
+
+
 def settings(manifest: Manifest) -> Facts:
     """All of them."""
     told = {name: _setting(value) for name, value in manifest.settings.items()}

@@ -7,14 +7,16 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from nla_data.report import facts
+from nla_data.report.controls import Controls
 from nla_data.report.examples import Example
 from nla_data.report.plots import Plot
 from nla_data.report.results import Results
 from nla_data.report.rows import Rows
 from nla_data.report.statistics import MIN_ROWS, RESAMPLES, Figure, Figures
+from nla_data.report.tail import Tail
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Content:
         spread: Mean over rows of the samples' mean mse and of their standard deviation, where there are several.
         denominators: The means that the second and third fve are measured against, by row.
         files: The folder where the plots are, too.
+        controls: On a sample of the rows; None where no row has a score.
+        tails: By the name of the error.
+        asked: Whether a server rebuilt texts for the controls.
     """
 
     results: Results
@@ -46,19 +51,23 @@ class Content:
     plots: Sequence[Plot]
     examples: dict[str, list[Example]]
     files: str
+    controls: Controls | None
+    tails: dict[str, Tail]
+    asked: bool
+
+    @property
+    def samples(self) -> int:
+        """Of each vector."""
+        return int(self.results.manifest.settings.get("n", 1))
 
     @property
     def best_of(self) -> int:
         """From how many samples each row's was chosen by its score."""
-        settings = self.results.manifest.settings
-        return int(settings.get("n", 1)) if settings.get("best") else 1
+        return facts.best_of(self.results.manifest)
 
 
 def render(content: Content) -> str:
     """Form the page. All text that comes from elsewhere is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "interval": interval, "image": _image}
-    template = resources.files(__package__).joinpath("template.html").read_text("utf-8")
     manifest = content.results.manifest
     told: dict[str, Any] = {
         "run": facts.run(content.results),
@@ -68,7 +77,8 @@ def render(content: Content) -> str:
         "failures": facts.failures(content.rows),
         "cost": facts.cost(content.results),
     }
-    return environment.from_string(template).render(
+    return form(
+        "template.html",
         content=content,
         manifest=manifest,
         facts=told,
@@ -79,16 +89,34 @@ def render(content: Content) -> str:
     )
 
 
+def form(template: str, **told: Any) -> str:
+    """A page from one of the templates beside this module."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+    )
+    environment.filters |= {"number": number, "interval": interval, "signed": signed, "image": _image}
+    return environment.get_template(template).render(**told)
+
+
 def number(value: float) -> str:
     """Four digits."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def interval(figure: Figure | None) -> str:
+def interval(figure: Figure | None, form: str = ".4f") -> str:
     """Where a figure probably is."""
     if figure is None or figure.low is None or figure.high is None:
         return ""
-    return f"{figure.low:.4f} to {figure.high:.4f}"
+    return f"{figure.low:{form}} to {figure.high:{form}}"
+
+
+def signed(value: float) -> str:
+    """Four places, with a sign."""
+    return f"{value + 0.0:+.4f}"
 
 
 def _image(plot: Plot) -> str:

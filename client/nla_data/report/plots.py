@@ -82,6 +82,25 @@ def norm_against(label: str, norms: Floats, values: Floats) -> Plot:
     return Plot("norm_against", f"Norm against {label}", f"{label} of each row against its norm; {told}.", _png(draw))
 
 
+def pairs(first: str, before: Floats, second: str, after: Floats) -> Plot:
+    """Each row in two runs; on the line they are equal."""
+
+    def draw(axes: Axes) -> None:
+        if len(before) > _POINTS:
+            shown = axes.hexbin(before, after, gridsize=50, bins="log", mincnt=1, cmap="Blues")
+            axes.figure.colorbar(shown, ax=axes, label="rows")
+        else:
+            axes.scatter(before, after, s=9, alpha=0.5, color=INK, linewidths=0)
+        ends = [min(before.min(), after.min()), max(before.max(), after.max())]
+        axes.plot(ends, ends, color=ACCENT, linestyle="--", linewidth=1)
+        axes.set_xlabel(first)
+        axes.set_ylabel(second)
+
+    lower = (after < before).mean()
+    alt = f"{second} against {first}, a point a row: {lower:.0%} of the rows lie below the line where they are equal."
+    return Plot("pairs", f"{second} against {first}", alt, _png(draw))
+
+
 def by_layer(label: str, layers: Sequence[Any], figures: Sequence[Figure]) -> Plot:
     """A figure of each layer, with its interval."""
     values = np.array([figure.value for figure in figures])

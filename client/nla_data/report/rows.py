@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -55,6 +55,15 @@ class Rows:
     def good(self) -> int:
         """Rows that did not fail."""
         return self.count - self.failed.total()
+
+    def take(self, members: NDArray[np.int64]) -> "Rows":
+        """Some of them, in that order; the counts are of all, and there are no groupings."""
+        arrays = {name: getattr(self, name)[members] for name in (*_NUMBERS, "place", "input_row")}
+        return replace(self, groupings=[], **arrays)
+
+    def with_cosine(self, cosine: Floats) -> "Rows":
+        """The same vectors with the scores of other texts, cosine [N]."""
+        return replace(self, cosine=cosine, mse=2 * (1 - cosine))
 
     def spread(self) -> tuple[float, float] | None:
         """Mean over the rows of `mse_mean` and of `mse_std`."""
