@@ -4,6 +4,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from nla_data.asking.source_tasks import Explain, Extract
 from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.run import Job, Outcome, run
@@ -12,6 +13,8 @@ STOP_CHECK_S = 0.2
 
 __all__ = [
     "DataError",
+    "Explain",
+    "Extract",
     "Job",
     "Outcome",
     "Reconstruct",

@@ -54,8 +54,14 @@ def _job(arguments: argparse.Namespace) -> "Job":
 
 
 def _task(arguments: argparse.Namespace) -> "Task":
+    from nla_data.asking.source_tasks import Explain, Extract
     from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 
+    if arguments.command == "extract":
+        return Extract(text_column=arguments.column, **_of(Extract, arguments))
+    if arguments.command == "explain":
+        vectors = arguments.vectors if arguments.with_vectors else None
+        return Explain(text_column=arguments.column, **_of(Explain, arguments) | {"vectors": vectors})
     if arguments.command == "reconstruct":
         return Reconstruct(text_column=arguments.column, dtype=arguments.dtype)
     if arguments.command == "score":
@@ -128,6 +134,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 _commands: Final = {
+    "extract": _dataset,
+    "explain": _dataset,
     "verbalize": _dataset,
     "reconstruct": _dataset,
     "score": _dataset,

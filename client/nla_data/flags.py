@@ -10,7 +10,7 @@ from nla_data.running.progress import Mode
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 PATIENCE_S: Final = 600.0
 DESCRIPTION: Final = """\
-Explain, rebuild and score activation vectors by a running nla-serve.
+Take activation vectors from texts, explain, rebuild and score them, by a running nla-serve.
 
 Input: .parquet, .arrow, .jsonl, .npy, .npz, .safetensors, .pt; folders, globs, and URIs such as s3://bucket/folder.
 Output: a folder of parquet parts, or one file that ends in .parquet. The same command goes on where it was stopped.
@@ -25,6 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nla {version('nla-serve')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _extract(commands.add_parser("extract", help="texts, chats or token ids to vectors, a row a position"))
+    _explain(commands.add_parser("explain", help="texts, chats or token ids to explanations, both steps at once"))
     _verbalize(commands.add_parser("verbalize", help="vectors to explanations, with scores if asked for"))
     _reconstruct(commands.add_parser("reconstruct", help="texts to vectors"))
     _score(commands.add_parser("score", help="texts scored against vectors"))
@@ -34,15 +36,33 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _extract(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    _texts(parser)
+    _kept_as(parser)
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="same seed, same positions drawn (default: drawn once for the output)"
+    )
+    _server(parser)
+    _running(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    _files(parser)
+    _texts(parser)
+    parser.add_argument(
+        "--keep-vectors", action="store_true", dest="with_vectors", help="write the vectors into the output, too"
+    )
+    _kept_as(parser)
+    _samples(parser)
+    _server(parser)
+    _running(parser)
+
+
 def _verbalize(parser: argparse.ArgumentParser) -> None:
     _files(parser)
     _vectors(parser)
-    add = parser.add_argument_group("sampling").add_argument
-    add("--n", type=_positive, default=1, metavar="N", help="samples of each vector (default 1)")
-    add("--best", action="store_true", help="score all samples of a vector and choose the one whose mse is lowest")
-    add("--score", action="store_true", help="score every text against its vector")
-    _sampling(parser)
-    add("--seed", type=int, metavar="N", help="same seed, same explanations (default: drawn once for the output)")
+    _samples(parser)
     _server(parser)
     _running(parser)
     add = parser.add_argument_group("many machines").add_argument
@@ -127,6 +147,33 @@ def _vectors(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-vectors", action="store_true", help="carry the vectors into the output, too")
     _dtype(parser)
+
+
+def _texts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("texts").add_argument
+    add("--column", default="text", metavar="NAME",
+        help="of texts, chats (lists of role and content) or lists of token ids (default text)")  # fmt: skip
+    add("--positions", default="last", metavar="WHICH",
+        help="tokens to read: last, all, content, random:N, or numbers such as 0,5,-1 (default last)")  # fmt: skip
+    add("--min-position", type=_not_negative, metavar="N", help="where random:N begins to draw (default 50)")
+    add("--truncate", action="store_true",
+        help="cut texts that are longer than the source's context (else they are rows that fail)")  # fmt: skip
+
+
+def _kept_as(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vectors", choices=("float32", "bfloat16"), default="float32",
+        help="what vectors are written as; bfloat16 as its bits, uint16 (default float32)",
+    )  # fmt: skip
+
+
+def _samples(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("sampling").add_argument
+    add("--n", type=_positive, default=1, metavar="N", help="samples of each vector (default 1)")
+    add("--best", action="store_true", help="score all samples of a vector and choose the one whose mse is lowest")
+    add("--score", action="store_true", help="score every text against its vector")
+    _sampling(parser)
+    add("--seed", type=int, metavar="N", help="same seed, same explanations (default: drawn once for the output)")
 
 
 def _dtype(parser: argparse.ArgumentParser) -> None:

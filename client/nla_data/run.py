@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from nla_client import Info
 from nla_client.calls import as_python
 from nla_data.asking import checks
+from nla_data.asking.source_tasks import Explain, Extract
 from nla_data.asking.tasks import Task, Verbalize
 from nla_data.asking.totals import Totals
 from nla_data.cluster import run as cluster
@@ -24,18 +25,23 @@ from nla_data.cluster.chunks import Order
 from nla_data.cluster.workers import Servers
 from nla_data.errors import UsageError
 from nla_data.given import as_found_again, as_list
-from nla_data.reading import files, vectors
-from nla_data.reading.files import reason
+from nla_data.reading import files, texts, vectors
+from nla_data.reading.files import SIDECAR_ENDING, reason
 from nla_data.reading.source import Source
 from nla_data.running import blocking
 from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
 from nla_data.running.progress import Mode, Reporter, reporter
+from nla_data.writing import sidecar
 from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
 from nla_data.writing.output import Output
 from nla_data.writing.parts import PartWriter
 from nla_data.writing.store import Store
 
+TASK_KEY: Final = b"nla_task"
+"""Where an output's metadata name what made it."""
+_TOLD_AGAIN: Final = frozenset({"norm", "error"})
+"""Columns of `nla extract` that make way for those of the same name and meaning."""
 NAMELESS: Final = "activation_vector"
 """What the one array of a .npy file is called."""
 
@@ -87,6 +93,10 @@ class Job:
         for name, value in (plain | numbers).items():
             object.__setattr__(self, name, value)
 
+    def bound_to(self, info: Info) -> "Job":
+        """The same job, with what its task takes from the server."""
+        return replace(self, task=self.task.bound_to(info))
+
     def settings(self) -> dict[str, object]:
         """What the output depends on, beside the rows and the models."""
         own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
@@ -103,6 +113,8 @@ class Job:
             raise UsageError("--ray cannot count the rows that --where keeps: leave out --limit, or --ray")
         if self.ray_address and not self.ray:
             raise UsageError("--ray-address needs --ray")
+        if self.ray and self.task.reads_source:
+            raise UsageError(f"--ray does not go with nla {self.task.name}: leave it out")
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 
@@ -122,8 +134,12 @@ class Job:
         if self.task.vector_column:
             vectors.check_type(schema.field(self.task.vector_column).type, self.task.vector_column)
         if self.task.text_column:
-            _check_texts(schema.field(self.task.text_column))
+            field = schema.field(self.task.text_column)
+            (_check_source if self.task.reads_source else _check_texts)(field)
         left_out = {*self.drop, None if self.keep_vectors else self.task.vector_column}
+        left_out |= {self.task.text_column} if self.task.reads_source else set()
+        if (schema.metadata or {}).get(TASK_KEY) == Extract.name.encode():
+            left_out |= _TOLD_AGAIN.intersection(self.task.output(1).names)
         return [name for name in names if name not in left_out]
 
     @property
@@ -153,10 +169,11 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     store = await blocking.to_end(lambda _: Store(job.out) if job.out else None)
     source, carried = await blocking.to_end(partial(_open, job, store, shown.warn))
     lock = blocking.held(store.locked if store else lambda _: nullcontext())
-    async with lock, Gateways(job.urls, job.api_key, job.patience) as gateways:
+    async with lock, Gateways(job.urls, job.api_key, job.patience, source=job.task.reads_source) as gateways:
         info = await gateways.connect()
+        job = job.bound_to(info)
         job.task.check(info)
-        schema = _schema(source, carried, job.task.output(info.d_model))
+        schema = _schema(source, carried, job.task, info)
         await _warn(source, job.task, info, shown)
         work = _Pass(source, gateways, info, schema, carried, shown)
         if store:
@@ -183,7 +200,7 @@ async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None
     except asyncio.CancelledError:
         source.stop()
         raise
-    for warning in warnings:
+    for warning in [*warnings, *(checks.of_source(info) if task.reads_source else [])]:
         shown.warn(warning)
 
 
@@ -194,13 +211,13 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         settings=job.settings(),
         inputs=inputs,
         given=[as_found_again(path) for path in job.inputs],
-        served=Served.of(work.info),
+        served=Served.of(work.info, source=job.task.reads_source),
     )
     output = Output.open(store, wanted)
     if output.manifest.finished:
         return Outcome(output.manifest.totals, job.out, was_finished=True)
     task = job.task
-    if isinstance(task, Verbalize):
+    if isinstance(task, Verbalize | Extract | Explain):
         task = replace(task, seed=output.manifest.settings["seed"])
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
@@ -208,6 +225,8 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)
+    if isinstance(task, Extract | Explain) and task.vectors:
+        await blocking.to_end(lambda _: store.write_beside(SIDECAR_ENDING, _sidecar(work, task, totals)), wait=True)
     await blocking.to_end(lambda stopped: output.finish(totals, work.schema, stopped.is_set), wait=True)
     return Outcome(totals, job.out)
 
@@ -226,7 +245,7 @@ class _Pass:
     async def run(self, task: Task, store: Store | None, state: PartState, index: int) -> Totals:
         writer = PartWriter(store, self.schema, self.carried, state, index)
         self.shown.start(self.source.total(), state.totals)
-        pieces = self.source.pieces(state.end, task.rows_per_request(self.info))
+        pieces = self.source.pieces(state.end, task.rows_per_piece(self.info), weigh=task.weigh(self.info))
         pipeline = Pipeline(task, self.gateways, writer, lambda: self.shown.update(writer.state.totals, writer.rate))
         try:
             await pipeline.run(pieces, self.info.d_model, self.source.stop)
@@ -235,11 +254,21 @@ class _Pass:
         return writer.state.totals
 
 
-def _schema(source: Source, carried: Sequence[str], added: pa.Schema) -> pa.Schema:
-    both = [name for name in added.names if name in carried]
+def _sidecar(work: _Pass, task: Extract | Explain, totals: Totals) -> bytes:
+    asked = {"positions": task.positions, "seed": task.seed, "vectors": task.vectors}
+    asked |= {"positions_per_doc": task.choice.count}
+    paths = [file.path for file in work.source.files]
+    return sidecar.content(work.info, paths, f"nla {task.name}", asked, (totals.rows, totals.written))
+
+
+def _schema(source: Source, carried: Sequence[str], task: Task, info: Info) -> pa.Schema:
+    given = task.yields.intersection(carried)
+    added = [field for field in task.output(info.d_model) if field.name not in given]
+    both = [field.name for field in added if field.name in carried]
     if both:
         raise UsageError(f"the input has columns {', '.join(both)} already; leave them out with --drop, or rename them")
-    schema = pa.schema([*(source.schema.field(name) for name in carried), *added])
+    metadata = {TASK_KEY: task.name.encode()} if task.reads_source else None
+    schema = pa.schema([*(source.schema.field(name) for name in carried), *added], metadata)
     for field in schema:
         _check_writable(field, source.files[0].path)
     return schema
@@ -251,6 +280,10 @@ def _check_writable(field: pa.Field, path: str) -> None:
     except (pa.ArrowException, OSError) as error:
         why = f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop"
         raise UsageError(f"{path}: {why}") from error
+
+
+def _check_source(field: pa.Field) -> None:
+    texts.form_of(field.type, field.name)
 
 
 def _check_texts(field: pa.Field) -> None:

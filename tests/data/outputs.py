@@ -87,7 +87,7 @@ def write(
         output = Output.open(store, manifest)
         writer = PartWriter(store, schema, carried, PartState(run=output.manifest.run), 0)
         for piece in source.pieces(Position(), part_rows):
-            work = task.task.prepare(piece, D, 0)
+            work = task.task.prepare(piece, D)
             writer.take(work, _done(work, cosine[piece.numbers], text, task.task.output(D), baseline))
             writer.flush()
             numbers += [int(number) for number, bad in zip(piece.numbers, work.reasons, strict=True) if not bad]
@@ -115,4 +115,4 @@ def _done(work: Work, cosine: Any, text: str, added: pa.Schema, baseline: float 
     columns |= {"norm": [next(norms) if fine else None for fine in good]}
     columns |= {"input_row": list(work.piece.numbers), "error": work.reasons}
     totals = Totals(rows=len(good), failed=len(good) - sum(good), prompt_tokens=1000, cached_tokens=10)
-    return Done([pa.array(columns[field.name], field.type) for field in added], totals)
+    return Done({field.name: pa.array(columns[field.name], field.type) for field in added}, totals)

@@ -14,6 +14,11 @@ MOST_ROWS: Final = 100_000
 """How far to look for them where a condition keeps few."""
 
 
+def of_source(info: Info) -> list[str]:
+    """What the server itself finds strange about its source model."""
+    return [info.source.warning] if info.source and info.source.warning else []
+
+
 def first_rows(source: Source, column: str | None, info: Info) -> list[str]:
     """Look at the vectors of the first rows; returns warnings where they do not look like the pair's layer.
 

@@ -40,11 +40,14 @@ def of_rows(table: Any, info: Info) -> str | None:
 
 
 def _of_file(file: File, info: Info) -> Iterator[str]:
-    path = f"{file.path}{SIDECAR_ENDING}"
+    # Of a folder of parts it is beside the folder.
+    folder = file.path.rpartition("/")[0]
     try:
-        if file.filesystem.get_file_info(path).type != fs.FileType.File:
+        paths = [f"{path}{SIDECAR_ENDING}" for path in (file.path, folder)]
+        there = [path for path in paths if file.filesystem.get_file_info(path).type == fs.FileType.File]
+        if not there:
             return
-        with file.filesystem.open_input_stream(path) as stream:
+        with file.filesystem.open_input_stream(there[0]) as stream:
             said = yaml.safe_load(stream.read())
     except (OSError, ValueError, yaml.YAMLError) as error:
         yield f"cannot be read: {reason(error)}"

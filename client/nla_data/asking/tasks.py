@@ -4,30 +4,38 @@ A task knows the columns that it reads and writes and the clients' calls; nothin
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Final, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 
-from nla_client import Info, Verbalization, tables
-from nla_client.calls import MAX_SAMPLES, SEEDS, as_python
-from nla_client.wire import PairInfo, VectorDType
-from nla_data.asking.totals import Totals
-from nla_data.asking.work import Answers, Call, Done, Work, ask
-from nla_data.errors import UsageError
+from nla_client import Info, tables
+from nla_client.calls import MAX_SAMPLES, SEEDS
+from nla_client.wire import VectorDType
+from nla_data.asking.base import (
+    Fields,
+    check_sampling,
+    columns_of,
+    done_of,
+    explained_columns,
+    explained_schema,
+    need,
+    need_scores,
+)
+from nla_data.asking.work import Call, Done, Work, ask
 from nla_data.reading import vectors
-from nla_data.reading.source import Piece
-
-MAX_ROWS: Final = 64
-"""Rows in one request, as in the clients."""
+from nla_data.reading.source import Piece, Weigh
 
 
 class Task(Protocol):
     """What is done with rows."""
 
     name: ClassVar[str]
+    reads_source: ClassVar[bool]
+    """Whether the texts are for the source model, and may be chats and token ids."""
+    yields: ClassVar[frozenset[str]]
+    """New columns that give way to columns of the input."""
 
     @property
     def vector_column(self) -> str | None:
@@ -43,6 +51,9 @@ class Task(Protocol):
     def output(self, d_model: int) -> pa.Schema:
         """The columns that it adds."""
 
+    def bound_to(self, info: Info) -> Self:
+        """The same task, with what it takes from the server."""
+
     def check(self, info: Info) -> None:
         """Refuse a server that cannot do it.
 
@@ -50,35 +61,24 @@ class Task(Protocol):
             UsageError: an engine is missing, or a limit is lower.
         """
 
-    def rows_per_request(self, info: Info) -> int:
-        """How many rows go in one request."""
+    def rows_per_piece(self, info: Info) -> int:
+        """Most rows of a piece."""
 
-    def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
+    def weigh(self, info: Info) -> Weigh | None:
+        """How much of a piece each row takes; None where all rows are alike."""
+
+    def prepare(self, piece: Piece, d_model: int) -> Work:
         """Take what it needs of a piece, and see what cannot be sent."""
+
+    async def plan(self, call: Call, work: Work) -> Work:
+        """Ask what must be known before the seeds of the rows that come after these can be told."""
 
     async def answer(self, call: Call, work: Work) -> Done:
         """Send what can be sent, and form the new columns."""
 
 
 @dataclass(frozen=True)
-class _Fields:
-    """What tasks that differ in their fields have in common."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):  # a number of numpy's is none for JSON, and has few bits
-            object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
-
-    def settings(self) -> dict[str, Any]:
-        """All of its fields."""
-        return asdict(self)
-
-    def rows_per_request(self, info: Info) -> int:
-        """As many as the clients send."""
-        return min(MAX_ROWS, info.limits.max_batch)
-
-
-@dataclass(frozen=True)
-class Verbalize(_Fields):
+class Verbalize(Fields):
     """Vectors to explanations; arguments as of `NLAClient.verbalize`."""
 
     name: ClassVar[str] = "verbalize"
@@ -100,28 +100,22 @@ class Verbalize(_Fields):
     def output(self, d_model: int) -> pa.Schema:
         """The chosen sample, all of them, the spread of their mse, and what made them."""
         del d_model
-        spread = [("mse_mean", pa.float64()), ("mse_std", pa.float64())]
         about = [("norm", pa.float64()), ("input_row", pa.int64()), ("error", pa.string())]
-        return pa.schema([*tables.verbalizations(), *spread, *about, ("model", pa.string()), ("settings", pa.string())])
+        return pa.schema([*explained_schema(), *about, ("model", pa.string()), ("settings", pa.string())])
 
     def check(self, info: Info) -> None:
         """It takes a verbalizer, to score a reconstructor, and the server's limits."""
-        _need(info.verbalizer, "verbalizer")
-        if self.score or self.best:
-            _need_scores(info)
-        for name, limit in (("n", info.limits.max_n), ("max_tokens", info.limits.max_tokens)):
-            if getattr(self, name) > limit:
-                raise UsageError(f"{name} {getattr(self, name)} is over the server's limit of {limit}")
+        check_sampling(self, info)
 
-    def rows_per_request(self, info: Info) -> int:
+    def rows_per_piece(self, info: Info) -> int:
         """As many as the clients send, with fewer rows the more samples each has."""
         samples = min(MAX_SAMPLES, info.limits.max_samples)
-        return max(1, min(super().rows_per_request(info), samples // self.n))
+        return max(1, min(super().rows_per_piece(info), samples // self.n))
 
-    def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
+    def prepare(self, piece: Piece, d_model: int) -> Work:
         """Read the vectors."""
         checked = vectors.read(piece.table.column(self.vector_column), d_model)
-        return Work(piece, checked.reasons, checked.vectors, [], offset)
+        return Work(piece, checked.reasons, checked.vectors, [])
 
     async def answer(self, call: Call, work: Work) -> Done:
         """One request. A row's seed is the run's plus its place among the good rows, however they are split."""
@@ -132,17 +126,15 @@ class Verbalize(_Fields):
             return await call(lambda clients: clients.nla.verbalize(given, seed=seed, **options))
 
         answers = await ask(work, send)
-        rows = [told.row() if told else {} for told in answers.rows]
-        columns = _columns(rows, ("explanation", "complete", "finish_reason", "mse", "cosine", "fve", "samples"))
-        columns |= {"mse_mean": _spread(answers, "mean"), "mse_std": _spread(answers, "std")}
+        columns = explained_columns(answers.rows)
         columns |= {"norm": _norms(work), "input_row": work.piece.numbers, "error": answers.reasons}
         settings = json.dumps(options | {"seed": self.seed})
-        columns |= {"model": [answers.model or None] * len(rows), "settings": [settings] * len(rows)}
-        return _done(columns, self.output(work.vectors.shape[1]), answers)
+        columns |= {"model": [answers.model or None] * len(answers.rows), "settings": [settings] * len(answers.rows)}
+        return done_of(columns, self.output(work.vectors.shape[1]), answers)
 
 
 @dataclass(frozen=True)
-class Reconstruct(_Fields):
+class Reconstruct(Fields):
     """Texts to vectors."""
 
     name: ClassVar[str] = "reconstruct"
@@ -160,12 +152,12 @@ class Reconstruct(_Fields):
 
     def check(self, info: Info) -> None:
         """It takes a reconstructor."""
-        _need(info.reconstructor, "reconstructor")
+        need(info.reconstructor, "reconstructor")
 
-    def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
+    def prepare(self, piece: Piece, d_model: int) -> Work:
         """Read the texts."""
         texts, reasons = _texts(piece.table.column(self.text_column))
-        return Work(piece, reasons, np.empty((len(texts), d_model), np.float32), texts, offset)
+        return Work(piece, reasons, np.empty((len(texts), d_model), np.float32), texts)
 
     async def answer(self, call: Call, work: Work) -> Done:
         """One request."""
@@ -176,11 +168,11 @@ class Reconstruct(_Fields):
 
         answers = await ask(work, send)
         columns = {"reconstruction": answers.rows, "reconstruction_error": answers.reasons}
-        return _done(columns, self.output(work.vectors.shape[1]), answers)
+        return done_of(columns, self.output(work.vectors.shape[1]), answers)
 
 
 @dataclass(frozen=True)
-class ScorePairs(_Fields):
+class ScorePairs(Fields):
     """Texts against vectors."""
 
     name: ClassVar[str] = "score"
@@ -195,9 +187,9 @@ class ScorePairs(_Fields):
 
     def check(self, info: Info) -> None:
         """It takes a reconstructor whose scores make sense."""
-        _need_scores(info)
+        need_scores(info)
 
-    def prepare(self, piece: Piece, d_model: int, offset: int) -> Work:
+    def prepare(self, piece: Piece, d_model: int) -> Work:
         """Read texts and vectors: both must be good."""
         checked = vectors.read(piece.table.column(self.vector_column), d_model)
         texts, reasons = _texts(piece.table.column(self.text_column))
@@ -205,7 +197,7 @@ class ScorePairs(_Fields):
         good_vectors = [both[k] is None for k, reason in enumerate(checked.reasons) if reason is None]
         good_texts = [both[k] is None for k, reason in enumerate(reasons) if reason is None]
         kept = [text for text, good in zip(texts, good_texts, strict=True) if good]
-        return Work(piece, both, checked.vectors[good_vectors], kept, offset)
+        return Work(piece, both, checked.vectors[good_vectors], kept)
 
     async def answer(self, call: Call, work: Work) -> Done:
         """One request."""
@@ -215,19 +207,8 @@ class ScorePairs(_Fields):
             return await call(lambda clients: clients.critic.score(texts, given, dtype=self.dtype))
 
         answers = await ask(work, send)
-        columns = _columns([it.model_dump() if it else {} for it in answers.rows], ("mse", "cosine", "fve"))
-        return _done(columns | {"score_error": answers.reasons}, self.output(work.vectors.shape[1]), answers)
-
-
-def _need(engine: PairInfo | None, name: str) -> None:
-    if engine is None:
-        raise UsageError(f"the server serves no {name} (nla-serve --only?)")
-
-
-def _need_scores(info: Info) -> None:
-    _need(info.reconstructor, "reconstructor")
-    if info.reconstructor and info.reconstructor.mse_scale is None:
-        raise UsageError("the served reconstructor's sidecar has no mse_scale: its scores would make no sense")
+        columns = columns_of([it.model_dump() if it else {} for it in answers.rows], ("mse", "cosine", "fve"))
+        return done_of(columns | {"score_error": answers.reasons}, self.output(work.vectors.shape[1]), answers)
 
 
 def _texts(column: pa.Array) -> tuple[list[str], list[str | None]]:
@@ -244,36 +225,7 @@ def _text(value: bytes | None) -> tuple[str, str | None]:
     return text, None if text.strip() else "no text"
 
 
-Columns = dict[str, Any]
-"""By name, a sequence or an array of a value for each row."""
-
-
-def _columns(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Columns:
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _spread(answers: Answers[Verbalization], name: str) -> list[float | None]:
-    spreads = [told.spread if told else None for told in answers.rows]
-    return [getattr(spread, name) if spread else None for spread in spreads]
-
-
 def _norms(work: Work) -> list[float | None]:
     """Norms of the good vectors, in their rows."""
     norms = iter(np.linalg.norm(work.vectors.astype(np.float64), axis=1).tolist())
     return [next(norms) if reason is None else None for reason in work.reasons]
-
-
-def _done(columns: Columns, schema: pa.Schema, answers: Answers[Any]) -> Done:
-    mses, fves = ([value for value in columns.get(name, ()) if value is not None] for name in ("mse", "fve"))
-    totals = Totals(
-        rows=len(answers.rows),
-        failed=sum(reason is not None for reason in answers.reasons),
-        incomplete=sum(complete is False for complete in columns.get("complete", ())),
-        scored=len(mses),
-        mse=sum(mses),
-        explained=len(fves),
-        fve=sum(fves),
-        sent=answers.sent,
-        **answers.usage.model_dump(),
-    )
-    return Done([pa.array(columns[field.name], field.type) for field in schema], totals)

@@ -8,15 +8,17 @@ class Totals(BaseModel):
 
     Attributes:
         rows: Rows done, good and bad.
+        more: By how many the rows of the output are more, where one of the input gives several.
         failed: Rows kept with a reason instead of a result.
         incomplete: Texts whose closing tag never came.
         scored: Rows with a score; `mse` is the sum over them.
         explained: Rows with an fve; `fve` is the sum over them.
-        sent: Good rows, which take their seeds in order.
+        sent: Seeds taken in order, one for each good row of the output.
         seconds: Time that the runs took.
     """
 
     rows: int = 0
+    more: int = 0
     failed: int = 0
     incomplete: int = 0
     scored: int = 0
@@ -35,6 +37,11 @@ class Totals(BaseModel):
         return Totals(**{name: mine[name] + theirs[name] for name in mine})
 
     __add__ = plus
+
+    @property
+    def written(self) -> int:
+        """Rows of the output."""
+        return self.rows + self.more
 
     @property
     def mean_mse(self) -> float | None:

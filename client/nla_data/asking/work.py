@@ -3,8 +3,9 @@
 A row that is refused, or that fails again and again, gets its reason; its neighbours are sent without it.
 """
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, InvalidVectorError, PayloadTooLargeError
 from nla_client.results import NO_USAGE
 from nla_client.wire import Usage, add_usage
+from nla_data.asking.places import Passage
 from nla_data.asking.totals import Totals
 from nla_data.reading.source import Piece
 
 T = TypeVar("T")
-_PARAM: Final = re.compile(r"(?:vectors|texts)\[(\d+)\]")
+_PARAM: Final = re.compile(r"(?:(?:vectors|texts)\[(\d+)\]|(?:chats|token_ids|positions)\[(\d+)\].*)")
+_ANYWHERE: Final = "positions"
+"""What is said of a request's texts together: one of them is meant."""
 
 
 class RepeatedFailureError(Exception):
@@ -55,27 +59,41 @@ class Work:
         reasons: For each of them None, or what is wrong.
         vectors: float32 [G, d] of the good ones; [G, 0] for a task without vectors.
         texts: The texts of the good ones; empty for a task without texts.
-        offset: How many good rows of the run came before.
+        offset: How many seeds the rows of the run that came before take.
+        passages: The texts for the source model of the good ones; empty for a task without such.
     """
 
     piece: Piece
     reasons: list[str | None]
     vectors: NDArray[np.float32]
     texts: list[str]
-    offset: int
+    offset: int = 0
+    passages: list[Passage] = field(default_factory=list)
 
     @property
     def good(self) -> int:
         """How many rows can be sent."""
         return self.reasons.count(None)
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds they take: one a row, or a position, where positions are known."""
+        return sum(len(one.positions or ()) for one in self.passages) if self.passages else self.good
+
 
 @dataclass(frozen=True)
 class Done:
-    """New columns for all rows of a piece (pyarrow arrays), and what is to be counted."""
+    """What has become of a piece.
 
-    columns: list[Any]
+    Attributes:
+        columns: The new ones by name, pyarrow arrays.
+        totals: What is to be counted.
+        origin: Of which row of the piece each row of the output is, ascending [M]; None where they are the same.
+    """
+
+    columns: dict[str, Any]
     totals: Totals
+    origin: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -85,7 +103,7 @@ class Answers(Generic[T]):
     rows: list[T | None]
     reasons: list[str | None]
     sent: int
-    """How many rows were good enough to be sent."""
+    """How many seeds were taken."""
     model: str = ""
     usage: Usage = NO_USAGE
 
@@ -102,20 +120,43 @@ class _Sent(Generic[T]):
         return _Sent(self.rows + other.rows, self.refused | other.refused, self.model or other.model, usage)
 
 
-async def ask(work: Work, send: Callable[[int, int], Awaitable[Any]]) -> Answers[Any]:
+Send = Callable[[int, int], Awaitable[Any]]
+"""Makes a request for the good rows of a range. The result has one for each row, and may have `model` and `usage`."""
+
+
+async def ask(
+    work: Work, send: Send, ranges: Sequence[range] | None = None, order: Sequence[int] | None = None
+) -> Answers[Any]:
     """Send the good rows of a piece, `send(start, stop)` those of a range, and put each result at its row.
 
-    What `send` returns has a result for each row, and may have `model` and `usage`.
+    Args:
+        work: The rows.
+        send: Makes a request.
+        ranges: The requests, made at the same time; None for one with all rows.
+        order: Which good row comes first, which next; None for as they are.
     """
-    sent = await _send_range(send, 0, work.good) if work.good else _Sent[Any]()
-    places = iter(range(work.good))
-    at = [next(places) if reason is None else None for reason in work.reasons]
+    sent = _Sent[Any]()
+    for part in await together(_send_range(send, it.start, it.stop) for it in ranges or [range(work.good)]):
+        sent = sent.then(part)
+    places = dict(zip(order, range(work.good), strict=True)) if order else range(work.good)
+    good = iter(range(work.good))
+    at = [places[next(good)] if reason is None else None for reason in work.reasons]
     rows = [None if place is None else sent.rows[place] for place in at]
     reasons = [work.reasons[k] if place is None else sent.refused.get(place) for k, place in enumerate(at)]
-    return Answers(rows, reasons, work.good, sent.model, sent.usage)
+    return Answers(rows, reasons, work.seeds, sent.model, sent.usage)
 
 
-async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, stop: int) -> _Sent[Any]:
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all at the same time; the first failure ends the others, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _send_range(send: Send, start: int, stop: int) -> _Sent[Any]:
     if start == stop:
         return _Sent()
     try:
@@ -123,14 +164,23 @@ async def _send_range(send: Callable[[int, int], Awaitable[Any]], start: int, st
         return _Sent(list(results), {}, getattr(results, "model", ""), getattr(results, "usage", NO_USAGE))
     except (InvalidRequestError, InvalidVectorError) as error:  # the second, say, of what is zero once in bfloat16
         match = _PARAM.fullmatch(error.param or "")
-        if not match or int(match[1]) >= stop - start:
+        place = int(match[1] or match[2]) if match else None
+        if place is not None and place < stop - start:
+            # The place is one in the request, which nobody knows.
+            bad, why = start + place, error.message.removeprefix(error.param or "").lstrip(": ")
+        elif error.param == _ANYWHERE:
+            return await _send_halves(send, start, stop, error.message)
+        else:
             raise
-        # The place is one in the request, which nobody knows.
-        bad, why = start + int(match[1]), error.message.removeprefix(match[0]).lstrip(": ")
     except (RepeatedFailureError, PayloadTooLargeError) as error:
-        middle = (start + stop) // 2
-        if stop - start > 1:
-            return (await _send_range(send, start, middle)).then(await _send_range(send, middle, stop))
-        bad, why = start, str(error)
+        return await _send_halves(send, start, stop, str(error))
     before, after = await _send_range(send, start, bad), await _send_range(send, bad + 1, stop)
     return before.then(_Sent([None], {bad: why})).then(after)
+
+
+async def _send_halves(send: Send, start: int, stop: int, why: str) -> _Sent[Any]:
+    """A request that failed for a row that is not known, in two; one of a single row gives its reason."""
+    middle = (start + stop) // 2
+    if stop - start == 1:
+        return _Sent([None], {start: why.removeprefix(_ANYWHERE).lstrip(": ")})
+    return (await _send_range(send, start, middle)).then(await _send_range(send, middle, stop))

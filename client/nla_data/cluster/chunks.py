@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import pyarrow as pa
@@ -112,7 +112,7 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
     source = Source(columns.files, columns.vectors, order.where, columns=columns)
     source.take(order.used)
     start = Position(row=chunk.row, number=chunk.number)
-    pieces = source.pieces(start, order.task.rows_per_request(info), chunk.number + chunk.rows)
+    pieces = source.pieces(start, order.task.rows_per_piece(info), chunk.number + chunk.rows)
     answered = await answer(order.task, gateways, pieces, info.d_model)
     totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
     for _, done in answered:
@@ -155,14 +155,14 @@ def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], sche
 
 def _works(task: Task, piece: Piece, d_model: int) -> Iterator[Work]:
     """Cut a piece so that the good rows of each have numbers without gaps, and so their own seeds."""
-    whole = task.prepare(piece, d_model, int(piece.numbers[0]))
+    whole = replace(task.prepare(piece, d_model), offset=int(piece.numbers[0]))
     cuts = [0, *_cuts(whole.reasons, piece.numbers.tolist()), len(whole.reasons)]
     if len(cuts) == 2:
         yield whole
         return
     for begin, end in itertools.pairwise(cuts):
         part = Piece(piece.table.slice(begin, end - begin), piece.numbers[begin:end], piece.end)
-        yield task.prepare(part, d_model, int(part.numbers[0]))
+        yield replace(task.prepare(part, d_model), offset=int(part.numbers[0]))
 
 
 def _cuts(reasons: Sequence[str | None], numbers: Sequence[int]) -> Iterator[int]:

@@ -109,7 +109,7 @@ class VerbalizeBatches:
         added = self._task.output(info.d_model)
         carried = _carried(batch.schema, self._task.vector_column, added)
         schema = pa.schema([*(batch.schema.field(name) for name in carried), *added])
-        pieces = _pieces(batch, self._task.rows_per_request(info))
+        pieces = _pieces(batch, self._task.rows_per_piece(info))
         return chunks.as_table(await chunks.answer(self._task, gateways, pieces, info.d_model), carried, schema)
 
 

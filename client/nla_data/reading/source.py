@@ -4,7 +4,7 @@ A place in this stream is a `Position`; reading can go on from any. It knows not
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from nla_data.reading.columns import Columns
 from nla_data.reading.condition import Condition
 from nla_data.reading.files import File
+
+Weigh = Callable[[Any], NDArray[np.float64]]
+"""Of the rows of a pyarrow.RecordBatch, [N]: each one's share of a piece, which holds 1."""
 
 
 class Position(BaseModel):
@@ -44,15 +47,17 @@ class Piece:
         table: Their columns (pyarrow.RecordBatch).
         numbers: Their numbers over all files, int64 [N].
         end: Where reading goes on after them.
+        weight: What they weigh together; a piece holds 1, or one row that weighs more.
     """
 
     table: Any
     numbers: NDArray[np.int64]
     end: Position
+    weight: float = 0.0
 
     def only(self, columns: Sequence[str]) -> "Piece":
         """The same rows with these columns alone, so that the others need not stay in memory."""
-        return Piece(self.table.select(list(columns)), self.numbers, self.end)
+        return Piece(self.table.select(list(columns)), self.numbers, self.end, self.weight)
 
 
 class Source:
@@ -129,25 +134,26 @@ class Source:
             return None
         return rows if self._limit is None else min(rows, self._limit)
 
-    def pieces(self, start: Position, size: int, stop: int | None = None) -> Iterator[Piece]:
-        """The kept rows from `start` on, up to row number `stop`, `size` at a time; the last may be smaller."""
-        waiting: list[_Rows] = []
-        kept = start.kept
+    def pieces(
+        self, start: Position, size: int, stop: int | None = None, weigh: Weigh | None = None
+    ) -> Iterator[Piece]:
+        """The kept rows from `start` on, up to row number `stop`, `size` at a time or fewer that weigh 1 at most."""
+        filling, kept = _Filling(size), start.kept
         for rows in self._kept_rows(start, stop):
-            left = rows
-            while len(left) and (self._limit is None or kept < self._limit):
-                most = size - sum(len(part) for part in waiting)
-                most = most if self._limit is None else min(most, self._limit - kept)
-                waiting.append(left[:most])
-                left = left[most:]
-                kept += len(waiting[-1])
-                if sum(len(part) for part in waiting) == size:
-                    yield _piece(waiting, kept)
-                    waiting = []
+            weights = weigh(rows.batch) if weigh else np.zeros(len(rows))
+            left = len(rows) if self._limit is None else min(len(rows), self._limit - kept)
+            at = 0
+            while at < left:
+                count = filling.fit(weights[at:left])
+                filling.add(rows[at : at + count], float(weights[at : at + count].sum()))
+                at, kept = at + count, kept + count
+                if at < left or filling.rows == size:
+                    yield filling.piece(kept)
+                    filling = _Filling(size)
             if kept == self._limit:
                 break
-        if waiting:
-            yield _piece(waiting, kept)
+        if filling.rows:
+            yield filling.piece(kept)
 
     def _kept_rows(self, start: Position, stop: int | None) -> "Iterator[_Rows]":
         before = start.number - start.row
@@ -181,10 +187,29 @@ class _Rows:
         return _Rows(batch, self.file, self.rows[chosen], self.before)
 
 
-def _piece(parts: list[_Rows], kept: int) -> Piece:
-    last = parts[-1]
-    batches = [part.batch for part in parts]
-    table = batches[0] if len(parts) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-    numbers = np.concatenate([part.rows + part.before for part in parts])
-    row = int(last.rows[-1]) + 1
-    return Piece(table, numbers, Position(file=last.file, row=row, number=row + last.before, kept=kept))
+class _Filling:
+    """Rows that become a piece."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._parts = size, list[_Rows]()
+        self.rows, self._weight = 0, 0.0
+
+    def fit(self, weights: NDArray[np.float64]) -> int:
+        """How many of the next rows go in; of an empty one at least one does."""
+        light = int(np.searchsorted(self._weight + np.cumsum(weights), 1.0, "right"))
+        return min(self._size - self.rows, len(weights), light if self.rows else max(light, 1))
+
+    def add(self, rows: _Rows, weight: float) -> None:
+        """Put rows in."""
+        if len(rows):
+            self._parts.append(rows)
+        self.rows, self._weight = self.rows + len(rows), self._weight + weight
+
+    def piece(self, kept: int) -> Piece:
+        """The piece, after which so many rows are kept."""
+        last, batches = self._parts[-1], [part.batch for part in self._parts]
+        table = batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+        numbers = np.concatenate([part.rows + part.before for part in self._parts])
+        row = int(last.rows[-1]) + 1
+        end = Position(file=last.file, row=row, number=row + last.before, kept=kept)
+        return Piece(table, numbers, end, self._weight)

@@ -71,10 +71,11 @@ class Gateways:
         urls: Such as `http://host:8000`.
         api_key: As for the clients.
         patience: Seconds without any answer after which the run gives up.
+        source: Whether they must have the same source model, too.
     """
 
-    def __init__(self, urls: Sequence[str], api_key: str | None, patience: float) -> None:
-        self._urls, self._key, self._patience = urls, api_key, patience
+    def __init__(self, urls: Sequence[str], api_key: str | None, patience: float, *, source: bool = False) -> None:
+        self._urls, self._key, self._patience, self._source = urls, api_key, patience, source
         self._stack = AsyncExitStack()
         self._probes: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
@@ -106,7 +107,7 @@ class Gateways:
             UsageError: one cannot be reached, refuses the key, or serves other models than the first.
         """
         infos = [await self._open(url) for url in dict.fromkeys(self._urls)]
-        self._served = Served.of(infos[0])
+        self._served = Served.of(infos[0], source=self._source)
         for gateway, info in zip(self._gateways, infos, strict=True):
             self._check_same(gateway, info)
         return infos[0]
@@ -234,7 +235,7 @@ class Gateways:
         return str(error)
 
     def _check_same(self, gateway: Gateway, info: Info) -> None:
-        difference = self._served.difference(Served.of(info))
+        difference = self._served.difference(Served.of(info, source=self._source))
         if difference:
             began = f"serves another {difference.split()[0]} than the run began with"
             raise UsageError(f"{gateway.url} {began}: results would mix ({difference})")

@@ -4,26 +4,38 @@ What is read and not yet handed on is bounded, whatever the input's size.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from nla_data.asking.tasks import Task
-from nla_data.asking.work import Done, Work
+from nla_data.asking.work import Clients, Done, Work
 from nla_data.reading.source import Piece
 from nla_data.running.gateways import Gateways
 from nla_data.writing.parts import PartWriter
 
+T = TypeVar("T")
 AHEAD: Final = 3
 """Pieces that may be read and not yet handed on, for each request in flight: so far ahead of a slow one others go."""
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """A piece on its way; `done` is set once it is answered."""
+    """A piece on its way.
+
+    Attributes:
+        work: Its rows.
+        weight: How much of what may be held at once it takes, in pieces.
+        offset: Is set once it is known how many seeds the pieces before take.
+        next_offset: The same of the piece after it.
+        done: Is set once it is answered.
+    """
 
     work: Work
+    weight: float
+    offset: "asyncio.Future[int]"
+    next_offset: "asyncio.Future[int]"
     done: "asyncio.Future[Done]"
 
 
@@ -39,8 +51,11 @@ class Pipeline:
 
     def __init__(self, task: Task, gateways: Gateways, writer: PartWriter, tell: Callable[[], None]) -> None:
         self._task, self._gateways, self._writer, self._tell = task, gateways, writer, tell
-        self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(AHEAD * gateways.in_flight)
+        self._most = AHEAD * gateways.in_flight
+        self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(self._most)
         self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
+        self._held, self._room = 0.0, asyncio.Event()
+        self._free = asyncio.Semaphore(gateways.in_flight)
 
     async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
         """Do all pieces. Whatever ends it, results up to the first that is missing are written.
@@ -68,18 +83,19 @@ class Pipeline:
             self._writer.flush()
 
     def _works(self, pieces: Iterator[Piece], d_model: int) -> Iterator[Work]:
-        offset = self._writer.state.totals.sent
         for piece in pieces:
-            work = self._task.prepare(piece, d_model, offset)
-            offset += work.good
-            yield replace(work, piece=piece.only(self._writer.carried))
+            yield replace(self._task.prepare(piece, d_model), piece=piece.only(self._writer.carried))
 
     async def _read(self, works: Iterator[Work], stop: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
+        offset = loop.create_future()
+        offset.set_result(self._writer.state.totals.sent)
         with ThreadPoolExecutor(1, "nla-read") as thread:  # one, for each would keep freed memory of its own
             try:
                 while (work := await loop.run_in_executor(thread, next, works, None)) is not None:
-                    turn = _Turn(work, loop.create_future())
+                    turn = _Turn(work, work.piece.weight, offset, loop.create_future(), loop.create_future())
+                    offset = turn.next_offset
+                    await self._take_room(turn)
                     await self._in_order.put(turn)
                     self._unanswered.put_nowait(turn)
             finally:
@@ -89,7 +105,23 @@ class Pipeline:
     async def _work(self) -> None:
         while True:
             turn = await self._unanswered.get()
-            turn.done.set_result(await self._task.answer(self._gateways.call, turn.work))
+            work = await self._task.plan(self._call, turn.work)
+            # Turns are taken in order, so that the one before is on its way, and waits for none after it.
+            work = replace(work, offset=await turn.offset)
+            turn.next_offset.set_result(work.offset + work.seeds)
+            turn.done.set_result(await self._task.answer(self._call, work))
+
+    async def _call(self, request: Callable[[Clients], Awaitable[T]]) -> T:
+        """A piece may make several requests at once: all pieces together no more than keep the gateways busy."""
+        async with self._free:
+            return await self._gateways.call(request)
+
+    async def _take_room(self, turn: _Turn) -> None:
+        """Wait until a piece may be held; one that is too large by itself is held alone."""
+        while self._held and self._held + turn.weight > self._most:
+            self._room.clear()
+            await self._room.wait()
+        self._held += turn.weight
 
     async def _write(self) -> None:
         while (turn := await self._in_order.get()) is not None:
@@ -97,6 +129,8 @@ class Pipeline:
                 await asyncio.wait({turn.done}, timeout=self._writer.due_in)
                 self._flush_if_due()
             self._writer.take(turn.work, turn.done.result())
+            self._held -= turn.weight
+            self._room.set()
             self._flush_if_due()
             self._tell()
 

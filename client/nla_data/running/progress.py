@@ -112,6 +112,7 @@ def sentence(totals: Totals, total: int | None, rate: float) -> str:
     """Progress in words."""
     rows = f"{totals.rows:,}" if total is None else f"{totals.rows:,} of {total:,}"
     parts = [f"{rows} rows", f"{rate:.1f} rows/s"]
+    parts += [f"{totals.written:,} written"] if totals.more else []
     if total is not None and rate:
         parts.append(f"{_duration((total - totals.rows) / rate)} left")
     parts += [f"{totals.incomplete:,} incomplete"] if totals.incomplete else []
@@ -124,6 +125,7 @@ def as_json(totals: Totals, total: int | None, rate: float) -> str:
     """Progress as one JSON object."""
     left = (total - totals.rows) / rate if total is not None and rate else None
     fields: dict[str, Any] = {"rows": totals.rows, "total": total, "rows_per_s": round(rate, 2)}
+    fields |= {"written": totals.written} if totals.more else {}
     fields |= {"eta_s": left and round(left), "incomplete": totals.incomplete, "failed": totals.failed}
     return orjson.dumps(fields | {"mean_fve": totals.mean_fve}).decode()
 

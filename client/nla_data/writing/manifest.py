@@ -15,6 +15,8 @@ from nla_data.reading.source import Position
 
 VERSION: Final = 1
 _PRINT: Final = "fingerprint"
+_OF_SOURCE: Final = ("model", "layer", "checkpoint_dtype", _PRINT)
+"""What the vectors depend on; how long a text it takes is not among them."""
 
 
 class InputFile(BaseModel):
@@ -33,21 +35,24 @@ class InputFile(BaseModel):
 
 
 class Served(BaseModel):
-    """The models at the other end, as far as results depend on them."""
+    """The models at the other end, as far as results depend on them; `source` only where they depend on it."""
 
     model_config = ConfigDict(frozen=True)
 
     verbalizer: dict[str, Any] | None
     reconstructor: dict[str, Any] | None
+    source: dict[str, Any] | None = None
     base_model: str | None
     layer: int | None
     d_model: int
     predict_mean_mse: float | None
 
     @classmethod
-    def of(cls, info: Info) -> Self:
-        """Take it from `GET /v1/info`."""
-        return cls.model_validate(info.model_dump(include=set(cls.model_fields)))
+    def of(cls, info: Info, *, source: bool = False) -> Self:
+        """Take it from `GET /v1/info`; `source` says whether its source model counts."""
+        told = info.model_dump(include=set(cls.model_fields))
+        named = {name: value for name, value in (told["source"] or {}).items() if name in _OF_SOURCE}
+        return cls.model_validate(told | {"source": named if source and named else None})
 
     def difference(self, now: "Served") -> str | None:
         """What is not the same any more, if anything is: by name, before, and now."""

@@ -82,7 +82,7 @@ class Output:
         content = self.manifest.model_dump_json(indent=2).encode()
         if self.store.file:
             self.store.merge(
-                schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}), totals.rows, stopped
+                schema.with_metadata({**(schema.metadata or {}), MANIFEST_KEY: content}), totals.written, stopped
             )
         else:
             self.store.write(MANIFEST, content)
@@ -110,5 +110,5 @@ def read_manifest(store: Store) -> Manifest:
     """
     manifest = _read(store)
     if manifest is None:
-        raise UsageError(f"{store.out}: no output of nla verbalize, reconstruct or score")
+        raise UsageError(f"{store.out}: no output of nla verbalize, reconstruct, score, extract or explain")
     return manifest

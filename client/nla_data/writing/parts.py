@@ -43,7 +43,12 @@ def write_part(store: Store, index: int, table: Any, state: PartState) -> None:
 
 def as_table(work: Work, done: Done, carried: Sequence[str], schema: pa.Schema) -> Any:
     """The input's columns that go along, and the new ones, as a pyarrow.Table."""
-    return pa.Table.from_arrays([*work.piece.only(carried).table.columns, *done.columns], schema=schema)
+    given = work.piece.only(carried).table
+    given = given if done.origin is None else given.take(pa.array(done.origin))
+    own = dict(zip(given.schema.names, given.columns, strict=True))
+    return pa.Table.from_arrays(
+        [own[name] if name in own else done.columns[name] for name in schema.names], schema=schema
+    )
 
 
 class PartWriter:

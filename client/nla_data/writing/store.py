@@ -146,6 +146,12 @@ class Store:
             self._lease.check()
         self._write(name, content)
 
+    def write_beside(self, ending: str, content: bytes) -> None:
+        """Write a file beside the output, named like it with another ending after it; as `write`."""
+        if self._lease:
+            self._lease.check()
+        self._put(f"{self.file or self.folder}{ending}", lambda stream: stream.write(content))
+
     def _write(self, name: str, content: bytes) -> None:
         self._put(f"{self.folder}/{name}", lambda stream: stream.write(content))
 
