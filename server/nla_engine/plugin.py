@@ -28,11 +28,12 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine.hooks import prefix, rendezvous, requests, sampling, shards, state, weights
+    from nla_engine.hooks import idle, prefix, rendezvous, requests, sampling, shards, state, weights
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
+        Hook(names.REPLICAS_RECEIVE, idle.wait_for_a_request, "AROUND"),
     ]
     match role:
         case "av":

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import zmq
 from torch import nn
 from torch.distributed import TCPStore
 
 from nla_engine.classes.truncated import SomeRows
+from nla_engine.hooks.idle import IDLE_MS, wait_for_a_request
 from nla_engine.hooks.rendezvous import meet_on_loopback
 from nla_engine.hooks.requests import decode_injection, encoded
 from nla_engine.hooks.sampling import multinomial_on_cpu
@@ -124,6 +127,18 @@ sys.stdout.write("good")
 def test_filters_leave_an_unfiltered_draw_as_it_is() -> None:
     run = subprocess.run([sys.executable, "-c", FILTERED], capture_output=True, text=True, check=False)
     assert run.stdout.endswith("good"), run.stderr
+
+
+def test_where_there_is_no_request_it_waits_a_while() -> None:
+    with zmq.Context() as context, context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
+        here.bind("inproc://here")
+        there.connect("inproc://here")
+        started = time.monotonic()
+        with pytest.raises(zmq.Again):
+            wait_for_a_request(zmq.Socket.recv, here, flags=zmq.NOBLOCK)
+        assert time.monotonic() - started >= 0.9 * IDLE_MS / 1000
+        there.send(b"request")
+        assert wait_for_a_request(zmq.Socket.recv, here, flags=zmq.NOBLOCK) == b"request"
 
 
 def test_only_the_rows_that_count_are_computed() -> None:
