@@ -1,1 +1,1 @@
-"""One page about what `nla verbalize --score` wrote, or about two such runs: how faithful texts are, by which measure."""
+"""One page about what `nla verbalize --score` wrote, or about two such runs: how faithful the texts are."""
