@@ -1,1 +1,1 @@
-"""One page about an output of `nla verbalize --score`: how faithful its explanations are, and by which denominator."""
+"""One page about what `nla verbalize --score` wrote, or about two such runs: how faithful the texts are."""

@@ -13,7 +13,7 @@ from nla_data.report.likeness import Floats
 from nla_data.report.rebuilding import Rebuilder
 from nla_data.report.rows import Rows
 from nla_data.report.sample import Texts
-from nla_data.report.statistics import Figure, Figures, Resampler, figures
+from nla_data.report.statistics import Figure, Figures, Resampler, figures, share
 
 _AT_ONCE: Final = 256
 """Texts whose rebuilt vectors are in memory together where only their agreement counts."""
@@ -112,7 +112,7 @@ def _scored(given: Given, cosine: Floats, members: NDArray[np.int64] | None = No
 
 
 def _retrieval(hits: Floats, size: int) -> Alike:
-    return Alike(_mean(hits), 1 / min(likeness.AMONG, size), len(hits))
+    return Alike(share(hits), 1 / min(likeness.AMONG, size), len(hits))
 
 
 def _rebuilt_agreement(texts: Texts, rebuilder: Rebuilder | None, rebuilt: Floats | None) -> Alike | None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nla_data.report.deviations import Deviations
 from nla_data.report.rows import Floats, Rows
-from nla_data.report.statistics import Figure, Figures, Resampler
+from nla_data.report.statistics import Figure, Figures, Resampler, share
 
 TIE: Final = 1e-6
 """Errors that differ by no more are equal: about what the order of a batch changes."""
@@ -71,10 +71,9 @@ def difference(paired: Paired, members: Indices) -> Figures:
 
 def shares(paired: Paired, members: Indices) -> Shares:
     """Who won, of some rows."""
-    mse, draw = paired.mse[members], Resampler(len(members))
-    ones = np.ones(len(members))
+    mse = paired.mse[members]
     kinds = (mse < -TIE, mse > TIE, np.abs(mse) <= TIE)
-    return Shares(*(draw.ratio(kind.astype(np.float64), ones) for kind in kinds))
+    return Shares(*(share(kind.astype(np.float64)) for kind in kinds))
 
 
 def farthest(paired: Paired, count: int) -> tuple[Indices, Indices]:

@@ -18,13 +18,15 @@ _KNOWN: Final = 0.9
 """Share of the draws that must have a standard error."""
 _ROUNDING: Final = 1e-12
 _PERCENTILES: Final = (2.5, 97.5)
+_SQUARED: Final = 1.959964**2
+"""Of the normal distribution: 95 of 100 lie within 1.96 of its middle."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, with its 95 % interval; None for fewer than MIN_ROWS rows, and for rows too much alike."""
+    """A value, with its 95 % interval; of means, None for fewer than MIN_ROWS rows, and for rows too much alike."""
 
     value: float
     low: float | None = None
@@ -98,6 +100,20 @@ class Resampler:
 
     def _chunks(self, values: Floats) -> Floats:
         return np.asarray(np.add.reduceat(values[self._order], self._starts), np.float64)
+
+
+def share(hits: Floats) -> Figure | None:
+    """The mean of hits between 0 and 1, one a row, with Wilson's interval; None of no rows.
+
+    It holds for shares near 0 and 1, too, and for few rows: there no draw of them would scatter as the truth may.
+    """
+    count = len(hits)
+    if not count:
+        return None
+    value = float(hits.mean())
+    middle = (value + _SQUARED / (2 * count)) / (1 + _SQUARED / count)
+    away = np.sqrt(_SQUARED * (value * (1 - value) + _SQUARED / (4 * count)) / count) / (1 + _SQUARED / count)
+    return Figure(value, float(max(middle - away, 0.0)), float(min(middle + away, 1.0)))
 
 
 def _standardised(weights: NDArray[np.int64], rest: Floats, lower: Floats) -> Floats:

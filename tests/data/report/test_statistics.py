@@ -8,7 +8,7 @@ import pytest
 from nla_data.report.deviations import deviations
 from nla_data.report.grouping import Grouping
 from nla_data.report.rows import Rows
-from nla_data.report.statistics import MIN_ROWS, Figure, Figures, Resampler, figures
+from nla_data.report.statistics import MIN_ROWS, Figure, Figures, Resampler, figures, share
 
 TIMES = 400
 D = 24
@@ -84,3 +84,24 @@ def test_fve_of_few_rows_is_that_of_many(truth: tuple[float, float], count: int)
         assert abs(unexplained.mean() / (1 - one) - 1) < 0.02 + slack / (1 - one)
         share = np.mean([holds(getattr(it, name), one) for it in some])
         assert share >= 0.9, f"{share:.1%} of the intervals of {name} hold the truth"
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"), [(40, 40, 0.9124, 1.0), (0, 40, 0.0, 0.0876), (20, 40, 0.3520, 0.6480)]
+)
+def test_intervals_of_shares_are_wilsons(hits: int, count: int, low: float, high: float) -> None:
+    found = share(np.array([1.0] * hits + [0.0] * (count - hits)))
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((hits / count, low, high), abs=1e-4)
+    assert share(np.empty(0)) is None
+
+
+@pytest.mark.parametrize("truth", [0.025, 0.5, 0.97])
+def test_intervals_of_shares_hold_the_truth(truth: float) -> None:
+    random = np.random.default_rng(0)
+    assert np.mean([holds_share(random.random(1000) < truth, truth) for _ in range(TIMES)]) >= 0.92
+
+
+def holds_share(hits: Any, truth: float) -> bool:
+    found = share(hits.astype(float))
+    return found is not None and found.low is not None and found.high is not None and found.low <= truth <= found.high
