@@ -265,13 +265,13 @@ def test_sources_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.
 @pytest.mark.parametrize("command", ["extract", "explain"])
 def test_killed_again_and_again(tmp_path: Path, gateway: FakeGateway, command: str) -> None:
     """All rows once, in order, as if nothing had happened."""
-    texts = TEXTS * 2
+    texts = TEXTS * 3
     given, flags = (
         save(tmp_path / "in.parquet", texts),
         ("--positions", "random:2", "--min-position", "3", "--seed", "5"),
     )
     nla(command, given, tmp_path / "whole.parquet", "--url", gateway.url, *flags)
-    gateway.trouble = lambda _path, _body: time.sleep(0.03)
+    gateway.trouble = lambda _path, _body: time.sleep(0.04)
     line = [
         sys.executable,
         "-m",
@@ -283,18 +283,15 @@ def test_killed_again_and_again(tmp_path: Path, gateway: FakeGateway, command: s
         gateway.url,
         *flags,
     ]
-    killed = 0
-    while True:
-        run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            code = run.wait(2.6 + killed)
-            break
-        except subprocess.TimeoutExpired:
+    parts, seen = tmp_path / "out.parquet.parts", 0
+    for _ in range(2):
+        with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            while len(list(parts.glob("part-*"))) == seen:
+                assert run.poll() is None, "it ended before it was killed"
+                time.sleep(0.02)
+            seen = len(list(parts.glob("part-*")))
             run.kill()
-            run.wait()
-            killed += 1
-    assert code == 3
-    assert killed
+    assert subprocess.run(line, check=False, capture_output=True).returncode == 3
     assert rows(tmp_path / "out.parquet") == rows(tmp_path / "whole.parquet")
 
 

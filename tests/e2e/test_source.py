@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nla_gateway.roles import Role
 from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
+from tests.e2e.test_data import nla
 from tests.errors import error_in
 from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize
 from tests.reference import ReferenceSource
@@ -194,6 +198,42 @@ def test_any_text_is_read_or_refused(served: Served, texts: list[str], choice: s
         chosen = [token["position"] for token in result["tokens"]]
         assert [ids[place] for place in chosen] == [token["id"] for token in result["tokens"]]
         assert np.abs(result["vectors"] - served.reference.vectors(ids)[chosen]).max() < 1e-4
+
+
+def test_files_of_texts(served: Served, tmp_path: Path) -> None:
+    """`nla extract` gives the reference's vectors; with `nla verbalize` it gives what `nla explain` gives."""
+    texts = [f"{number}: {text}" for number in range(12) for text in TEXTS] + ["bread " * CONTEXT, "a"]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), tmp_path / "in.parquet")
+    chats = pa.array([CHAT] * 3, pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))
+    pq.write_table(pa.table({"messages": chats}), tmp_path / "chats.parquet")
+    server = ("--url", served.stack.url, "--progress", "quiet")
+    which = ("--positions", "random:2", "--min-position", 4, "--seed", 9)
+    sampling = ("--max-tokens", 8, "--n", 2, "--seed", 9)
+    vectors, told, explained = (tmp_path / name for name in ("vectors.parquet", "told", "explained"))
+    nla("extract", tmp_path / "in.parquet", vectors, *which, *server, expect=3)
+    nla("verbalize", vectors, told, *sampling, "--dtype", "float32", *server, expect=3)
+    nla("explain", tmp_path / "in.parquet", explained, *which, *sampling, *server, expect=3)
+    rows = pq.read_table(vectors).to_pylist()
+    assert {row["id"] for row in rows if row["error"]} == {len(texts) - 2, len(texts) - 1}
+    for row in rows:
+        if row["error"] is None:
+            wanted = served.reference.vectors(served.reference.ids(texts[row["id"]]))[row["position"]]
+            assert np.abs(np.array(row["activation_vector"]) - wanted).max() < 1e-4
+            assert texts[row["id"]].startswith(row["detokenized_text_truncated"])
+    both = [pq.read_table(path).to_pylist() for path in (told, explained)]
+    assert len(rows) == len(both[0]) == len(both[1]) == 2 * 36 + 2
+    assert [[row[name] for name in ("id", "position", "samples")] for row in both[0]] == [
+        [row[name] for name in ("id", "position", "samples")] for row in both[1]
+    ]
+    nla("extract", tmp_path / "in.parquet", tmp_path / "cut", "--truncate", *server)
+    cut = pq.read_table(tmp_path / "cut").to_pylist()
+    assert [row["id"] for row in cut if row["truncated"]] == [len(texts) - 2]
+    most = served.stack.http.get("/v1/info").json()["source"]["context"]
+    wanted = served.reference.vectors(served.reference.ids(texts[-2])[:most])[-1]
+    assert np.abs(np.array(cut[-2]["activation_vector"]) - wanted).max() < 1e-4
+    nla("extract", tmp_path / "chats.parquet", tmp_path / "chats", "--column", "messages", "--positions=0,-1", *server)
+    ids = served.reference.chat_ids(CHAT)
+    assert [row["token_id"] for row in pq.read_table(tmp_path / "chats").to_pylist()] == [ids[0], ids[-1]] * 3
 
 
 def test_tokens_are_counted(served: Served) -> None:
