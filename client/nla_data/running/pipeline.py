@@ -54,7 +54,7 @@ class Pipeline:
         self._most = AHEAD * gateways.in_flight
         self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(self._most)
         self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
-        self._held, self._room = 0.0, asyncio.Event()
+        self._held, self._weight, self._room = 0, 0.0, asyncio.Event()
         self._free = asyncio.Semaphore(gateways.in_flight)
 
     async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
@@ -118,10 +118,10 @@ class Pipeline:
 
     async def _take_room(self, turn: _Turn) -> None:
         """Wait until a piece may be held; one that is too large by itself is held alone."""
-        while self._held and self._held + turn.weight > self._most:
+        while self._held and self._weight + turn.weight > self._most:
             self._room.clear()
             await self._room.wait()
-        self._held += turn.weight
+        self._held, self._weight = self._held + 1, self._weight + turn.weight
 
     async def _write(self) -> None:
         while (turn := await self._in_order.get()) is not None:
@@ -129,7 +129,7 @@ class Pipeline:
                 await asyncio.wait({turn.done}, timeout=self._writer.due_in)
                 self._flush_if_due()
             self._writer.take(turn.work, turn.done.result())
-            self._held -= turn.weight
+            self._held, self._weight = self._held - 1, self._weight - turn.weight
             self._room.set()
             self._flush_if_due()
             self._tell()
