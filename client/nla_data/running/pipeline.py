@@ -4,18 +4,17 @@ What is read and not yet handed on is bounded, whatever the input's size.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from nla_data.asking.tasks import Task
-from nla_data.asking.work import Clients, Done, Work
+from nla_data.asking.work import Done, Work
 from nla_data.reading.source import Piece
 from nla_data.running.gateways import Gateways
 from nla_data.writing.parts import PartWriter
 
-T = TypeVar("T")
 AHEAD: Final = 3
 """Pieces that may be read and not yet handed on, for each request in flight: so far ahead of a slow one others go."""
 
@@ -55,7 +54,7 @@ class Pipeline:
         self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(self._most)
         self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
         self._held, self._weight, self._room = 0, 0.0, asyncio.Event()
-        self._free = asyncio.Semaphore(gateways.in_flight)
+        self._call = gateways.bounded()
 
     async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
         """Do all pieces. Whatever ends it, results up to the first that is missing are written.
@@ -110,11 +109,6 @@ class Pipeline:
             work = replace(work, offset=await turn.offset)
             turn.next_offset.set_result(work.offset + work.seeds)
             turn.done.set_result(await self._task.answer(self._call, work))
-
-    async def _call(self, request: Callable[[Clients], Awaitable[T]]) -> T:
-        """A piece may make several requests at once: all pieces together no more than keep the gateways busy."""
-        async with self._free:
-            return await self._gateways.call(request)
 
     async def _take_room(self, turn: _Turn) -> None:
         """Wait until a piece may be held; one that is too large by itself is held alone."""
