@@ -45,6 +45,7 @@ def _extract(parser: argparse.ArgumentParser) -> None:
     )
     _server(parser)
     _running(parser)
+    _many(parser)
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +66,10 @@ def _verbalize(parser: argparse.ArgumentParser) -> None:
     _samples(parser)
     _server(parser)
     _running(parser)
+    _many(parser)
+
+
+def _many(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("many machines").add_argument
     add("--ray", action="store_true",
         help="done by workers of a Ray cluster, which see the same paths, or IN and OUT are URIs")  # fmt: skip

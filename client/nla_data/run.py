@@ -42,6 +42,8 @@ TASK_KEY: Final = b"nla_task"
 """Where an output's metadata name what made it."""
 _TOLD_AGAIN: Final = frozenset({"norm", "error"})
 """Columns of `nla extract` that make way for those of the same name and meaning."""
+MANY_POSITIONS: Final = 64
+"""As many as a text is taken to have, roughly, where that is not known beforehand."""
 NAMELESS: Final = "activation_vector"
 """What the one array of a .npy file is called."""
 
@@ -101,7 +103,13 @@ class Job:
         """What the output depends on, beside the rows and the models."""
         own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
         # Ray's parts are cut in another way, so that neither can go on with the other's.
-        return self.task.settings() | own | {"ray": cluster.CHUNK_ROWS if self.ray else None}
+        return self.task.settings() | own | {"ray": self._chunk_rows if self.ray else None}
+
+    @property
+    def _chunk_rows(self) -> int:
+        """Fewer where each makes several rows of a part."""
+        each = self.task.choice.count or MANY_POSITIONS if isinstance(self.task, Extract) else 1
+        return max(1, cluster.CHUNK_ROWS // each)
 
     def check_ray(self) -> None:
         """Refuse what Ray's workers, who do rows in any order, cannot do.
@@ -113,8 +121,8 @@ class Job:
             raise UsageError("--ray cannot count the rows that --where keeps: leave out --limit, or --ray")
         if self.ray_address and not self.ray:
             raise UsageError("--ray-address needs --ray")
-        if self.ray and self.task.reads_source:
-            raise UsageError(f"--ray does not go with nla {self.task.name}: leave it out")
+        if self.ray and isinstance(self.task, Explain):
+            raise UsageError("--ray does not go with nla explain, whose seeds count positions: leave it out")
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 
@@ -221,7 +229,7 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         task = replace(task, seed=output.manifest.settings["seed"])
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
-        ray = cluster.Cluster(job.ray_address, Servers(job.urls, job.api_key, job.patience))
+        ray = cluster.Cluster(job.ray_address, Servers(job.urls, job.api_key, job.patience, job.task.reads_source))
         totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)

@@ -200,7 +200,12 @@ class FakeGateway:
             for index, (text, tokens, rows) in enumerate(self._read(call))
         ]  # fmt: skip
         usage = {"prompt_tokens": 7, "cached_tokens": 0, "completion_tokens": 0}
-        about = {"model": SOURCE["model"], "layer": SOURCE["layer"], "d_model": D, "dtype": call.dtype}
+        about = {
+            "model": SOURCE["model"],
+            "layer": SOURCE["layer"],
+            "d_model": self.served["d_model"],
+            "dtype": call.dtype,
+        }
         return about | {"results": results, "usage": usage}
 
     def _explain(self, body: Any) -> Any:

@@ -230,6 +230,24 @@ def test_a_text_at_which_the_server_fails_stops_nobody(
         assert "the server failed 4 times" in failed["l77"]
 
 
+@pytest.mark.parametrize("command", ["extract", "explain"])
+def test_one_text_of_a_request_that_is_not_told(tmp_path: Path, gateway: FakeGateway, command: str) -> None:
+    """What is said of all texts together is true of one, which is found; the others go on, with the same seeds."""
+
+    def refuse(path: str, body: Any) -> Any:
+        told = failure("invalid_request", "positions: the text has no content", "positions")
+        return told if path != "tokenize" and TEXTS[50] in body["texts"] else None
+
+    given, flags = save(tmp_path / "in.parquet"), ("--url", gateway.url, "--positions", "content", "--seed", 1)
+    assert nla(command, given, tmp_path / "whole", *flags, "--limit", 80) == 0
+    gateway.trouble = refuse
+    assert nla(command, given, tmp_path / "out", *flags, "--limit", 80) == 3
+    told = rows(tmp_path / "out")
+    assert [row["error"] for row in told if row["label"] == "l50"] == ["the text has no content"]
+    others = [row for row in rows(tmp_path / "whole") if row["label"] != "l50"]
+    assert [row for row in told if row["label"] != "l50"] == others
+
+
 def test_what_makes_no_sense_is_refused(
     tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,6 @@
 A row's seed is the run's plus the row's own number, whatever came before it. It knows nothing of who does the chunks.
 """
 
-import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ import pyarrow as pa
 from nla_client import Info
 from nla_data.asking.tasks import Task
 from nla_data.asking.totals import Totals
-from nla_data.asking.work import Done, Work
+from nla_data.asking.work import Done, Work, together
 from nla_data.errors import UsageError
 from nla_data.reading.columns import Columns
 from nla_data.reading.source import Piece, Position, Source
@@ -105,7 +104,7 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
         DataError: it cannot be done, or not now.
     """
     began = time.monotonic()
-    difference = order.served.difference(Served.of(info))
+    difference = order.served.difference(Served.of(info, source=order.task.reads_source))
     if difference:
         raise UsageError(f"the server serves other models than the run began with: results would mix ({difference})")
     columns = order.columns.only(chunk.file)
@@ -132,19 +131,13 @@ def write(order: Order, index: int, table: Any, totals: Totals) -> None:
 
 async def answer(task: Task, gateways: Gateways, pieces: Iterable[Piece], d_model: int) -> list[tuple[Work, Done]]:
     """Do all pieces, as many at once as keep the gateways busy; the results come in the order of the pieces."""
-    free = asyncio.Semaphore(gateways.in_flight)
+    call = gateways.bounded()
 
     async def one(work: Work) -> tuple[Work, Done]:
-        async with free:
-            return work, await task.answer(gateways.call, work)
+        planned = await task.plan(call, work)
+        return planned, await task.answer(call, planned)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            works = (work for piece in pieces for work in _works(task, piece, d_model))
-            tasks = [group.create_task(one(work)) for work in works]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    return await together(one(work) for piece in pieces for work in _works(task, piece, d_model))
 
 
 def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], schema: pa.Schema) -> Any:

@@ -29,13 +29,13 @@ WORKERS_PER_GATEWAY: Final = 2
 
 
 def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, shown: Reporter) -> Totals:
-    """Do the chunks whose parts are not there yet.
+    """Do the chunks whose parts are not there yet; how many rows they have was settled when the output was begun.
 
     Raises:
         UsageError: one cannot be done, or what is there does not belong to this run.
         StoppedError: it cannot go on now.
     """
-    planned = chunks.plan(order.columns, CHUNK_ROWS, limit)
+    planned = chunks.plan(order.columns, output.manifest.settings["ray"], limit)
     done = output.done()
     if not planned and not done:  # for its columns
         chunks.write(order, 0, order.schema.empty_table(), Totals())

@@ -19,7 +19,7 @@ paths or URIs, have nla-serve[ray] installed, and the same environment (keys of 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -47,6 +47,7 @@ class Servers:
     urls: Sequence[str]
     api_key: str | None = None
     patience: float = PATIENCE_S
+    source: bool = False
 
 
 class Session:
@@ -64,7 +65,8 @@ class Session:
 
     async def _do(self, work: Callable[[Gateways, Info], Awaitable[T]]) -> T:
         if self._gateways is None:
-            gateways = Gateways(self._servers.urls, self._servers.api_key, self._servers.patience)
+            urls, key, patience, source = astuple(self._servers)
+            gateways = Gateways(urls, key, patience, source=source)
             try:
                 self._info = await gateways.connect()
             except BaseException:

@@ -25,7 +25,7 @@ from nla_client import (
     OverloadedError,
     ServerTimeoutError,
 )
-from nla_data.asking.work import Clients, RepeatedFailureError
+from nla_data.asking.work import Call, Clients, RepeatedFailureError
 from nla_data.errors import StoppedError, UsageError
 from nla_data.writing.manifest import Served
 
@@ -111,6 +111,16 @@ class Gateways:
         for gateway, info in zip(self._gateways, infos, strict=True):
             self._check_same(gateway, info)
         return infos[0]
+
+    def bounded(self) -> Call:
+        """As `call`, for pieces that make several requests at once: all together no more than keep them busy."""
+        free = asyncio.Semaphore(self.in_flight)
+
+        async def call(request: Callable[[Clients], Awaitable[T]]) -> T:
+            async with free:
+                return await self.call(request)
+
+        return call
 
     async def call(self, request: Callable[[Clients], Awaitable[T]]) -> T:
         """Make a request at a gateway that is up, and again until it is answered.

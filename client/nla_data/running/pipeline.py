@@ -4,18 +4,17 @@ What is read and not yet handed on is bounded, whatever the input's size.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from nla_data.asking.tasks import Task
-from nla_data.asking.work import Clients, Done, Work
+from nla_data.asking.work import Done, Work
 from nla_data.reading.source import Piece
 from nla_data.running.gateways import Gateways
 from nla_data.writing.parts import PartWriter
 
-T = TypeVar("T")
 AHEAD: Final = 3
 """Pieces that may be read and not yet handed on, for each request in flight: so far ahead of a slow one others go."""
 
@@ -54,8 +53,8 @@ class Pipeline:
         self._most = AHEAD * gateways.in_flight
         self._in_order: asyncio.Queue[_Turn | None] = asyncio.Queue(self._most)
         self._unanswered: asyncio.Queue[_Turn] = asyncio.Queue()
-        self._held, self._room = 0.0, asyncio.Event()
-        self._free = asyncio.Semaphore(gateways.in_flight)
+        self._held, self._weight, self._room = 0, 0.0, asyncio.Event()
+        self._call = gateways.bounded()
 
     async def run(self, pieces: Iterator[Piece], d_model: int, stop: Callable[[], None]) -> None:
         """Do all pieces. Whatever ends it, results up to the first that is missing are written.
@@ -111,17 +110,12 @@ class Pipeline:
             turn.next_offset.set_result(work.offset + work.seeds)
             turn.done.set_result(await self._task.answer(self._call, work))
 
-    async def _call(self, request: Callable[[Clients], Awaitable[T]]) -> T:
-        """A piece may make several requests at once: all pieces together no more than keep the gateways busy."""
-        async with self._free:
-            return await self._gateways.call(request)
-
     async def _take_room(self, turn: _Turn) -> None:
         """Wait until a piece may be held; one that is too large by itself is held alone."""
-        while self._held and self._held + turn.weight > self._most:
+        while self._held and self._weight + turn.weight > self._most:
             self._room.clear()
             await self._room.wait()
-        self._held += turn.weight
+        self._held, self._weight = self._held + 1, self._weight + turn.weight
 
     async def _write(self) -> None:
         while (turn := await self._in_order.get()) is not None:
@@ -129,7 +123,7 @@ class Pipeline:
                 await asyncio.wait({turn.done}, timeout=self._writer.due_in)
                 self._flush_if_due()
             self._writer.take(turn.work, turn.done.result())
-            self._held -= turn.weight
+            self._held, self._weight = self._held - 1, self._weight - turn.weight
             self._room.set()
             self._flush_if_due()
             self._tell()

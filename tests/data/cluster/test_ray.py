@@ -81,6 +81,18 @@ def workers() -> list[psutil.Process]:
     return [child for child in children if any("MapWorker" in word for word in child.cmdline())]
 
 
+def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway) -> None:
+    """Seeds are by row: what is drawn is the same."""
+    del ray
+    texts = [f"text {k} " * (k % 5) for k in range(500)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    fixed = ("--positions", "random:2", "--min-position", "3", "--seed", "5", "--url", gateway.url)
+    for name, more in (("wanted", ()), ("out", ("--ray",))):
+        out = tmp_path / f"{name}.parquet"
+        assert cli.main(["extract", str(tmp_path / "in.parquet"), str(out), *fixed, *more, "--progress", "quiet"]) == 3
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "wanted.parquet"))
+
+
 def test_workers_are_killed(ray: Any, given: str, tmp_path: Path, gateway: FakeGateway) -> None:
     del ray
     assert nla(gateway, given, tmp_path / "wanted.parquet") == 0

@@ -116,6 +116,16 @@ def test_a_folder_to_a_folder(bucket: fs.FileSystem, query: str, gateway: FakeGa
     assert gateway.vectors == asked
 
 
+def test_texts_to_vectors_with_their_sidecar(bucket: fs.FileSystem, query: str, gateway: FakeGateway) -> None:
+    made = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"text {k}" for k in range(150)]}), made)
+    put(bucket, "texts/in.parquet", made.getvalue())
+    given, server = f"s3://bucket/texts/in.parquet{query}", ("--url", gateway.url, "--progress", "quiet")
+    assert cli.main(["extract", given, f"s3://bucket/out/v.parquet{query}", *server]) == 0
+    assert objects(bucket) == ["bucket/out/v.parquet", "bucket/out/v.parquet.nla_meta.yaml"]
+    assert pq.read_table("bucket/out/v.parquet", filesystem=bucket)["n_raw_tokens"][100].as_py() == 9
+
+
 def test_a_glob_to_one_file_by_the_environment(
     bucket: fs.FileSystem, endpoint: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
