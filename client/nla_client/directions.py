@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from nla_client.errors import InvalidArgumentError, InvalidVectorError
 from nla_client.vectors import Matrix, Vector, VectorsLike, as_vectors
+from nla_client.wire import VectorDType
 
 
 class Reconstructs(Protocol):
     """What rebuilds vectors from texts, such as an NLACritic."""
 
-    def reconstruct(self, text: list[str]) -> Matrix:
-        """Rebuild [N, d] from N texts."""
+    def reconstruct(self, text: list[str], *, dtype: VectorDType) -> Matrix:
+        """Rebuild [N, d] from N texts, rounded to `dtype` on their way."""
 
 
 def difference_of_means(a: VectorsLike, b: VectorsLike) -> Vector:
@@ -111,7 +112,7 @@ def edited(critic: Reconstructs, before: str, after: str, base: VectorsLike, alp
     Activations" (Transformer Circuits, 2026). The difference leaves out what the reconstructor adds to every text.
 
     Args:
-        critic: An NLACritic. With an AsyncNLACritic await `reconstruct([before, after])`, then `mix`.
+        critic: An NLACritic. With an AsyncNLACritic await `reconstruct([before, after], dtype="float32")`, then `mix`.
         before: The explanation as it was.
         after: As it was edited.
         base: The vector [d] that it explains, or vectors [N, d].
@@ -126,7 +127,8 @@ def edited(critic: Reconstructs, before: str, after: str, base: VectorsLike, alp
         APIStatusError, APIConnectionError, APITimeoutError: as for `reconstruct`.
     """
     as_vectors(base, "float32", nonzero=True)  # before anything is sent
-    rebuilt = critic.reconstruct([before, after])
+    # In bfloat16, of two vectors that are nearly equal little more than rounding would be left.
+    rebuilt = critic.reconstruct([before, after], dtype="float32")
     if not isinstance(rebuilt, np.ndarray):
         if hasattr(rebuilt, "close"):
             rebuilt.close()  # a coroutine that nobody awaits

@@ -111,6 +111,8 @@ def as_sources(value: SourceLike, rendering: Rendering) -> Sources:
 
 def _plain(value: object) -> Any:
     """Columns and arrays as lists, all the way down."""
+    if hasattr(value, "detach"):  # a tensor, on whatever device
+        value = cast(Any, value).detach().cpu()
     if hasattr(value, "__array__"):
         value = np.asarray(value).tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):

@@ -71,7 +71,7 @@ class SourceClient(Client):
 
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
-                array of them), or a list of any of these, of any length.
+                array of them), or a list of any of these, not empty.
             add_special_tokens: With texts: the model's own, such as a BOS, unless the text begins with it already.
             add_generation_prompt: With chats: the answer's beginning, as the template has it.
             continue_final_message: With chats: the last message stays open.
@@ -144,7 +144,7 @@ class SourceClient(Client):
 
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
-                array of them), or a list of any of these, of any length.
+                array of them), or a list of any of these, not empty.
             positions: `last`, `all`, `content` (what texts and messages say, without special tokens) or a list of int,
                 negative ones from the end; or a list of such, one a text.
             dtype: What the vectors are sent back as.
@@ -271,7 +271,7 @@ class SourceClient(Client):
 
         Args:
             text: A str, a chat (a list of messages, each with `role` and `content`), token ids (a list of int, or an
-                array of them), or a list of any of these, of any length.
+                array of them), or a list of any of these, not empty.
             positions: `last`, `all`, `content` (what texts and messages say, without special tokens) or a list of int,
                 negative ones from the end; or a list of such, one a text.
             n: Samples at each position.

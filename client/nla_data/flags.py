@@ -41,7 +41,10 @@ def _extract(parser: argparse.ArgumentParser) -> None:
     _texts(parser)
     _kept_as(parser)
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="same seed, same positions drawn (default: drawn once for the output)"
+        "--seed",
+        type=_not_negative,
+        metavar="N",
+        help="same seed, same positions drawn (default: drawn once for the output)",
     )
     _server(parser)
     _running(parser)
@@ -119,7 +122,7 @@ def _try(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=_positive, default=1, metavar="N", help="samples (default 1)")
     parser.add_argument("--column", default="activation_vector", metavar="NAME", help="of the vectors")
     _sampling(parser)
-    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same explanation")
+    parser.add_argument("--seed", type=_not_negative, metavar="N", help="same seed, same explanation")
     _server(parser)
 
 
@@ -159,7 +162,8 @@ def _texts(parser: argparse.ArgumentParser) -> None:
     add("--column", default="text", metavar="NAME",
         help="of texts, chats (lists of role and content) or lists of token ids (default text)")  # fmt: skip
     add("--positions", default="last", metavar="WHICH",
-        help="tokens to read: last, all, content, random:N, or numbers such as 0,5,-1 (default last)")  # fmt: skip
+        help="tokens to read: last, all, content, random:N, or numbers such as 0,5,-1, with = before a"
+             " negative first one (default last)")  # fmt: skip
     add("--min-position", type=_not_negative, metavar="N", help="where random:N begins to draw (default 50)")
     add("--truncate", action="store_true",
         help="cut texts that are longer than the source's context (else they are rows that fail)")  # fmt: skip
@@ -178,7 +182,12 @@ def _samples(parser: argparse.ArgumentParser) -> None:
     add("--best", action="store_true", help="score all samples of a vector and choose the one whose mse is lowest")
     add("--score", action="store_true", help="score every text against its vector")
     _sampling(parser)
-    add("--seed", type=int, metavar="N", help="same seed, same explanations (default: drawn once for the output)")
+    add(
+        "--seed",
+        type=_not_negative,
+        metavar="N",
+        help="same seed, same explanations (default: drawn once for the output)",
+    )
 
 
 def _dtype(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,7 @@ def test_edited(faces: Any, server: Any) -> None:
         return
     # The server rebuilds [number, 1].
     assert directions.edited(critic.client, "1", "3", [3.0, 4.0]).tolist() == [8, 4]
+    assert server.bodies[-1]["dtype"] == "float32"
     assert directions.edited(critic.client, "3", "1", [[3.0, 4.0], [0.0, 2.0]], alpha=0.5).tolist() == [
         [0.5, 4],
         [-1, 2],

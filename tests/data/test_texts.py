@@ -262,6 +262,10 @@ def test_what_makes_no_sense_is_refused(
     for flags, message in wrong.items():
         assert nla(*base, *flags) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        nla(*base, "--seed", "-1")
+    with pytest.raises(UsageError, match="seed must not be negative"):
+        Extract(seed=-1)
     gateway.served["source"] = None
     assert nla(*base) == 2
     assert "start it with nla-serve --source base" in capsys.readouterr().err
@@ -278,6 +282,11 @@ def test_sources_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.
     gateway.served["source"] = SOURCE | {"model": "other"}
     assert nla("extract", given, tmp_path / "out", "--url", gateway.url) == 2
     assert "was begun with source fake-source, now other" in capsys.readouterr().err
+    gateway.served["source"] = SOURCE
+    with fake_gateway() as other:
+        other.served["source"] = SOURCE | {"context": 5}
+        assert nla("extract", given, tmp_path / "two", "--url", gateway.url, "--url", other.url) == 2
+    assert "take texts of other lengths" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["extract", "explain"])

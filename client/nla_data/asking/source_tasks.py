@@ -91,6 +91,8 @@ class _SourceTask(Fields):
             object.__setattr__(self, "positions", ",".join(str(int(number)) for number in self.positions))
         if self.min_position is not None and self.min_position < 0:
             raise UsageError("min_position must not be negative")
+        if self.seed is not None and self.seed < 0:
+            raise UsageError("seed must not be negative")
         self.choice  # noqa: B018 - refuses what makes no sense
 
     @property

@@ -88,7 +88,7 @@ def controls(given: Given, rebuilder: Rebuilder | None) -> Controls:
     known = np.flatnonzero(np.isfinite(nearest))
     shuffled = empty = retrieval = None
     if units is not None and rebuilder is not None and rebuilt is not None and size > 1:
-        shuffled = _scored(given, likeness.of_the_next(rebuilt, units))
+        shuffled = _scored(given, np.roll(likeness.of_the_next(rebuilt, units), 1))  # each at its vector's row
         empty = _scored(given, units @ rebuilder.units([""])[0])
         retrieval = _retrieval(likeness.found_among(rebuilt, units), size)
     return Controls(

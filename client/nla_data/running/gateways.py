@@ -110,6 +110,7 @@ class Gateways:
         self._served = Served.of(infos[0], source=self._source)
         for gateway, info in zip(self._gateways, infos, strict=True):
             self._check_same(gateway, info)
+        self._check_context(infos)
         return infos[0]
 
     def bounded(self) -> Call:
@@ -243,6 +244,13 @@ class Gateways:
         if isinstance(error, APIConnectionError):
             return f"{error}; does nla-serve run there?"
         return str(error)
+
+    def _check_context(self, infos: Sequence[Info]) -> None:
+        """Else it would depend on who is free whether a long text is read."""
+        told = [info.source.context for info in infos if self._source and info.source is not None]
+        if len(set(told)) > 1:
+            each = ", ".join(f"{one.url}: {context}" for one, context in zip(self._gateways, told, strict=True))
+            raise UsageError(f"the servers take texts of other lengths ({each} tokens): give all one --source-context")
 
     def _check_same(self, gateway: Gateway, info: Info) -> None:
         difference = self._served.difference(Served.of(info, source=self._source))

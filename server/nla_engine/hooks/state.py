@@ -21,6 +21,7 @@ def reporting(role: str, targets: Sequence[str]) -> Callable[..., None]:
             "missing_hooks": [target for target in targets if target not in HookRegistry._patched],
             "model_class": type(model).__name__,
             "kind": getattr(model, "nla_kind", "stock"),
+            "blocks": len(getattr(model, "nla_layers", ())),
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         }
 

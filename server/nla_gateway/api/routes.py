@@ -148,7 +148,10 @@ async def extract(call: Annotated[ExtractRequest, Body()], request: Request) -> 
 @router.post("/explain", response_model=ExplainResponse, responses={**ERRORS, **EXPLAIN_STREAM})
 async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> Any:
     """Describe in words what the source model holds at positions of texts."""
-    job = await texts.ExplainJob.prepare(_gateway(request), call, request.state.request_id)
+    work = texts.ExplainJob.prepare(_gateway(request), call, request.state.request_id)
+    job = await _unless_gone(request, work)
+    if isinstance(job, Response):
+        return job
     return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
 
 

@@ -46,13 +46,41 @@ from nla_gateway.errors import PayloadTooLarge
 from nla_gateway.gateway import Gateway
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import choices, choose, names, remark
-from nla_gateway.pair.source import Source, norms
+from nla_gateway.pair.source import MOST_TOKENIZED, Source, norms
 from nla_gateway.pair.texts import SourceText
 
 K = TypeVar("K", bound=Token)
 
+TEXTS_AT_A_TIME: Final = 8
+"""Tokenized before other requests' texts are."""
+USUAL_TOKENS: Final = 512
+"""Of a text."""
 ROWS_AT_A_TIME: Final = 64
 """Encoded before the event loop gets on with other things."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One text, and where it is to be read."""
+
+    text: str
+    """As rendered."""
+    ids: list[int]
+    chosen: list[int]
+    """Positions, ascending."""
+    tokens: list[Token]
+    """Those of the positions, or, where they are wanted, all."""
+
+    @classmethod
+    def of(cls, text: SourceText, chosen: list[int], *, whole: bool) -> Self:
+        """Keep what is needed of a text: its tokens take a hundred times as much as their ids."""
+        return cls(text.text, text.ids, chosen, text.tokens if whole else [text.tokens[place] for place in chosen])
+
+    @property
+    def read(self) -> list[Token]:
+        """The tokens of the positions."""
+        whole = len(self.tokens) == len(self.ids)
+        return [self.tokens[place] for place in self.chosen] if whole else self.tokens
 
 
 @dataclass(frozen=True)
@@ -60,72 +88,96 @@ class Places:
     """Texts, and where they are to be read."""
 
     source: Source
-    texts: list[SourceText]
-    chosen: list[list[int]]
-    """Positions of each text, ascending."""
+    passages: list[Passage]
 
     @classmethod
-    async def of(cls, gateway: Gateway, call: PositionsRequest) -> Self:
+    async def of(cls, gateway: Gateway, call: PositionsRequest, *, whole: bool = False) -> Self:
         """Tokenize a request's texts and choose their positions.
+
+        Args:
+            gateway: of the source.
+            call: the request.
+            whole: whether all tokens are wanted, not only those of the positions.
 
         Raises:
             RequestError: it is wrong, or the source is not ready.
         """
-        given = texts_of(gateway, call)
-        source, count = gateway.source(), len(given)
+        given, most = texts_of(gateway, call), gateway.limits.max_positions
+        places, count = cls(gateway.source(), []), len(given)
         wanted, params = choices(call.positions, count), names(call.positions, count)
-        texts = await source.tokenize(given)
-        for text, one in zip(texts, given, strict=True):
-            source.check_length(text, one.param)
-        chosen = [choose(*one) for one in zip(wanted, texts, params, strict=True)]
-        places, most = cls(source, texts, chosen), gateway.limits.max_positions
-        if places.count > most:
-            message = f"{places.count} positions in one request; at most {most}: choose fewer, or send several requests"
-            raise PayloadTooLarge(message, param="positions")
+        longest = max(len(choice) if isinstance(choice, list) else 1 for choice in wanted)
+        if longest > most:  # before they are looked at for each text
+            raise _too_many(longest, most)
+        for start in range(0, count, TEXTS_AT_A_TIME):
+            part = slice(start, start + TEXTS_AT_A_TIME)
+            texts = await places.source.tokenize(given[part], places.source.max_tokens)
+            for text, choice, param in zip(texts, wanted[part], params[part], strict=True):
+                places.passages.append(Passage.of(text, choose(choice, text, param), whole=whole))
+            if places.count > most and count > 1:  # a lone text may be read everywhere, if its model takes it
+                raise _too_many(places.count, most)
         return places
 
     @property
     def count(self) -> int:
         """Positions in all."""
-        return sum(map(len, self.chosen))
+        return sum(len(passage.chosen) for passage in self.passages)
+
+    @property
+    def work(self) -> int:
+        """How much reading it is, in texts of usual length."""
+        return max(len(self.passages), sum(len(passage.ids) for passage in self.passages) // USUAL_TOKENS)
 
     async def read(self, gateway: Gateway, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
         """Read float32 vectors [n, d_model] of each text."""
-        vectors, usage = await self.source.read(self.texts, self.chosen, owner)
+        ids, chosen = ([getattr(passage, name) for passage in self.passages] for name in ("ids", "chosen"))
+        vectors, usage = await self.source.read(ids, chosen, owner)
         gateway.metrics.tokens("source", usage)
         return vectors, usage
 
     def tokens(self, index: int, rows: NDArray[np.float32]) -> list[ReadToken]:
         """Form the chosen tokens of a text with what its vectors [n, d_model] say of them."""
-        text, typical = self.texts[index], self.source.typical_norm
+        passage, typical = self.passages[index], self.source.typical_norm
         return [
             _with(token, ReadToken, norm=norm, remark=remark(token, norm, typical))
-            for token, norm in zip(map(text.tokens.__getitem__, self.chosen[index]), norms(rows).tolist(), strict=True)
+            for token, norm in zip(passage.read, norms(rows).tolist(), strict=True)
         ]
 
 
 async def tokenize(gateway: Gateway, call: TokenizeRequest) -> TokenizeResponse:
     """Answer `/tokenize`."""
     given, source = texts_of(gateway, call), gateway.tokenizer()
-    texts = await source.tokenize(given)
+
+    async def work() -> list[SourceText]:
+        parts = range(0, len(given), TEXTS_AT_A_TIME)
+        return [
+            text
+            for start in parts
+            for text in await source.tokenize(given[start : start + TEXTS_AT_A_TIME], MOST_TOKENIZED)
+        ]
+
+    with gateway.admission.admit(len(given)):
+        texts = await within(gateway, work())
     results = [TokenizedText(index=index, text=one.text, tokens=one.tokens) for index, one in enumerate(texts)]
     return TokenizeResponse(model=source.settings.model, results=results)
 
 
 async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> ExtractResponse:
     """Answer `/extract`."""
-    places = await Places.of(gateway, call)
-    count = len(places.texts)
-    with gateway.admission.admit(count):
-        vectors, usage = await within(gateway, places.read(gateway, owner_of(request_id, count)))
+
+    async def work() -> tuple[Places, list[NDArray[np.float32]], Usage]:
+        places = await Places.of(gateway, call)
+        return places, *await places.read(gateway, owner_of(request_id, places.work))
+
+    with gateway.admission.admit(len(texts_of(gateway, call))):
+        places, vectors, usage = await within(gateway, work())
     gateway.metrics.vectors("/extract", places.count)
     results = [
         ExtractResult(
             index=index,
-            text=text.text,
+            text=passage.text,
             tokens=await _extracted(places.tokens(index, rows), rows, call.dtype),
         )
-        for index, (text, rows) in enumerate(zip(places.texts, vectors, strict=True))
+        for index, (passage, rows) in enumerate(zip(places.passages, vectors, strict=True))
     ]
     return ExtractResponse(
         model=places.source.settings.model,
@@ -135,6 +187,11 @@ async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> Ex
         results=results,
         usage=usage,
     )
+
+
+def _too_many(positions: int, most: int) -> PayloadTooLarge:
+    message = f"{positions} positions in one request; at most {most}: choose fewer, or send several requests"
+    return PayloadTooLarge(message, param="positions")
 
 
 async def _extracted(tokens: list[ReadToken], rows: NDArray[np.float32], dtype: VectorDType) -> list[ExtractedToken]:
@@ -165,7 +222,8 @@ class ExplainJob:
             RequestError: it is wrong, or its engines are not ready.
         """
         prepared = prepare_call(gateway, call)
-        places = await Places.of(gateway, call)
+        with gateway.admission.admit(len(texts_of(gateway, call))):
+            places = await within(gateway, Places.of(gateway, call, whole=call.stream))
         check_samples(gateway, call, places.count, "positions")
         return cls(gateway, prepared, places, request_id, owner_of(request_id, places.count * call.n))
 
@@ -178,10 +236,10 @@ class ExplainJob:
         results = [
             ExplainResult(
                 index=index,
-                text=text.text,
+                text=passage.text,
                 tokens=[_with(token, ExplainedToken, samples=next(given)) for token in self.places.tokens(index, rows)],
             )
-            for index, (text, rows) in enumerate(zip(self.places.texts, vectors, strict=True))
+            for index, (passage, rows) in enumerate(zip(self.places.passages, vectors, strict=True))
         ]
         return ExplainResponse(
             model=self.prepared.verbalizer.settings.model,
@@ -198,7 +256,7 @@ class ExplainJob:
             sampling = await self._sampling(vectors)
             for index, rows in enumerate(vectors):
                 yield self._tokens(index, rows)
-            where = [(index, position) for index, chosen in enumerate(self.places.chosen) for position in chosen]
+            where = [(index, place) for index, passage in enumerate(self.places.passages) for place in passage.chosen]
             async with aclosing(sampling.events()) as events:
                 async for event in events:
                     yield _placed(event, *where[event.index])
@@ -219,9 +277,9 @@ class ExplainJob:
         return await Sampling.of(self.prepared, flat, ["positions"] * len(flat), self.owner, self.request_id)
 
     def _tokens(self, index: int, rows: NDArray[np.float32]) -> TextTokens:
-        text, read = self.places.texts[index], {token.position: token for token in self.places.tokens(index, rows)}
-        tokens: list[ReadToken | Token] = [read.get(token.position, token) for token in text.tokens]
-        return TextTokens(index=index, text=text.text, tokens=tokens)
+        passage, read = self.places.passages[index], {one.position: one for one in self.places.tokens(index, rows)}
+        tokens: list[ReadToken | Token] = [read.get(token.position, token) for token in passage.tokens]
+        return TextTokens(index=index, text=passage.text, tokens=tokens)
 
 
 def texts_of(gateway: Gateway, call: TextRequest) -> list[GivenText]:

@@ -122,19 +122,22 @@ class Engine:
             positions: of each, where.
             rid: this call's id in the engine, where each text adds its number.
         """
-        payload = {
+        payload: dict[str, Any] = {
             "rid": [f"{rid}{number}." for number in range(len(batch))],
             "input_ids": batch,
             "token_indices_to_pool": positions,
             "return_pooled_hidden_states": True,
         }
-        async with self._aborting("/encode", rid):
+        async with self._aborting("/encode", *payload["rid"]):
             answer = await self._json("POST", "/encode", payload)
-        rows = [
-            decode_rows(one["pooled_hidden_state"], self._settings.dtype, len(where))
-            for one, where in zip(answer, positions, strict=True)
-        ]
-        return rows, sum(one["meta_info"]["prompt_tokens"] for one in answer)
+        if any("pooled_hidden_state" not in one for one in answer):
+            raise EngineUnavailable(f"the {self.label} dropped the request", retry_after_s=RETRY_AFTER_S)
+
+        def decode() -> list[NDArray[np.float32]]:
+            pairs = zip(answer, positions, strict=True)
+            return [decode_rows(one["pooled_hidden_state"], self._settings.dtype, len(where)) for one, where in pairs]
+
+        return await asyncio.to_thread(decode), sum(one["meta_info"]["prompt_tokens"] for one in answer)
 
     async def server_info(self) -> dict[str, Any]:
         """Ask the engine about itself."""
@@ -226,15 +229,16 @@ class Engine:
             raise EngineLostError(f"the connection to the {self.label} broke: {type(error).__name__}") from None
 
     @asynccontextmanager
-    async def _aborting(self, path: str, rid: str) -> AsyncIterator[None]:
+    async def _aborting(self, path: str, *rids: str) -> AsyncIterator[None]:
         """End a call's work at once when its caller is cancelled; SGLang itself looks only every few seconds."""
         try:
-            with self._tracing.call(self.label, path, rid):
+            with self._tracing.call(self.label, path, rids[0]):
                 yield
         except (asyncio.CancelledError, GeneratorExit):
-            task = asyncio.create_task(self._abort(rid))
-            _running.add(task)
-            task.add_done_callback(_running.discard)
+            for rid in rids:
+                task = asyncio.create_task(self._abort(rid))
+                _running.add(task)
+                task.add_done_callback(_running.discard)
             raise
 
     async def _abort(self, rid: str) -> None:

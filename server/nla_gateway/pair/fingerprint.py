@@ -5,6 +5,7 @@ Heads and sizes alone would not do: weights that were trained on have the same. 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -19,6 +20,7 @@ _OWN: Final = frozenset(
     }
 )  # fmt: skip
 """Origins of what the files in the folder say already."""
+_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""
 _MAX_HEAD: Final = 100 * 2**20
@@ -32,6 +34,8 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
         description: how it is used; it counts as far as it says more than the folder, as a preset may.
         adapters: folders of what is merged into the weights.
     """
+    if description is not None and description.source is not None:
+        return _of_first_blocks(folder, description.source.blocks)
     digest = hashlib.sha256()
     head = description and description.reconstructor and description.reconstructor.value_head
     folders = list(dict.fromkeys([folder, *adapters]))
@@ -48,6 +52,21 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
     return digest.hexdigest()
 
 
+def _of_first_blocks(folder: Path, blocks: int) -> str:
+    """Of a source: of its configuration, and of those weights that it needs, for others may not have been fetched."""
+    digest, samples = hashlib.sha256((folder / "config.json").read_bytes()), dict[str, bytes]()
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            head, begins = _head(stream, path.stat().st_size)
+            for name, begin, end in _named(head):
+                block = _BLOCK.search(name)
+                if block is not None and int(block[1]) < blocks:
+                    samples[name] = _sample(stream, begins + begin, end - begin)
+    for name, sample in sorted(samples.items()):
+        digest.update(f"{name}\0".encode() + sample)
+    return digest.hexdigest()
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
 
@@ -59,20 +78,24 @@ def _without_places(description: Description) -> str:
 def _of_weights(path: Path) -> Iterator[bytes]:
     """The head of a file of safetensors, and a sample of each tensor."""
     with path.open("rb") as stream:
-        size = path.stat().st_size
-        length = int.from_bytes(stream.read(8), "little")
-        head = stream.read(min(length, size, _MAX_HEAD))
+        head, begins = _head(stream, path.stat().st_size)
         yield head
-        for begin, end in _places(head):
-            yield _sample(stream, 8 + length + begin, end - begin)
+        for begin, end in sorted((begin, end) for _, begin, end in _named(head)):
+            yield _sample(stream, begins + begin, end - begin)
 
 
-def _places(head: bytes) -> list[tuple[int, int]]:
+def _head(stream: BinaryIO, size: int) -> tuple[bytes, int]:
+    """The head of a file of safetensors, and where its tensors begin."""
+    length = int.from_bytes(stream.read(8), "little")
+    return stream.read(min(length, size, _MAX_HEAD)), 8 + length
+
+
+def _named(head: bytes) -> list[tuple[str, int, int]]:
     """Where each tensor lies; none where the head is damaged, which the engine finds out."""
     try:
         tensors: dict[str, Any] = json.loads(head)
-        offsets = [tensor["data_offsets"] for tensor in tensors.values() if "dtype" in tensor]
-        return sorted((int(begin), int(end)) for begin, end in offsets)
+        offsets = {name: tensor["data_offsets"] for name, tensor in tensors.items() if "dtype" in tensor}
+        return [(name, int(begin), int(end)) for name, (begin, end) in offsets.items()]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
 

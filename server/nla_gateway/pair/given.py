@@ -6,7 +6,7 @@ Knows the contract's requests; knows no tokenizer but by what it reads.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from nla_client.wire import ChatMessage, TextRequest
 from nla_gateway.errors import InvalidRequest
@@ -15,6 +15,8 @@ from nla_gateway.pair.texts import SourceText, SourceTokenizer
 T = TypeVar("T")
 
 FORMS = ("texts", "chats", "token_ids")
+MOST_MESSAGES: Final = 1024
+"""Of a chat: whose each character is may take a rendering of the whole for each of them."""
 Read = Callable[[SourceTokenizer], SourceText]
 """Reads one text; raises InvalidRequest."""
 
@@ -26,6 +28,10 @@ class GivenText:
     param: str
     """Its name in errors: `texts` where there is one alone, `texts[3]` in a list."""
     read: Read
+    characters: int = 0
+    """That it has at least, where it is no list of ids."""
+    ids: int = 0
+    """Tokens, where it is one."""
 
 
 def given_texts(request: TextRequest) -> list[GivenText]:
@@ -45,24 +51,17 @@ def given_texts(request: TextRequest) -> list[GivenText]:
     _refuse_chat_options(request, forms[0])
     if request.token_ids is not None:
         named = _one_or_many(request.token_ids, "token_ids", int, "ids")
-        return [GivenText(param, partial(SourceTokenizer.read_ids, ids=ids, param=param)) for param, ids in named]
+        read = SourceTokenizer.read_ids
+        return [GivenText(param, partial(read, ids=ids, param=param), ids=len(ids)) for param, ids in named]
     texts = request.texts if request.texts is not None else []
     return [
         GivenText(
             param,
             partial(SourceTokenizer.read_text, text=text, add_special_tokens=request.add_special_tokens, param=param),
+            characters=len(text),
         )
         for param, text in ([("texts", texts)] if isinstance(texts, str) else _named(texts, "texts"))
     ]
-
-
-def read_texts(request: TextRequest, tokenizer: SourceTokenizer) -> list[SourceText]:
-    """Read all texts of a request.
-
-    Raises:
-        InvalidRequest: as `given_texts`, or a text that cannot be read.
-    """
-    return [given.read(tokenizer) for given in given_texts(request)]
 
 
 def _chats(request: TextRequest, chats: Sequence[ChatMessage | list[ChatMessage]]) -> list[GivenText]:
@@ -80,7 +79,17 @@ def _chats(request: TextRequest, chats: Sequence[ChatMessage | list[ChatMessage]
         chat_template_kwargs=request.chat_template_kwargs,
     )
     named = _one_or_many(chats, "chats", ChatMessage, "messages")
-    return [GivenText(param, partial(read, messages=messages, param=param)) for param, messages in named]
+    for param, messages in named:
+        if len(messages) > MOST_MESSAGES:
+            raise InvalidRequest(
+                f"{param}: the chat has {len(messages)} messages; at most {MOST_MESSAGES} are taken", param=param
+            )
+    return [
+        GivenText(
+            param, partial(read, messages=messages, param=param), characters=sum(len(it.content) for it in messages)
+        )
+        for param, messages in named
+    ]
 
 
 def _refuse_chat_options(request: TextRequest, form: str) -> None:

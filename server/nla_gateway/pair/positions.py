@@ -80,18 +80,20 @@ def choose(choice: ChoiceOfPositions, text: SourceText, param: str) -> list[int]
                     param=param,
                 )
         case _:
-            chosen = sorted({_from_zero(position, count, f"{param}[{at}]") for at, position in enumerate(choice)})
+            if choice and not -count <= min(choice) <= max(choice) < count:
+                raise _out_of_range(choice, count, param)
+            chosen = sorted({position % count for position in choice})
     if not chosen:
         raise InvalidRequest(f"{param}: no position is chosen: choose at least one", param=param)
     return chosen
 
 
-def _from_zero(position: int, count: int, param: str) -> int:
-    if not -count <= position < count:
-        raise InvalidRequest(
-            f"{param}: {position} is out of range: the text has {count} tokens, {-count} to {count - 1}", param=param
-        )
-    return position % count
+def _out_of_range(choice: Sequence[int], count: int, param: str) -> InvalidRequest:
+    at, position = next((at, it) for at, it in enumerate(choice) if not -count <= it < count)
+    return InvalidRequest(
+        f"{param}[{at}]: {position} is out of range: the text has {count} tokens, {-count} to {count - 1}",
+        param=f"{param}[{at}]",
+    )
 
 
 def remark(token: Token, norm: float, typical: float | None) -> str | None:

@@ -171,14 +171,18 @@ async def prove_reading(source: Source, engine: Engine) -> None:
     texts = await source.ids_of((LONG_TEXT, *PROOF_TEXTS))
     everywhere = [list(range(len(ids))) for ids in texts]
     (whole, *others), _ = await engine.read(texts, everywhere, _rid("texts"))
-    half = len(texts[0]) // 2
+    half, end = len(texts[0]) // 2, len(texts[1]) - 1
     (beginning,), _ = await engine.read([texts[0][:half]], [everywhere[0][:half]], _rid("beginning"))
+    some, _ = await engine.read(texts[:2], [[half], [end]], _rid("some"))
     d_model = source.description.d_model
     for rows in (whole, *others):
         if rows.shape[1:] != (d_model,) or not np.isfinite(rows).all() or not rows.any(axis=1).all():
             raise ProofError(f"it gives vectors that are not {d_model} finite numbers")
     if np.allclose(others[0][-1], others[1][-1], rtol=1e-3, atol=0):
         raise ProofError("two different texts give the same vector")
+    asked, beside = np.stack([whole[half], others[0][end]]), np.stack([whole[half - 1], others[0][end - 1]])
+    if _cosines(asked, np.concatenate(some)).min() < SAME_DIRECTION or np.allclose(asked, beside, rtol=1e-3, atol=0):
+        raise ProofError("it is not read where it is asked to be")
     if _cosines(whole[:half], beginning).min() < SAME_DIRECTION:
         raise ProofError("what stands after a place changes its vector: the model does not read from left to right")
     await _compare_reading(source, engine)
@@ -221,8 +225,24 @@ def _check_report(part: Part, report: dict[str, Any] | None) -> None:
         raise ProofError(f"the engine was started as {report['role']}, not as {role}")
     if report["kind"] != role.label:
         raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a {role.label}")
+    blocks = _blocks_of(part)
+    if blocks is not None and report["blocks"] != blocks:
+        raise ProofError(f"the engine runs {report['blocks']} blocks, but was meant to run {blocks}: another layer")
     if report["dtype"] != dtype:
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
+
+
+def _blocks_of(part: Part) -> int | None:
+    """So many blocks a model has whose last one's output counts."""
+    match part:
+        case Verbalizer():
+            return None
+        case Reconstructor():
+            return part.description.of_reconstructor().blocks
+        case Source():
+            return part.description.of_source().blocks
+        case _:
+            assert_never(part)
 
 
 async def _logprobs(engine: Engine, payload: dict[str, Any], prompt: VerbalizerPrompt) -> Logprobs:

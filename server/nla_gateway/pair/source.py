@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 TEXTS_PER_CALL: Final = 8
 """Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
+TOKENS_PER_CALL: Final = 8192
+"""About as many as an engine computes together."""
+MOST_TOKENIZED: Final = 2**17
+"""Tokens of a text that is only taken apart, however long the model takes it."""
 NORM_FACTOR: Final = 3.0
 """Between the usual norm of a layer's vectors and a pair's injection_scale."""
 FIRST_TOKENS: Final = 10
@@ -46,6 +50,8 @@ class Source:
         self._tokenizer = SourceTokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
         # Many texts take long, and a tokenizer is not safe to share.
         self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._longest_token = max(map(len, self._tokenizer.tokenizer.get_vocab()))
+        self._ids: dict[tuple[str, ...], list[list[int]]] = {}
         self.typical_norm: float | None = None
         """Median norm of vectors at usual places, measured by the self-test."""
         self.warning: str | None = None
@@ -63,29 +69,41 @@ class Source:
         room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
         return min([self.settings.context_length - 1, *room])
 
-    async def tokenize(self, texts: Sequence[GivenText]) -> list[SourceText]:
-        """Read a request's texts, off the event loop, and part by part, so that other requests get in between.
+    async def tokenize(self, texts: Sequence[GivenText], most: int) -> list[SourceText]:
+        """Read some of a request's texts, off the event loop.
+
+        Args:
+            texts: few, for others wait meanwhile.
+            most: tokens of each.
 
         Raises:
-            InvalidRequest: one cannot be read, or is far too long.
+            InvalidRequest: one cannot be read, or is too long.
         """
+        for text in texts:  # known to be too long before it takes seconds to tokenize
+            if text.ids > most:
+                raise _too_long(f"{text.ids} tokens", most, text.param)
+            if text.characters > most * self._longest_token:
+                raise _too_long(f"{text.characters} characters", most, text.param)
 
-        def read(part: Sequence[GivenText]) -> list[SourceText]:
-            return [text.read(self._tokenizer) for text in part]
+        def read() -> list[SourceText]:
+            return [text.read(self._tokenizer) for text in texts]
 
-        loop, read_texts = asyncio.get_running_loop(), list[SourceText]()
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            part = texts[start : start + TEXTS_PER_CALL]
-            read_texts += await loop.run_in_executor(self._tokenizing, read, part)
-        return read_texts
+        found = await asyncio.get_running_loop().run_in_executor(self._tokenizing, read)
+        for source_text, text in zip(found, texts, strict=True):
+            if len(source_text.tokens) > most:
+                raise _too_long(f"{len(source_text.tokens)} tokens", most, text.param)
+        return found
 
-    async def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenize texts as they are usually given."""
-        return [text.ids for text in await self.tokenize(given_texts(TokenizeRequest(texts=list(texts))))]
+    async def ids_of(self, texts: tuple[str, ...]) -> list[list[int]]:
+        """Tokenize texts as they are usually given; the same ones only once, for requests may keep others waiting."""
+        if texts not in self._ids:
+            given = given_texts(TokenizeRequest(texts=list(texts)))
+            self._ids[texts] = [text.ids for text in await self.tokenize(given, MOST_TOKENIZED)]
+        return self._ids[texts]
 
     def note_norm(self, typical: float) -> None:
         """Keep the norm that the self-test has found, and warn where it is not what the verbalizer was trained on."""
-        self.typical_norm = typical
+        self.typical_norm, self.warning = typical, None
         if self._expected_norm is None or 1 / NORM_FACTOR < typical / self._expected_norm < NORM_FACTOR:
             return
         self.warning = (
@@ -95,36 +113,24 @@ class Source:
         )
         logger.warning("%s", self.warning)
 
-    def check_length(self, text: SourceText, param: str | None) -> None:
-        """Raise InvalidRequest for a text that is too long for the model's context."""
-        count, most = len(text.tokens), self.max_tokens
-        if count > most:
-            raise InvalidRequest(
-                f"{param}: the text has {count} tokens; at most {most} are taken: shorten it, or start the server with"
-                " more by --source-context",
-                param=param,
-            )
-
     async def read(
-        self, texts: Sequence[SourceText], positions: Sequence[list[int]], owner: Owner
+        self, texts: Sequence[list[int]], positions: Sequence[list[int]], owner: Owner
     ) -> tuple[list[NDArray[np.float32]], Usage]:
         """Read float32 vectors [n, d_model] at positions of each text, in order.
 
         Args:
-            texts: tokenized, none too long.
+            texts: token ids, none too many.
             positions: of each, at least one, in ascending order.
             owner: the request; its texts wait in one line.
 
         Raises:
             InvalidRequest: a vector is not finite, or 0.
         """
-        parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
-        answers = await gather(
-            self._read([text.ids for text in texts[part]], list(positions[part]), owner) for part in parts
-        )
+        parts = parts_of([len(ids) for ids in texts])
+        answers = await gather(self._read(list(texts[part]), list(positions[part]), owner) for part in parts)
         vectors = [rows for part, _ in answers for rows in part]
         for index, (rows, where) in enumerate(zip(vectors, positions, strict=True)):
-            _check_rows(rows, where, index)
+            await asyncio.to_thread(_check_rows, rows, where, index)
         tokens = sum(count for _, count in answers)
         return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
 
@@ -139,6 +145,17 @@ class Source:
             return await self.engines.run(attempt)
 
 
+def parts_of(lengths: Sequence[int]) -> list[slice]:
+    """Cut texts of so many tokens into calls of an engine, each of few texts and few tokens, or of one text."""
+    starts, tokens = [0], 0
+    for index, length in enumerate(lengths):
+        if index > starts[-1] and (index - starts[-1] == TEXTS_PER_CALL or tokens + length > TOKENS_PER_CALL):
+            starts.append(index)
+            tokens = 0
+        tokens += length
+    return [slice(*ends) for ends in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+
+
 def typical_norm(rows: NDArray[np.float32]) -> float:
     """Median norm of one text's vectors [n, d_model], those of its first tokens left out where there are others."""
     later = rows[FIRST_TOKENS:] if len(rows) > FIRST_TOKENS else rows
@@ -147,8 +164,16 @@ def typical_norm(rows: NDArray[np.float32]) -> float:
 
 def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Norm of each vector [n] of rows [n, d_model]; in float64, where no square overflows."""
-    lengths: NDArray[np.float64] = np.linalg.norm(rows.astype(np.float64), axis=1)
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     return lengths
+
+
+def _too_long(length: str, most: int, param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{param}: the text has {length}; at most {most} tokens are taken: shorten it, or start the server with more by"
+        " --source-context",
+        param=param,
+    )
 
 
 def _check_rows(rows: NDArray[np.float32], positions: list[int], index: int) -> None:

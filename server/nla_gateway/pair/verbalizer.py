@@ -23,6 +23,8 @@ from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
+SEEDS: Final = 2**31
+"""After the last comes the first, as where clients move seeds on."""
 ONE_TOKEN: Final = {"temperature": 0.0, "max_new_tokens": 1}
 
 
@@ -51,7 +53,7 @@ def ticket(owner: Owner, seed: int, index: int, sample: int) -> Ticket:
 
     Its seed depends on seed + index alone, so that a batch split over requests with seeds moved on samples the same.
     """
-    own_seed = int(np.random.SeedSequence([seed + index, sample]).generate_state(1)[0]) >> 1
+    own_seed = int(np.random.SeedSequence([(seed + index) % SEEDS, sample]).generate_state(1)[0]) >> 1
     # The last dot matters: SGLang aborts every request whose id starts with the given one.
     return Ticket(owner, f"{owner.name}.{index}.{sample}.", own_seed)
 

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from nla_gateway.description import Description, SourceDescription
 from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.roles import Role
 from nla_launch.pair.rules import Rules
@@ -55,6 +56,28 @@ def test_any_file_counts(checkpoint: Path, name: str) -> None:
     with (checkpoint / name).open("ab") as stream:
         stream.write(b" ")
     assert fingerprint(checkpoint) != before
+
+
+def test_of_a_source_its_first_blocks_count(tmp_path: Path) -> None:
+    base = make_pair(tmp_path / "a", "qwen2").av
+    parts = make_pair(tmp_path / "b", "qwen2", sharded=True).av
+    (parts / "config.json").write_bytes((base / "config.json").read_bytes())
+    rules = Description(role=Role.SOURCE, d_model=64, layer=0, source=SourceDescription(blocks=1))
+    before = fingerprint(base, rules)
+    assert fingerprint(parts, rules) == before  # however they are cut into files
+    for path in parts.glob("*.safetensors"):
+        with safetensors.safe_open(path, framework="pt") as file:
+            if not any("embed" in name or ".layers.0." in name for name in file.keys()):  # noqa: SIM118 - no dict
+                path.unlink()
+    assert fingerprint(parts, rules) == before
+    path = base / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["model.layers.2.mlp.up_proj.weight"] += 1
+    safetensors.torch.save_file(tensors, path)
+    assert fingerprint(base, rules) == before
+    tensors["model.layers.0.mlp.up_proj.weight"] += 1
+    safetensors.torch.save_file(tensors, path)
+    assert fingerprint(base, rules) != before
 
 
 def test_little_is_read(tmp_path: Path) -> None:

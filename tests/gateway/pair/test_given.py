@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from nla_client.wire import TokenizeRequest
 from nla_gateway.errors import InvalidRequest
-from nla_gateway.pair.given import given_texts, read_texts
+from nla_gateway.pair.given import given_texts
 from nla_gateway.pair.texts import SourceTokenizer
 from tests.plain import DEMO
 
@@ -47,7 +47,7 @@ def request(**fields: Any) -> TokenizeRequest:
 )
 def test_forms(tokenizer: SourceTokenizer, fields: dict[str, Any], params: list[str], texts: list[str]) -> None:
     assert [one.param for one in given_texts(request(**fields))] == params
-    assert [read.text for read in read_texts(request(**fields), tokenizer)] == texts
+    assert [read.text for read in (one.read(tokenizer) for one in given_texts(request(**fields)))] == texts
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_forms(tokenizer: SourceTokenizer, fields: dict[str, Any], params: list[
 )
 def test_mistakes(tokenizer: SourceTokenizer, fields: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read_texts(request(**fields), tokenizer)
+        [one.read(tokenizer) for one in given_texts(request(**fields))]
     assert caught.value.param == param
     assert message in caught.value.message
 

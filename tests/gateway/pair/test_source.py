@@ -1,18 +1,22 @@
 """The source's side of the gateway, without an engine."""
 
+import asyncio
 import base64
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from nla_client.wire import TokenizeRequest
 from nla_gateway.description import Description, SourceDescription
 from nla_gateway.engines.engine import decode_rows
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
-from nla_gateway.pair.source import Source, norms, typical_norm
-from nla_gateway.pair.texts import SourceTokenizer
+from nla_gateway.pair.given import given_texts
+from nla_gateway.pair.source import Source, norms, parts_of, typical_norm
+from nla_gateway.pair.texts import SourceText
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_gateway.telemetry.metrics import Metrics
@@ -69,9 +73,38 @@ def test_usual_places_make_the_typical_norm() -> None:
 
 
 def test_long_texts_are_refused_by_name(folder: Path) -> None:
-    one, tokenizer = source(folder, context=10), SourceTokenizer.load(folder)
+    one = source(folder, context=10)
     assert (one.layer, one.max_tokens) == (LAYER, 9)
-    one.check_length(tokenizer.read_ids([1] * 9, param=None), "texts[4]")
-    with pytest.raises(InvalidRequest, match=r"10 tokens; at most 9 .* --source-context") as caught:
-        one.check_length(tokenizer.read_ids([1] * 10, param=None), "texts[4]")
-    assert caught.value.param == "texts[4]"
+
+    def read(**texts: Any) -> list[SourceText]:
+        return asyncio.run(one.tokenize(given_texts(TokenizeRequest(**texts)), one.max_tokens))
+
+    assert len(read(token_ids=[[1] * 9])[0].ids) == 9
+    for texts, length in (
+        ({"token_ids": [[1] * 9, [1] * 10]}, "10 tokens"),
+        ({"texts": ["a", "x y z " * 4]}, r"\d\d tokens"),
+        ({"texts": ["a", "x" * 100_000]}, "100000 characters"),
+        ({"chats": [[{"role": "user", "content": "x" * 100_000}]]}, "100000 characters"),
+    ):
+        with pytest.raises(InvalidRequest, match=rf"{length}; at most 9 tokens .* --source-context") as caught:
+            read(**texts)
+        assert str(caught.value.param).startswith(next(iter(texts)))
+
+
+def test_endless_chats_are_refused() -> None:
+    message = {"role": "user", "content": "x"}
+    with pytest.raises(InvalidRequest, match="1025 messages; at most 1024"):
+        given_texts(TokenizeRequest.model_validate({"chats": [message] * 1025}))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "wanted"),
+    [
+        ([5] * 10, [range(8), range(8, 10)]),
+        ([9000, 5, 5], [range(1), range(1, 3)]),
+        ([4000, 4000, 4000], [range(2), range(2, 3)]),
+        ([7], [range(1)]),
+    ],
+)
+def test_texts_share_an_engines_call(lengths: list[int], wanted: list[range]) -> None:
+    assert [range(len(lengths))[part] for part in parts_of(lengths)] == wanted

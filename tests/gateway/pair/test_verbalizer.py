@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nla_client.wire import VerbalizeRequest
+from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import EngineUnavailable, InvalidRequest
-from nla_gateway.pair.verbalizer import Verbalizer, sampling
+from nla_gateway.pair.verbalizer import Verbalizer, sampling, ticket
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.pair.rules import Rules
@@ -30,6 +31,13 @@ def verbalizer(folder: Path, rules: dict[str, Any] | None = None, **sidecar: Any
 def answer(**reason: Any) -> dict[str, Any]:
     counts = {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 3}
     return {"text": "<explanation>a</explanation>", "meta_info": {"finish_reason": reason, **counts}}
+
+
+def test_seeds_begin_anew_after_the_last() -> None:
+    """As a client moves them on, that splits a call."""
+    owner = Owner("o", 1)
+    assert ticket(owner, 2**31 - 1, 1, 0).seed == ticket(owner, 0, 0, 0).seed
+    assert ticket(owner, 2**31 - 2, 1, 0).seed == ticket(owner, 2**31 - 1, 0, 0).seed
 
 
 def test_a_vector_sent_raw_may_overflow_the_engine(tmp_path: Path) -> None:
