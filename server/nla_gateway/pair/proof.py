@@ -62,7 +62,7 @@ async def prove(part: Part, engine: Engine, info: dict[str, Any]) -> None:
         ProofError: it does something wrong.
         EngineLostError: it went away meanwhile.
     """
-    _check_plugin(part, info)
+    check_plugin(part, info)
     match part:
         case Verbalizer():
             for replica in part.replicas:
@@ -207,7 +207,12 @@ def _cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np
     return cosines
 
 
-def _check_plugin(part: Part, info: dict[str, Any]) -> None:
+def check_plugin(part: Part, info: dict[str, Any]) -> None:
+    """Compare an engine's account of itself with what it is meant to be.
+
+    Raises:
+        ProofError: it is something else.
+    """
     states = info.get("internal_states") or [{}]
     for state in states:
         _check_report(part, state.get("nla"))

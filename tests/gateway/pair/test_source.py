@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nla_gateway.engines.engine import decode_rows
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import given_texts
+from nla_gateway.pair.proof import ProofError, check_plugin
 from nla_gateway.pair.source import Source, norms, parts_of, typical_norm
 from nla_gateway.pair.texts import SourceText
 from nla_gateway.roles import Role
@@ -89,6 +91,16 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
         with pytest.raises(InvalidRequest, match=rf"{length}; at most 9 tokens .* --source-context") as caught:
             read(**texts)
         assert str(caught.value.param).startswith(next(iter(texts)))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "problem"), [(LAYER + 1, None), (LAYER + 2, "runs 3 blocks, but was meant to run 2")]
+)
+def test_an_engine_of_another_layer_is_seen(folder: Path, blocks: int, problem: str | None) -> None:
+    report = {"role": "source", "kind": "source", "blocks": blocks, "dtype": "bfloat16", "missing_hooks": []}
+    info = {"internal_states": [{"nla": report}]}
+    with pytest.raises(ProofError, match=problem) if problem else nullcontext():
+        check_plugin(source(folder), info)
 
 
 def test_endless_chats_are_refused() -> None:
