@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from tests.plain import decode, texts_of, verbalize
-from tests.real.activations import SENTENCES, activations
+from tests.plain import decode, extract, texts_of, verbalize
+from tests.real.activations import PLACES, SENTENCES, activations
 from tests.real.conftest import Needed
 from tests.real.models import MODELS, Pair, pair_of
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
@@ -112,9 +112,23 @@ def served(
     request: pytest.FixtureRequest, reference: Reference, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     pair, log = reference.pair, tmp_path_factory.mktemp(request.param) / "log"
-    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", request.param)
+    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--source", str(pair.av), "--device", "cpu")
+    flags = (*flags, "--dtype", request.param)
     with serving(log, *flags) as stack:
         yield Served(stack, reference, request.param)
+
+
+def test_activations_equal_a_hook_in_transformers(served: Served) -> None:
+    """The verbalizer's weights are the base model's, so that it is its own source."""
+    results = extract(served.stack, texts=list(SENTENCES), positions=sorted(PLACES))
+    found = np.concatenate([result["vectors"] for result in results])
+    wanted = served.reference.vectors.reshape(len(SENTENCES), len(PLACES), -1)[:, np.argsort(PLACES)]
+    wanted = wanted.reshape(found.shape)
+    lengths = np.linalg.norm(wanted, axis=1)
+    if served.dtype == "float32":
+        assert (np.linalg.norm(found - wanted, axis=1) / lengths).max() < 1e-4
+    cosines = (found * wanted).sum(axis=1) / lengths / np.linalg.norm(found, axis=1)
+    assert cosines.min() > 0.999
 
 
 def test_greedy_texts_equal_transformers(served: Served) -> None:
