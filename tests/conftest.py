@@ -4,11 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from nla_gateway.settings import Settings
 from tests.plain import load_demo_vectors
 from tests.stack import Stack, serving
+
+settings.register_profile("unhurried", settings(), deadline=None)  # no test depends on how fast the machine is
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
