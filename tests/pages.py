@@ -65,7 +65,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "python": lambda it: it.has("python", ADDRESS) and not it.needs_a_source,
     "python with texts": lambda it: it.has("python", ADDRESS) and it.needs_a_source,
     "activations": lambda it: it.has("python", "def activations("),
-    "tree": lambda it: it.has("text", "wire.py"),
+    "tree": lambda it: it.has("text", "nla_client/wire/"),
     "secrets": lambda it: it.runs("mkdir", "openssl", "printf", "chmod"),
     "compose": lambda it: it.has("bash", "docker compose"),
     "image": lambda it: it.runs("docker") and "docker compose" not in it.text,

@@ -15,6 +15,7 @@ import pytest
 from tests.data.gateway import D, fake_gateway
 
 ROOT = Path(__file__).parents[1]
+CLIENT_FILES = ROOT / "client" / "nla_client"
 UV = str(Path(sys.executable).with_name("uv"))
 CLIENT = """
 import sys, nla_client, nla_launch.demo
@@ -37,8 +38,8 @@ for module, names in ((os, "fork register_at_fork getuid geteuid getpgid killpg 
     for name in names.split():
         delattr(module, name)
 import nla_client, nla_data.__main__, nla_data.cli, nla_data.show
-for module in pkgutil.iter_modules(nla_client.__path__):
-    importlib.import_module(f"nla_client.{module.name}")
+for module in pkgutil.walk_packages(nla_client.__path__, "nla_client."):
+    importlib.import_module(module.name)
 nla_client.NLAClient("http://127.0.0.1:9").close()
 sys.argv = ["nla", *sys.argv[1:]]
 sys.exit(nla_data.__main__.main())
@@ -133,7 +134,9 @@ def test_the_client_is_for_any_system_and_every_python_from_three_eleven_on() ->
     assert not [it for it in PROJECT["dependencies"] if "sys_platform" in it or "python_version" in it]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "client" / "nla_client").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(CLIENT_FILES.rglob("*.py")), ids=lambda path: str(path.relative_to(CLIENT_FILES))
+)
 def test_the_client_imports_nothing_that_only_some_systems_have(path: Path) -> None:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

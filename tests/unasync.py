@@ -1,7 +1,7 @@
 """The synchronous client is made from the asynchronous one: `python -m tests.unasync` writes it anew.
 
-Everything of the client that waits is written once, in the files `async_*.py`. What tasks and threads do in ways of
-their own is behind one interface that is written twice, in `tasks.py` and `threads.py`.
+Everything of the client that waits is written once, in the room `asynchronous`. What tasks and threads do in ways of
+their own is behind one interface that is written twice, in `tasks.py` and `threads.py` of `sending`.
 """
 
 import subprocess
@@ -13,18 +13,18 @@ from typing import Final
 import unasync
 
 CLIENT: Final = Path(__file__).parents[1] / "client" / "nla_client"
-SOURCES: Final = sorted(CLIENT.glob("async_*.py"))
+SOURCES: Final = sorted((CLIENT / "asynchronous").glob("[a-z]*.py"))
 NAMES: Final = {
     "AsyncByteStream": "SyncByteStream",
     "aclose": "close",
     "aiter_bytes": "iter_bytes",
     "anext": "next",
     "aread": "read",
-    "async_transport": "transport",
+    "asynchronous": "synchronous",
     "handle_async_request": "handle_request",
     "tasks": "threads",
 }
-"""What is called otherwise; any other name loses `Async` or `async_` in front."""
+"""What is called otherwise; any other name loses `Async` in front."""
 TEXTS: Final = {
     "For tasks of one asyncio event loop, any number; an async context manager.\n\n    In a second event loop it "
     "raises ClientStateError; after a fork, and pickled, it works in a loop of its own.": (
@@ -34,14 +34,13 @@ TEXTS: Final = {
         "and ClientStateError in another process. Several threads may share it."
     ),
     "an async iterator of events": "an iterator of events",
-    "`async_": "`",
 }
 """What is said otherwise."""
 
 
 def target(source: Path) -> Path:
     """Where the synchronous twin of a file is."""
-    return source.with_name(source.name.removeprefix("async_"))
+    return CLIENT / "synchronous" / source.name
 
 
 def made(source: Path) -> str:
@@ -50,9 +49,9 @@ def made(source: Path) -> str:
     for said, otherwise in TEXTS.items():
         text = text.replace(said, otherwise)
     found = {token for line in text.splitlines() for token in _words(line)}
-    names = {name: name[5:].lstrip("_") for name in found if name[:5] in ("Async", "async") and name[5:]}
+    names = {name: name[5:] for name in found if name[:5] == "Async" and name[5:]}
     twin = _renamed(text, names | NAMES)
-    return _clean(f"# Made from {source.name} by `make unasync`: change that one.\n{twin}", target(source))
+    return _clean(f"# Made from asynchronous/{source.name} by `make unasync`: change that one.\n{twin}", target(source))
 
 
 def _words(line: str) -> list[str]:

@@ -12,10 +12,8 @@
 Every error is an `NLAError`; `nla_client.errors` draws the tree.
 """
 
-from nla_client.ablated import Ablation, Ablations, ScoreMatrix
-from nla_client.async_client import AsyncNLAClient, AsyncNLACritic
-from nla_client.async_stream import AsyncEventStream, AsyncExplanationStream
-from nla_client.client import NLAClient, NLACritic
+from nla_client.asynchronous.client import AsyncNLAClient, AsyncNLACritic
+from nla_client.asynchronous.stream import AsyncEventStream, AsyncExplanationStream
 from nla_client.errors import (
     APIConnectionError,
     APIStatusError,
@@ -35,10 +33,12 @@ from nla_client.errors import (
     PayloadTooLargeError,
     ServerTimeoutError,
 )
-from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
 from nla_client.layers import check_layer
-from nla_client.results import Scores, Spread, Verbalization, Verbalizations
-from nla_client.stream import EventStream, ExplanationStream
+from nla_client.results.ablated import Ablation, Ablations, ScoreMatrix
+from nla_client.results.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
+from nla_client.results.verbalized import Scores, Spread, Verbalization, Verbalizations
+from nla_client.synchronous.client import NLAClient, NLACritic
+from nla_client.synchronous.stream import EventStream, ExplanationStream
 from nla_client.wire import (
     AblatedPart,
     ExplainedToken,

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nla_client import Info
-from nla_client.calls import as_python
+from nla_client.calls.base import as_python
 from nla_data.asking import checks
 from nla_data.asking.source_tasks import Explain, Extract
 from nla_data.asking.tasks import Task, Verbalize

@@ -5,10 +5,10 @@ from typing import Self
 
 import httpx
 
-from nla_client import calls
-from nla_client.async_connection import AsyncConnection
+from nla_client.asynchronous.connection import AsyncConnection
+from nla_client.calls import about
 from nla_client.errors import EngineUnavailableError
-from nla_client.settings import Settings
+from nla_client.sending.settings import Settings
 from nla_client.wire import Info
 
 
@@ -50,12 +50,12 @@ class AsyncClient:
 
     async def info(self) -> Info:
         """What the server serves: model names, layer, d_model, scales, limits, versions."""
-        return await self._connection.send(calls.info())
+        return await self._connection.send(about.info())
 
     async def ready(self) -> bool:
         """Whether every engine of the server has passed its self-test. Not retried."""
         try:
-            return await self._connection.send(calls.ready())
+            return await self._connection.send(about.ready())
         except EngineUnavailableError:
             return False
 

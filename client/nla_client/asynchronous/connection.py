@@ -8,13 +8,13 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
-from nla_client.async_places import AsyncBoundedTransport
-from nla_client.async_stream import AsyncEvents
-from nla_client.calls import Batch, Call
+from nla_client.asynchronous.places import AsyncBoundedTransport, AsyncConnections
+from nla_client.asynchronous.stream import AsyncEvents
+from nla_client.calls.base import Batch, Call
 from nla_client.errors import ClientStateError, PayloadTooLargeError
-from nla_client.network import Way
-from nla_client.settings import Settings
-from nla_client.tasks import Home, Stop, overlap
+from nla_client.sending.network import Way
+from nla_client.sending.settings import Settings
+from nla_client.sending.tasks import Home, Stop, overlap
 
 T = TypeVar("T")
 S = TypeVar("S", bound=AsyncEvents[Any])
@@ -47,7 +47,9 @@ class AsyncConnection:
             base_url=self.settings.base_url,
             headers=self.settings.headers(),
             timeout=self.settings.timeouts(),
-            transport=AsyncBoundedTransport(self._given or self._way.async_transport(), self.settings.max_connections),
+            transport=AsyncBoundedTransport(
+                self._given or AsyncConnections.along(self._way), self.settings.max_connections
+            ),
             trust_env=False,
         )
 

@@ -6,11 +6,13 @@ connections, several times a request.
 """
 
 from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import httpx
 
-from nla_client.idle import Idle, once
-from nla_client.tasks import Places
+from nla_client.sending.idle import Idle, once
+from nla_client.sending.network import LIMITS, Way
+from nla_client.sending.tasks import Places
 
 
 class AsyncBoundedTransport(httpx.AsyncBaseTransport):
@@ -36,6 +38,11 @@ class AsyncConnections(httpx.AsyncBaseTransport):
     def __init__(self, connect: Callable[[], httpx.AsyncBaseTransport]) -> None:
         self._connect = connect
         self._idle = Idle[httpx.AsyncBaseTransport]()
+
+    @classmethod
+    def along(cls, way: Way) -> Self:
+        """Go a way to a server."""
+        return cls(lambda: httpx.AsyncHTTPTransport(way.tls, trust_env=False, limits=LIMITS, proxy=way.proxy))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send on an idle connection, or on a new one."""

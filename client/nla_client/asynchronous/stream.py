@@ -8,9 +8,9 @@ import httpx
 from pydantic import BaseModel
 
 from nla_client.errors import APIConnectionError
-from nla_client.events import EXPLAINED, VERBALIZED, EventParser
-from nla_client.failures import transport_error
-from nla_client.tasks import Lock, Opened
+from nla_client.sending.events import EXPLAINED, VERBALIZED, EventParser
+from nla_client.sending.failures import transport_error
+from nla_client.sending.tasks import Lock, Opened
 from nla_client.wire import ExplainEvent, StreamDone, StreamEvent
 
 E = TypeVar("E")

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, overload
 
-from nla_client import calls, replies, source_calls
-from nla_client.async_base import AsyncClient
-from nla_client.async_stream import AsyncExplanationStream
-from nla_client.errors import PayloadTooLargeError
-from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
-from nla_client.sources import (
+from nla_client.asynchronous.base import AsyncClient
+from nla_client.asynchronous.stream import AsyncExplanationStream
+from nla_client.calls import replies, texts
+from nla_client.calls.base import Sampling
+from nla_client.calls.sources import (
     Chosen,
     ManySources,
     OneSource,
@@ -21,6 +20,8 @@ from nla_client.sources import (
     as_chosen,
     as_sources,
 )
+from nla_client.errors import PayloadTooLargeError
+from nla_client.results.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
 from nla_client.wire import VectorDType
 
 
@@ -90,7 +91,7 @@ class AsyncSourceClient(AsyncClient):
         return told[0] if sources.single else told
 
     async def _tokens(self, sources: Sources) -> list[Tokenization]:
-        return await self._connection.send_all(source_calls.tokenize(sources, self._batch_size))
+        return await self._connection.send_all(texts.tokenize(sources, self._batch_size))
 
     @overload
     async def extract(
@@ -164,7 +165,7 @@ class AsyncSourceClient(AsyncClient):
         rendering = Rendering(add_special_tokens, add_generation_prompt, continue_final_message, chat_template_kwargs)
         sources = as_sources(text, rendering)
         chosen = as_chosen(positions, sources.count)
-        call = source_calls.extract(sources, chosen, dtype, self._batch_size)
+        call = texts.extract(sources, chosen, dtype, self._batch_size)
         read = Extractions.join(await self._connection.send_all(call))
         return read[0] if sources.single else read
 
@@ -299,20 +300,20 @@ class AsyncSourceClient(AsyncClient):
         rendering = Rendering(add_special_tokens, add_generation_prompt, continue_final_message, chat_template_kwargs)
         sources = as_sources(text, rendering)
         chosen = as_chosen(positions, sources.count)
-        sampling = calls.Sampling("bfloat16", n, temperature, top_p, top_k, max_tokens, seed, score)
+        sampling = Sampling("bfloat16", n, temperature, top_p, top_k, max_tokens, seed, score)
         if stream:
-            call = source_calls.explain_stream(sources, chosen, sampling, self._batch_size)
+            call = texts.explain_stream(sources, chosen, sampling, self._batch_size)
             return await self._connection.stream(call, AsyncExplanationStream)
         explained = await self._explained(sources, chosen, sampling)
         return explained[0] if sources.single else explained
 
-    async def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: calls.Sampling) -> Explanations:
-        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
+    async def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: Sampling) -> Explanations:
+        batch = texts.explain(sources, chosen, sampling, self._batch_size)
         if any(one.count is None for one in chosen):
-            if source_calls.fits_one(sources, chosen, sampling, self._batch_size):
+            if texts.fits_one(sources, chosen, sampling, self._batch_size):
                 with suppress(PayloadTooLargeError):  # it takes less at a time than others
                     return replies.explanations(await self._connection.send_all(batch))
             told = await self._tokens(sources)
             counted = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
-            batch = source_calls.explain(sources, counted, sampling, self._batch_size)
+            batch = texts.explain(sources, counted, sampling, self._batch_size)
         return replies.explanations(await self._connection.send_all(batch))

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from nla_client.ablated import Ablation, Ablations, ScoreMatrix
 from nla_client.errors import InvalidResponseError
-from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
-from nla_client.results import Scores, Verbalization, Verbalizations
+from nla_client.results.ablated import Ablation, Ablations, ScoreMatrix
+from nla_client.results.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
+from nla_client.results.verbalized import Scores, Verbalization, Verbalizations
 from nla_client.vectors import Matrix
 from nla_client.wire import (
     AblateResponse,

@@ -8,9 +8,10 @@ from typing import Any, Final, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.calls import Column, as_python
+from nla_client.calls.arguments import Column
+from nla_client.calls.base import as_python
 from nla_client.errors import InvalidArgumentError
-from nla_client.explained import Tokenization
+from nla_client.results.explained import Tokenization
 from nla_client.wire import PositionWord
 
 Message = Mapping[str, str]

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from itertools import accumulate, groupby
 from typing import Any, Final
 
-from nla_client import replies
-from nla_client.calls import MAX_SAMPLES, SEEDS, Batch, Call, Sampling, as_json, items_per_request, split
+from nla_client.calls import replies
+from nla_client.calls.base import MAX_SAMPLES, SEEDS, Batch, Call, Sampling, as_json, items_per_request, split
+from nla_client.calls.replies import Explained
+from nla_client.calls.sources import Chosen, Sources
 from nla_client.errors import InvalidArgumentError
-from nla_client.explained import Extractions, Tokenization
-from nla_client.replies import Explained
-from nla_client.sources import Chosen, Sources
+from nla_client.results.explained import Extractions, Tokenization
 from nla_client.vectors import check_dtype
 from nla_client.wire import VectorDType
 

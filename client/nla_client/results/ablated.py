@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client import shaded, tables
-from nla_client.results import NO_USAGE, Results
+from nla_client.results import tables
+from nla_client.results.base import NO_USAGE, Results
+from nla_client.showing import shaded
 from nla_client.wire import AblatedPart, Score, Usage
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client import display, shaded, tables
 from nla_client.layers import check_layer
-from nla_client.results import Results
+from nla_client.results import tables
+from nla_client.results.base import Results
+from nla_client.showing import display, shaded
 from nla_client.vectors import Matrix
 from nla_client.wire import ExplainedToken, Info, ReadToken, Score, Token
 

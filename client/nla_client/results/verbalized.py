@@ -1,23 +1,20 @@
-"""What the clients return. It knows nothing of HTTP.
+"""What the calls on pairs return. It knows nothing of HTTP.
 
 `Sample` and `Score` are the contract's own models, frozen; a `Verbalization` is all samples of one vector.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from nla_client import display, tables
-from nla_client.wire import FinishReason, Sample, Score, Usage, add_usage
+from nla_client.results import tables
+from nla_client.results.base import Results
+from nla_client.showing import display
+from nla_client.wire import FinishReason, Sample, Score
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
-
-T = TypeVar("T")
-NO_USAGE: Final = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
 
 
 class Spread(NamedTuple):
@@ -96,51 +93,6 @@ class Verbalization:
 def _sample_row(sample: Sample) -> dict[str, Any]:
     fields = sample.model_dump(exclude={"score"})
     return fields | (sample.score.model_dump() if sample.score else dict.fromkeys(Score.model_fields))
-
-
-class Results(list[T]):
-    """Results in the order of what was asked for, and what they cost.
-
-    Attributes:
-        model: The name of the model that answered; empty for a batch of none.
-        usage: Token counts over the whole batch.
-    """
-
-    _columns: ClassVar[dict[str, type]]
-
-    def __init__(self, items: Iterable[T] = (), model: str = "", usage: Usage = NO_USAGE) -> None:
-        super().__init__(items)
-        self.model = model
-        self.usage = usage
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Put the results of several requests together."""
-        usage = add_usage([part.usage for part in parts])
-        return cls((item for part in parts for item in part), parts[0].model if parts else "", usage)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Each result as a row of a table."""
-        raise NotImplementedError
-
-    def schema(self) -> "pa.Schema":
-        """Types of the rows' columns, which values that are missing do not change; needs pyarrow."""
-        raise NotImplementedError
-
-    def to_pandas(self) -> "pd.DataFrame":
-        """As a pandas DataFrame, a row for each result; needs pandas."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows(), columns=list(self._columns)).astype(self._columns)
-
-    def to_arrow(self) -> "pa.Table":
-        """As a pyarrow Table, a row for each result; needs pyarrow."""
-        import pyarrow as pa
-
-        return pa.Table.from_pylist(self.rows(), self.schema())
-
-    def _repr_html_(self) -> str:
-        return display.table(self.rows())
 
 
 class Verbalizations(Results[Verbalization]):

@@ -18,16 +18,15 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 import certifi
 import httpx
 
-from nla_client.async_places import AsyncConnections
 from nla_client.errors import InvalidArgumentError
-from nla_client.idle import IDLE_S
-from nla_client.places import Connections
+from nla_client.sending.idle import IDLE_S
 
 _LOCAL_NAMES: Final = frozenset(
     {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
 )
 _PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
-_LIMITS: Final = httpx.Limits(keepalive_expiry=IDLE_S)
+LIMITS: Final = httpx.Limits(keepalive_expiry=IDLE_S)
+"""Of one connection."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -44,16 +43,6 @@ class Way:
 
     tls: ssl.SSLContext = field(default_factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     proxy: httpx.Proxy | None = None
-
-    def transport(self) -> httpx.BaseTransport:
-        """Go it, from threads."""
-        return Connections(lambda: httpx.HTTPTransport(self.tls, trust_env=False, limits=_LIMITS, proxy=self.proxy))
-
-    def async_transport(self) -> httpx.AsyncBaseTransport:
-        """Go it, in an event loop."""
-        return AsyncConnections(
-            lambda: httpx.AsyncHTTPTransport(self.tls, trust_env=False, limits=_LIMITS, proxy=self.proxy)
-        )
 
     @classmethod
     def to(cls, url: httpx.URL) -> "Way":

@@ -7,9 +7,9 @@ from typing import Final, TypeVar
 
 import httpx
 
-from nla_client.calls import Call
+from nla_client.calls.base import Call
 from nla_client.errors import InvalidArgumentError, NLAError
-from nla_client.failures import retry_delay, status_error, transport_error
+from nla_client.sending.failures import retry_delay, status_error, transport_error
 
 T = TypeVar("T")
 CONNECT_S: Final = 10.0

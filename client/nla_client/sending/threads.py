@@ -13,7 +13,7 @@ from typing import TypeVar
 import httpx
 
 from nla_client.errors import ClientStateError
-from nla_client.tasks import ELSEWHERE
+from nla_client.sending.tasks import ELSEWHERE
 
 T = TypeVar("T")
 Lock = threading.Lock

@@ -1,4 +1,4 @@
-# Made from async_base.py by `make unasync`: change that one.
+# Made from asynchronous/base.py by `make unasync`: change that one.
 """What the clients share."""
 
 from types import TracebackType
@@ -6,10 +6,10 @@ from typing import Self
 
 import httpx
 
-from nla_client import calls
-from nla_client.connection import Connection
+from nla_client.calls import about
 from nla_client.errors import EngineUnavailableError
-from nla_client.settings import Settings
+from nla_client.sending.settings import Settings
+from nla_client.synchronous.connection import Connection
 from nla_client.wire import Info
 
 
@@ -49,12 +49,12 @@ class Client:
 
     def info(self) -> Info:
         """What the server serves: model names, layer, d_model, scales, limits, versions."""
-        return self._connection.send(calls.info())
+        return self._connection.send(about.info())
 
     def ready(self) -> bool:
         """Whether every engine of the server has passed its self-test. Not retried."""
         try:
-            return self._connection.send(calls.ready())
+            return self._connection.send(about.ready())
         except EngineUnavailableError:
             return False
 

@@ -1,15 +1,16 @@
-# Made from async_client.py by `make unasync`: change that one.
+# Made from asynchronous/client.py by `make unasync`: change that one.
 """The clients. What they send is in `calls`, how in `connection`."""
 
 from typing import Any, Literal, overload
 
-from nla_client import calls, replies
-from nla_client.ablated import Ablation, Ablations, ScoreMatrix
-from nla_client.base import Client
-from nla_client.calls import ManyTexts, OneText
-from nla_client.results import Scores, Verbalization, Verbalizations
-from nla_client.stream import EventStream
-from nla_client.texts import SourceClient
+from nla_client.calls import pairs, replies
+from nla_client.calls.arguments import ManyTexts, OneText, as_array, as_texts, check_matrix, check_pairs, check_stream
+from nla_client.calls.base import Sampling
+from nla_client.results.ablated import Ablation, Ablations, ScoreMatrix
+from nla_client.results.verbalized import Scores, Verbalization, Verbalizations
+from nla_client.synchronous.base import Client
+from nla_client.synchronous.stream import EventStream
+from nla_client.synchronous.texts import SourceClient
 from nla_client.vectors import ManyVectors, Matrix, OneVector, Vector, VectorsLike, as_vectors
 from nla_client.wire import PartKind, Score, VectorDType
 
@@ -123,12 +124,12 @@ class NLAClient(SourceClient):
             APIConnectionError: no connection; APITimeoutError: no answer in time.
         """
         vectors = as_vectors(vec, dtype, nonzero=True)
-        sampling = calls.Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
+        sampling = Sampling(dtype, n, temperature, top_p, top_k, max_tokens, seed, score or best)
         if stream:
-            calls.check_stream(best=best)
-            call = calls.verbalize_stream(vectors, sampling, self._batch_size)
+            check_stream(best=best)
+            call = pairs.verbalize_stream(vectors, sampling, self._batch_size)
             return self._connection.stream(call, EventStream)
-        parts = self._connection.send_all(calls.verbalize(vectors, sampling, self._batch_size))
+        parts = self._connection.send_all(pairs.verbalize(vectors, sampling, self._batch_size))
         results = Verbalizations.join(parts)
         if best:
             results = results.with_best()
@@ -156,9 +157,9 @@ class NLACritic(Client):
             InvalidArgumentError: not a str or a list of str.
             APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
-        texts, single = calls.as_texts(text)
-        vectors = self._connection.send_all(calls.reconstruct(texts, dtype, self._batch_size))
-        return calls.as_array(vectors, single)
+        texts, single = as_texts(text)
+        vectors = self._connection.send_all(pairs.reconstruct(texts, dtype, self._batch_size))
+        return as_array(vectors, single)
 
     @overload
     def score(self, text: OneText, vec: VectorsLike, *, dtype: VectorDType = "bfloat16") -> Score: ...
@@ -179,10 +180,10 @@ class NLACritic(Client):
             InvalidArgumentError: not a str or a list of str, or not as many vectors.
             InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
-        texts, single = calls.as_texts(text)
+        texts, single = as_texts(text)
         vectors = as_vectors(vec, dtype, nonzero=True)
-        calls.check_pairs(texts, single, vectors)
-        scores = Scores.join(self._connection.send_all(calls.critic(texts, vectors, self._batch_size)))
+        check_pairs(texts, single, vectors)
+        scores = Scores.join(self._connection.send_all(pairs.critic(texts, vectors, self._batch_size)))
         return scores[0] if single else scores
 
     def score_all(self, texts: ManyTexts, vectors: VectorsLike, *, dtype: VectorDType = "bfloat16") -> ScoreMatrix:
@@ -200,10 +201,10 @@ class NLACritic(Client):
             InvalidArgumentError: one text or one vector alone.
             InvalidVectorError, APIStatusError, APIConnectionError, APITimeoutError: as for `score`.
         """
-        many, single = calls.as_texts(texts)
+        many, single = as_texts(texts)
         given = as_vectors(vectors, dtype, nonzero=True)
-        calls.check_matrix(single, given)
-        blocks = self._connection.send_all(calls.critic_matrix(many, given, self._batch_size))
+        check_matrix(single, given)
+        blocks = self._connection.send_all(pairs.critic_matrix(many, given, self._batch_size))
         return replies.matrix(blocks, len(many), given.count)
 
     @overload
@@ -238,8 +239,8 @@ class NLACritic(Client):
             InvalidArgumentError, InvalidVectorError: as for `score`.
             APIStatusError, APIConnectionError, APITimeoutError: as for `verbalize`.
         """
-        texts, single = calls.as_texts(text)
+        texts, single = as_texts(text)
         vectors = as_vectors(vec, dtype, nonzero=True)
-        calls.check_pairs(texts, single, vectors)
-        told = Ablations.join(self._connection.send_all(calls.ablate(texts, vectors, by, self._batch_size)))
+        check_pairs(texts, single, vectors)
+        told = Ablations.join(self._connection.send_all(pairs.ablate(texts, vectors, by, self._batch_size)))
         return told[0] if single else told

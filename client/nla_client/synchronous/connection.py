@@ -1,4 +1,4 @@
-# Made from async_connection.py by `make unasync`: change that one.
+# Made from asynchronous/connection.py by `make unasync`: change that one.
 """Sending calls: retries, batches with several requests in flight, streams.
 
 It knows httpx and nothing of the endpoints.
@@ -9,13 +9,13 @@ from typing import Any, Final, Self, TypeVar
 
 import httpx
 
-from nla_client.calls import Batch, Call
+from nla_client.calls.base import Batch, Call
 from nla_client.errors import ClientStateError, PayloadTooLargeError
-from nla_client.network import Way
-from nla_client.places import BoundedTransport
-from nla_client.settings import Settings
-from nla_client.stream import Events
-from nla_client.threads import Home, Stop, overlap
+from nla_client.sending.network import Way
+from nla_client.sending.settings import Settings
+from nla_client.sending.threads import Home, Stop, overlap
+from nla_client.synchronous.places import BoundedTransport, Connections
+from nla_client.synchronous.stream import Events
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Events[Any])
@@ -48,7 +48,7 @@ class Connection:
             base_url=self.settings.base_url,
             headers=self.settings.headers(),
             timeout=self.settings.timeouts(),
-            transport=BoundedTransport(self._given or self._way.transport(), self.settings.max_connections),
+            transport=BoundedTransport(self._given or Connections.along(self._way), self.settings.max_connections),
             trust_env=False,
         )
 

@@ -1,4 +1,4 @@
-# Made from async_places.py by `make unasync`: change that one.
+# Made from asynchronous/places.py by `make unasync`: change that one.
 """Transports of httpx for very many requests at once: a bound on them, and a connection for each that costs no search.
 
 A bound of httpx's own is not the way: to keep within it httpcore may close a connection that another request has just
@@ -7,11 +7,13 @@ connections, several times a request.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import httpx
 
-from nla_client.idle import Idle, once
-from nla_client.threads import Places
+from nla_client.sending.idle import Idle, once
+from nla_client.sending.network import LIMITS, Way
+from nla_client.sending.threads import Places
 
 
 class BoundedTransport(httpx.BaseTransport):
@@ -37,6 +39,11 @@ class Connections(httpx.BaseTransport):
     def __init__(self, connect: Callable[[], httpx.BaseTransport]) -> None:
         self._connect = connect
         self._idle = Idle[httpx.BaseTransport]()
+
+    @classmethod
+    def along(cls, way: Way) -> Self:
+        """Go a way to a server."""
+        return cls(lambda: httpx.HTTPTransport(way.tls, trust_env=False, limits=LIMITS, proxy=way.proxy))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send on an idle connection, or on a new one."""

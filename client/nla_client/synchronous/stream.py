@@ -1,4 +1,4 @@
-# Made from async_stream.py by `make unasync`: change that one.
+# Made from asynchronous/stream.py by `make unasync`: change that one.
 """Calls with stream=True: events as they come."""
 
 from collections.abc import Generator, Iterator, Mapping
@@ -9,9 +9,9 @@ import httpx
 from pydantic import BaseModel
 
 from nla_client.errors import APIConnectionError
-from nla_client.events import EXPLAINED, VERBALIZED, EventParser
-from nla_client.failures import transport_error
-from nla_client.threads import Lock, Opened
+from nla_client.sending.events import EXPLAINED, VERBALIZED, EventParser
+from nla_client.sending.failures import transport_error
+from nla_client.sending.threads import Lock, Opened
 from nla_client.wire import ExplainEvent, StreamDone, StreamEvent
 
 E = TypeVar("E")

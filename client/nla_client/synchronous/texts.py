@@ -1,15 +1,13 @@
-# Made from async_texts.py by `make unasync`: change that one.
+# Made from asynchronous/texts.py by `make unasync`: change that one.
 """The calls that begin with a text: the source model reads it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, overload
 
-from nla_client import calls, replies, source_calls
-from nla_client.base import Client
-from nla_client.errors import PayloadTooLargeError
-from nla_client.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
-from nla_client.sources import (
+from nla_client.calls import replies, texts
+from nla_client.calls.base import Sampling
+from nla_client.calls.sources import (
     Chosen,
     ManySources,
     OneSource,
@@ -21,7 +19,10 @@ from nla_client.sources import (
     as_chosen,
     as_sources,
 )
-from nla_client.stream import ExplanationStream
+from nla_client.errors import PayloadTooLargeError
+from nla_client.results.explained import Explanation, Explanations, Extraction, Extractions, Tokenization
+from nla_client.synchronous.base import Client
+from nla_client.synchronous.stream import ExplanationStream
 from nla_client.wire import VectorDType
 
 
@@ -91,7 +92,7 @@ class SourceClient(Client):
         return told[0] if sources.single else told
 
     def _tokens(self, sources: Sources) -> list[Tokenization]:
-        return self._connection.send_all(source_calls.tokenize(sources, self._batch_size))
+        return self._connection.send_all(texts.tokenize(sources, self._batch_size))
 
     @overload
     def extract(
@@ -165,7 +166,7 @@ class SourceClient(Client):
         rendering = Rendering(add_special_tokens, add_generation_prompt, continue_final_message, chat_template_kwargs)
         sources = as_sources(text, rendering)
         chosen = as_chosen(positions, sources.count)
-        call = source_calls.extract(sources, chosen, dtype, self._batch_size)
+        call = texts.extract(sources, chosen, dtype, self._batch_size)
         read = Extractions.join(self._connection.send_all(call))
         return read[0] if sources.single else read
 
@@ -300,20 +301,20 @@ class SourceClient(Client):
         rendering = Rendering(add_special_tokens, add_generation_prompt, continue_final_message, chat_template_kwargs)
         sources = as_sources(text, rendering)
         chosen = as_chosen(positions, sources.count)
-        sampling = calls.Sampling("bfloat16", n, temperature, top_p, top_k, max_tokens, seed, score)
+        sampling = Sampling("bfloat16", n, temperature, top_p, top_k, max_tokens, seed, score)
         if stream:
-            call = source_calls.explain_stream(sources, chosen, sampling, self._batch_size)
+            call = texts.explain_stream(sources, chosen, sampling, self._batch_size)
             return self._connection.stream(call, ExplanationStream)
         explained = self._explained(sources, chosen, sampling)
         return explained[0] if sources.single else explained
 
-    def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: calls.Sampling) -> Explanations:
-        batch = source_calls.explain(sources, chosen, sampling, self._batch_size)
+    def _explained(self, sources: Sources, chosen: Sequence[Chosen], sampling: Sampling) -> Explanations:
+        batch = texts.explain(sources, chosen, sampling, self._batch_size)
         if any(one.count is None for one in chosen):
-            if source_calls.fits_one(sources, chosen, sampling, self._batch_size):
+            if texts.fits_one(sources, chosen, sampling, self._batch_size):
                 with suppress(PayloadTooLargeError):  # it takes less at a time than others
                     return replies.explanations(self._connection.send_all(batch))
             told = self._tokens(sources)
             counted = [one.counted(tokens) for one, tokens in zip(chosen, told, strict=True)]
-            batch = source_calls.explain(sources, counted, sampling, self._batch_size)
+            batch = texts.explain(sources, counted, sampling, self._batch_size)
         return replies.explanations(self._connection.send_all(batch))

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nla_client import Info, Verbalization, tables
-from nla_client.calls import as_python
+from nla_client import Info, Verbalization
+from nla_client.calls.base import as_python
+from nla_client.results import tables
 from nla_client.wire import PairInfo
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Answers, Call, Done, Work

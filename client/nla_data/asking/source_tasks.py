@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nla_client import Explanation, Extraction, Info, Tokenization, Verbalization
-from nla_client.calls import MAX_SAMPLES, SEEDS
-from nla_client.results import NO_USAGE
+from nla_client.calls.base import MAX_SAMPLES, SEEDS
+from nla_client.results.base import NO_USAGE
 from nla_client.wire import ReadToken, add_usage
 from nla_data.asking.base import (
     MAX_ROWS,

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 import pyarrow as pa
 
-from nla_client import Info, tables
-from nla_client.calls import MAX_SAMPLES, SEEDS
+from nla_client import Info
+from nla_client.calls.base import MAX_SAMPLES, SEEDS
+from nla_client.results import tables
 from nla_client.wire import VectorDType
 from nla_data.asking.base import (
     Fields,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, InvalidVectorError, PayloadTooLargeError
-from nla_client.results import NO_USAGE
+from nla_client.results.base import NO_USAGE
 from nla_client.wire import Usage, add_usage
 from nla_data.asking.places import Passage
 from nla_data.asking.totals import Totals

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-from nla_client.calls import SEEDS
+from nla_client.calls.base import SEEDS
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
 from nla_data.reading.files import at_once

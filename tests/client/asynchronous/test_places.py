@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from nla_client import AsyncNLAClient, NLAClient, idle
+from nla_client import AsyncNLAClient, NLAClient
+from nla_client.sending import idle
 from tests.client.conftest import INFO
 from tests.client.listening import Listening, listening
 

@@ -22,7 +22,7 @@ from nla_client import (
     SampleError,
     StreamDone,
 )
-from nla_client.stream import EventParser
+from nla_client.sending.events import EventParser
 from nla_client.wire import ErrorDetail, Usage
 
 ODD = "line one\nand \u2028 separators \u0085 \x0b too ㈎"

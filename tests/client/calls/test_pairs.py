@@ -7,7 +7,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from nla_client import InvalidArgumentError, InvalidResponseError, NLAClient, calls, wire
+from nla_client import InvalidArgumentError, InvalidResponseError, NLAClient, wire
+from nla_client.calls import pairs
+from nla_client.calls.arguments import as_texts
+from nla_client.calls.base import Sampling
 from nla_client.vectors import as_vectors
 
 USAGE = {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1}
@@ -24,7 +27,7 @@ def sampling(**changes: Any) -> Any:
         "seed": None,
         "score": False,
     }
-    return calls.Sampling(**(fields | changes))
+    return Sampling(**(fields | changes))
 
 
 def bodies(batch: Any) -> Any:
@@ -36,7 +39,7 @@ def vectors(count: Any, width: Any = 2) -> Any:
 
 
 def test_body_is_the_contracts_request_field_by_field() -> None:
-    body = bodies(calls.verbalize(vectors(2), sampling(seed=7, top_k=5), 64))[0]
+    body = bodies(pairs.verbalize(vectors(2), sampling(seed=7, top_k=5), 64))[0]
     assert set(body) == set(wire.VerbalizeRequest.model_fields)
     request = wire.VerbalizeRequest.model_validate(body)
     assert (request.seed, request.top_k, request.stream) == (7, 5, False)
@@ -66,50 +69,50 @@ def test_defaults_are_those_of_the_wire() -> None:
     ],
 )
 def test_splitting(count: Any, n: Any, batch_size: Any, sizes: Any) -> None:
-    batch = calls.verbalize(vectors(count), sampling(n=n), batch_size)
+    batch = pairs.verbalize(vectors(count), sampling(n=n), batch_size)
     assert [len(body["vectors"]) for body in bodies(batch)] == sizes
     assert [batch.build(k).offset for k in range(batch.size)] == [sum(sizes[:k]) for k in range(len(sizes))]
 
 
 def test_seeds_go_on_from_request_to_request() -> None:
-    assert [body["seed"] for body in bodies(calls.verbalize(vectors(5), sampling(seed=10), 2))] == [10, 12, 14]
-    last = bodies(calls.verbalize(vectors(3), sampling(seed=2**31 - 1), 2))
+    assert [body["seed"] for body in bodies(pairs.verbalize(vectors(5), sampling(seed=10), 2))] == [10, 12, 14]
+    last = bodies(pairs.verbalize(vectors(3), sampling(seed=2**31 - 1), 2))
     assert [body["seed"] for body in last] == [2**31 - 1, 1]
-    assert bodies(calls.verbalize(vectors(1), sampling(seed=-1), 2))[0]["seed"] == -1  # for the server to refuse
+    assert bodies(pairs.verbalize(vectors(1), sampling(seed=-1), 2))[0]["seed"] == -1  # for the server to refuse
 
 
 def test_numpy_scalars_are_numbers() -> None:
-    body = bodies(calls.verbalize(vectors(1), sampling(n=np.int64(2), seed=np.int64(3), top_p=np.float32(0.5)), 64))[0]
+    body = bodies(pairs.verbalize(vectors(1), sampling(n=np.int64(2), seed=np.int64(3), top_p=np.float32(0.5)), 64))[0]
     assert (body["n"], body["seed"], body["top_p"]) == (2, 3, 0.5)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64, np.array])
 def test_seeds_of_numpy_go_on_as_others(kind: Any) -> None:
-    seeds = [body["seed"] for body in bodies(calls.verbalize(vectors(300), sampling(seed=kind(100), n=kind(1)), 64))]
+    seeds = [body["seed"] for body in bodies(pairs.verbalize(vectors(300), sampling(seed=kind(100), n=kind(1)), 64))]
     assert seeds == [100, 164, 228, 292, 356]
-    last = calls.verbalize(vectors(2), sampling(seed=np.int32(2**31 - 1)), 1)
+    last = pairs.verbalize(vectors(2), sampling(seed=np.int32(2**31 - 1)), 1)
     assert [body["seed"] for body in bodies(last)] == [2**31 - 1, 0]
 
 
 @pytest.mark.parametrize("changes", [{"n": 1.5}, {"n": "2"}, {"temperature": object()}, {"seed": 2**70}])
 def test_what_cannot_be_sent_is_refused(changes: Any) -> None:
     with pytest.raises(InvalidArgumentError):
-        bodies(calls.verbalize(vectors(1), sampling(**changes), 64))
+        bodies(pairs.verbalize(vectors(1), sampling(**changes), 64))
 
 
 def test_a_stream_is_one_request() -> None:
-    body = orjson.loads(calls.verbalize_stream(vectors(2), sampling(), 2).body)
+    body = orjson.loads(pairs.verbalize_stream(vectors(2), sampling(), 2).body)
     assert body["stream"] is True
     for count, n in ((0, 1), (3, 1), (2, 200)):
         with pytest.raises(InvalidArgumentError, match="a stream takes"):
-            calls.verbalize_stream(vectors(count), sampling(n=n), 2)
+            pairs.verbalize_stream(vectors(count), sampling(n=n), 2)
 
 
 def test_texts() -> None:
-    assert calls.as_texts("a") == (["a"], True)
-    assert calls.as_texts(("a", "b")) == (["a", "b"], False)
-    assert calls.as_texts(np.array(["a"])) == (["a"], False)
-    assert calls.as_texts([]) == ([], False)
+    assert as_texts("a") == (["a"], True)
+    assert as_texts(("a", "b")) == (["a", "b"], False)
+    assert as_texts(np.array(["a"])) == (["a"], False)
+    assert as_texts([]) == ([], False)
     for wrong in (
         None,
         1,
@@ -123,9 +126,9 @@ def test_texts() -> None:
         np.array([1]),
     ):
         with pytest.raises(InvalidArgumentError, match="str"):
-            calls.as_texts(wrong)
+            as_texts(wrong)
     with pytest.raises(InvalidArgumentError, match="JSON"):
-        bodies(calls.reconstruct(["\ud800"], "bfloat16", 64))
+        bodies(pairs.reconstruct(["\ud800"], "bfloat16", 64))
 
 
 @pytest.mark.parametrize(
@@ -143,15 +146,15 @@ def test_texts() -> None:
     ],
 )
 def test_columns_of_texts(column: Any) -> None:
-    assert calls.as_texts(column) == (["a", "b"], False)
-    texts = calls.as_texts(column)[0]
+    assert as_texts(column) == (["a", "b"], False)
+    texts = as_texts(column)[0]
     assert {type(text) for text in texts} == {str}
 
 
 @pytest.mark.parametrize("column", [pa.array(["a", None]), pd.Series(["a", None]), ["a", float("nan")]])
 def test_a_missing_text_is_named(column: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"texts\[1\] is"):
-        calls.as_texts(column)
+        as_texts(column)
 
 
 def result(index: Any, samples: Any = 1) -> Any:
@@ -171,11 +174,11 @@ def result(index: Any, samples: Any = 1) -> Any:
 )
 def test_answers_that_do_not_fit(reply: Any, match: str) -> None:
     with pytest.raises(InvalidResponseError, match=match):
-        calls.verbalize(vectors(2), sampling(), 64).build(0).parse(reply)
+        pairs.verbalize(vectors(2), sampling(), 64).build(0).parse(reply)
 
 
 def test_reconstructions_that_do_not_fit() -> None:
-    parse = calls.reconstruct(["a"], "bfloat16", 64).build(0).parse
+    parse = pairs.reconstruct(["a"], "bfloat16", 64).build(0).parse
     reply = {"model": "m", "dtype": "bfloat16", "d_model": 2, "usage": USAGE}
     with pytest.raises(InvalidResponseError, match="cannot be read: 2 bytes"):
         parse(orjson.dumps(reply | {"vectors": ["gD8="]}))

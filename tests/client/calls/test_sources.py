@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from nla_client import InvalidArgumentError
-from nla_client.explained import Tokenization
-from nla_client.sources import Chosen, Rendering, as_chosen, as_sources
+from nla_client.calls.sources import Chosen, Rendering, as_chosen, as_sources
+from nla_client.results.explained import Tokenization
 from nla_client.wire import Token
 from tests.client.source import words
 

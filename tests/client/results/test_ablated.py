@@ -15,13 +15,13 @@ from nla_client import (
     InvalidResponseError,
     InvalidVectorError,
     ScoreMatrix,
-    calls,
 )
+from nla_client.calls import pairs
 
 
 @pytest.mark.parametrize("baseline", [None, 2.0])
 def test_score_all(faces: Any, server: Any, monkeypatch: pytest.MonkeyPatch, baseline: float | None) -> None:
-    monkeypatch.setattr(calls, "MATRIX_VECTORS", 3)
+    monkeypatch.setattr(pairs, "MATRIX_VECTORS", 3)
     server.baseline = baseline
     texts, vectors = ["1", "2", "5", "7", "9"], np.arange(1, 8, dtype=np.float32)[:, None]
     wanted = np.abs(np.array([1, 2, 5, 7, 9])[:, None] - np.arange(1, 8)[None])
@@ -66,7 +66,7 @@ def test_a_matrix_of_none_sends_nothing(faces: Any, server: Any) -> None:
 def test_errors_count_over_the_matrix(
     faces: Any, server: Any, error_body: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "MATRIX_VECTORS", 3)
+    monkeypatch.setattr(pairs, "MATRIX_VECTORS", 3)
     for param, whole in {"texts[1]": "texts[3]", "vectors[1]": "vectors[4]", "by": "by"}.items():
         bad = httpx.Response(400, json=error_body("invalid_request", param=param))
         server.script = [None, None, None, bad]  # the second texts against the second vectors

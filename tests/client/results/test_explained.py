@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nla_client import Ablation, Explanation, Info, Score, shaded
-from nla_client.explained import Extraction
-from nla_client.shaded import Patch
+from nla_client import Ablation, Explanation, Info, Score
+from nla_client.results.explained import Extraction
+from nla_client.showing import shaded
+from nla_client.showing.shaded import Patch
 from nla_client.wire import AblatedPart, ExplainedToken, PairInfo, ReadToken, Sample
 from tests.client.conftest import INFO
 from tests.client.source import token

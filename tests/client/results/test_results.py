@@ -24,7 +24,7 @@ from nla_client import (
     Verbalizations,
     check_layer,
 )
-from nla_client.display import SHOWN_ROWS
+from nla_client.showing.display import SHOWN_ROWS
 from nla_client.wire import PairInfo
 from nla_data.api import Verbalize
 from tests.client.conftest import INFO

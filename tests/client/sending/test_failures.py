@@ -5,7 +5,7 @@ import pytest
 
 from nla_client import APIConnectionError, APITimeoutError
 from nla_client.errors import ERROR_CLASSES, EngineUnavailableError, OverloadedError
-from nla_client.failures import MAX_BACKOFF_S, MAX_RETRY_AFTER_S, retry_delay, status_error, transport_error
+from nla_client.sending.failures import MAX_BACKOFF_S, MAX_RETRY_AFTER_S, retry_delay, status_error, transport_error
 from nla_client.wire import STATUS, ErrorType
 
 

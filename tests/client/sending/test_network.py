@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from nla_client import APIConnectionError, AsyncNLAClient, InvalidArgumentError, NLAClient
-from nla_client.network import Way, is_direct, is_loopback
+from nla_client.sending.network import Way, is_direct, is_loopback
+from nla_client.synchronous.places import Connections
 from tests.client.listening import Listening, listening
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
@@ -142,7 +143,7 @@ def test_which_proxy_is_taken(
     set_all(monkeypatch, environment)
     way = Way.to(httpx.URL(url))
     assert (str(way.proxy.url) if way.proxy else None) == proxy
-    way.transport().close()
+    Connections.along(way).close()
 
 
 @pytest.mark.parametrize(

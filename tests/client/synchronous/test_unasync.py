@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nla_client import tasks, threads
+from nla_client.sending import tasks, threads
 from tests import unasync
 
 
@@ -29,7 +29,7 @@ def test_nothing_asynchronous_is_left(source: Path) -> None:
 
 
 def test_tasks_and_threads_have_the_same_names() -> None:
-    """Those that the files `async_*.py` may import."""
+    """Those that the room `asynchronous` may import."""
     own = {
         module: {
             name: sorted(method for method in vars(value) if method[0] != "_")

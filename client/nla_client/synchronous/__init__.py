@@ -1,0 +1,1 @@
+"""The clients for threads, made from the asynchronous ones by `make unasync`."""
