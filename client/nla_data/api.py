@@ -4,7 +4,8 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from nla_data.asking.source_tasks import Explain, Extract
+from nla_data.asking.explain import Explain
+from nla_data.asking.extract import Extract
 from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.run import Job, Outcome, run

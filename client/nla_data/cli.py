@@ -54,7 +54,8 @@ def _job(arguments: argparse.Namespace) -> "Job":
 
 
 def _task(arguments: argparse.Namespace) -> "Task":
-    from nla_data.asking.source_tasks import Explain, Extract
+    from nla_data.asking.explain import Explain
+    from nla_data.asking.extract import Extract
     from nla_data.asking.tasks import Reconstruct, ScorePairs, Verbalize
 
     if arguments.command == "extract":

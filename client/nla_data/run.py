@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from nla_client import Info
 from nla_client.calls.base import as_python
 from nla_data.asking import checks
-from nla_data.asking.source_tasks import Explain, Extract
+from nla_data.asking.explain import Explain
+from nla_data.asking.extract import Extract
 from nla_data.asking.tasks import Task, Verbalize
 from nla_data.asking.totals import Totals
 from nla_data.cluster import run as cluster
@@ -28,6 +29,7 @@ from nla_data.given import as_found_again, as_list
 from nla_data.reading import files, texts, vectors
 from nla_data.reading.files import SIDECAR_ENDING, reason
 from nla_data.reading.source import Source
+from nla_data.reading.types import is_text
 from nla_data.running import blocking
 from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
@@ -295,5 +297,5 @@ def _check_source(field: pa.Field) -> None:
 
 
 def _check_texts(field: pa.Field) -> None:
-    if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+    if not is_text(field.type):
         raise UsageError(f"column {field.name!r} holds {field.type}, not texts")

@@ -57,6 +57,8 @@ class Checkpoint(_Frozen):
     """Whether the model's final norm stays, before the head."""
     value_head: ValueHead | None = None
     """None: the vector is the last block's output itself."""
+    files: tuple[str, ...] | None = None
+    """Names of those files of weights that hold what the blocks need; None: SGLang's choice of what is there."""
     adapters: tuple[Given, ...] = ()
     """Merged into the weights, one upon the other."""
 

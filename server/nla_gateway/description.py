@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ class Origin(StrEnum):
     FROM_LAYER = "layer + 1"
     OTHER = "the reconstructor's sidecar"
     ASSUMED = "assumed, for the weights are not here"
+
+
+P = TypeVar("P")
 
 
 class _Frozen(BaseModel):
@@ -126,9 +129,7 @@ class Description(_Frozen):
         Raises:
             CheckpointError: it is none.
         """
-        if self.verbalizer is None:
-            raise CheckpointError(f"a {self.role.label} is described, where a {Role.AV.label} is meant")
-        return self.verbalizer
+        return self._own(self.verbalizer, Role.AV)
 
     def of_reconstructor(self) -> ReconstructorDescription:
         """Return a reconstructor's own part.
@@ -136,9 +137,7 @@ class Description(_Frozen):
         Raises:
             CheckpointError: it is none.
         """
-        if self.reconstructor is None:
-            raise CheckpointError(f"a {self.role.label} is described, where a {Role.AR.label} is meant")
-        return self.reconstructor
+        return self._own(self.reconstructor, Role.AR)
 
     def of_source(self) -> SourceDescription:
         """Return a source's own part.
@@ -146,9 +145,12 @@ class Description(_Frozen):
         Raises:
             CheckpointError: it is none.
         """
-        if self.source is None:
-            raise CheckpointError(f"a {self.role.label} is described, where a {Role.SOURCE.label} is meant")
-        return self.source
+        return self._own(self.source, Role.SOURCE)
+
+    def _own(self, part: P | None, meant: Role) -> P:
+        if part is None:
+            raise CheckpointError(f"a {self.role.label} is described, where a {meant.label} is meant")
+        return part
 
 
 VERBS: Final = {Role.AV: "reads", Role.AR: "rebuilds", Role.SOURCE: "gives"}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from nla_client.wire import Token
 from nla_data.api import Explain, Extract, Job, UsageError, run_job
-from nla_data.asking import source_tasks
+from nla_data.asking import passages
 from nla_data.asking.places import Choice, NoPlaceError
 from tests.data.gateway import CONTEXT, SOURCE, D, FakeGateway, failure, fake_gateway, ids_of, tokens_of, vectors_of
 from tests.data.test_run import nla, rows
@@ -337,7 +337,7 @@ def test_what_is_held_is_bounded(
     tmp_path: Path, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     """Pieces are cut by what becomes of them, and one that is larger by itself goes alone."""
-    monkeypatch.setattr(source_tasks, "PIECE_BYTES", held)
+    monkeypatch.setattr(passages, "PIECE_BYTES", held)
     texts = TEXTS[:40]
     given = save(tmp_path / "in.parquet", texts)
     assert nla("extract", given, tmp_path / "out", "--url", gateway.url, "--positions", "all") == 0

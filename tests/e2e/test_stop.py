@@ -68,13 +68,14 @@ def refused(stack: Stack) -> bool:
 
 def test_a_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, "llama")
-    stack = start(tmp_path / "log", "--only", "av", "--av", str(pair.av), "--device", "cpu")
+    # However slow the machine is, its grace is longer.
+    stack = start(tmp_path / "log", "--only", "av", "--av", str(pair.av), "--device", "cpu", "--grace", "600")
     vectors = np.random.default_rng(0).standard_normal((48, D_MODEL)).astype(np.float32)
     body = {"vectors": [encode(vector) for vector in vectors], "dtype": "float32", "max_tokens": 400}
     try:
         stack.wait_ready()
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(stack.http.post, "/verbalize", json=body)
+            answer = pool.submit(stack.http.post, "/verbalize", json=body, timeout=600)
             time.sleep(1)
             family = stack.family()
             stack.process.terminate()

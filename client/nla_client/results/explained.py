@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nla_client.layers import check_layer
 from nla_client.results import tables
 from nla_client.results.base import Results
+from nla_client.results.verbalized import Verbalization
 from nla_client.showing import display, shaded
 from nla_client.vectors import Matrix
 from nla_client.wire import ExplainedToken, Info, ReadToken, Score, Token
@@ -68,7 +69,7 @@ class Extraction:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each token, as in the files of `nla`."""
-        own = [_token_row(token) for token in self.tokens]
+        own = [token_row(token) for token in self.tokens]
         return [row | {"activation_vector": vector} for row, vector in zip(own, self.vectors, strict=True)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -79,11 +80,12 @@ class Extraction:
         return f"Extraction(text={self.text!r}, vectors=<{shape}>, layer={self.layer}, model={self.model!r})"
 
     def _repr_html_(self) -> str:
-        rows = [_token_row(token) for token in self.tokens]
+        rows = [token_row(token) for token in self.tokens]
         return display.table(rows) + display.note(f"{self.vectors.shape[1]} wide, block {self.layer} of {self.model}")
 
 
-def _token_row(token: ReadToken) -> dict[str, Any]:
+def token_row(token: ReadToken) -> dict[str, Any]:
+    """What a row says of its token, as in the files of `nla`."""
     names = ("position", "norm", "remark")
     return {"token": token.text, "token_id": token.id} | {name: getattr(token, name) for name in names}
 
@@ -131,7 +133,7 @@ class Explanation:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each token: of its first sample, and all of them in `samples`."""
-        return [_token_row(token) | _sample_row(token) for token in self.tokens]
+        return [token_row(token) | Verbalization(tuple(token.samples)).row() for token in self.tokens]
 
     def _repr_html_(self) -> str:
         patches = [
@@ -139,16 +141,6 @@ class Explanation:
             for token in self.tokens
         ]
         return shaded.text(self.text, patches, "the deeper, the higher fve; grey: no fve; underlined: reads badly")
-
-
-def _sample_row(token: ExplainedToken) -> dict[str, Any]:
-    rows = [
-        {"explanation": sample.text, "complete": sample.complete, "finish_reason": sample.finish_reason}
-        | (sample.score.model_dump() if sample.score else dict.fromkeys(Score.model_fields))
-        for sample in token.samples
-    ]
-    samples = [{("text" if name == "explanation" else name): value for name, value in row.items()} for row in rows]
-    return {**rows[0], "samples": samples}
 
 
 def _strength(score: Score | None) -> float | None:

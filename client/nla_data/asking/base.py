@@ -1,5 +1,6 @@
 """What all tasks have in common: what they need of a server, and how results become columns and counts."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final, Protocol, Self
@@ -126,13 +127,18 @@ def columns_of(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Columns:
 def explained_columns(rows: Sequence[Verbalization | None]) -> Columns:
     """The chosen sample of each row, all of them, and the spread of their mse."""
     told = [one.row() if one else {} for one in rows]
-    columns = columns_of(told, ("explanation", "complete", "finish_reason", "mse", "cosine", "fve", "samples"))
+    columns = columns_of(told, list(tables.VERBALIZATIONS))
     return columns | {"mse_mean": _spread(rows, "mean"), "mse_std": _spread(rows, "std")}
 
 
 def explained_schema() -> pa.Schema:
     """Types of these columns."""
     return pa.schema([*tables.verbalizations(), ("mse_mean", pa.float64()), ("mse_std", pa.float64())])
+
+
+def made_by(answers: Answers[Any], settings: dict[str, Any], count: int) -> Columns:
+    """What made the samples of each of so many rows."""
+    return {"model": [answers.model or None] * count, "settings": [json.dumps(settings)] * count}
 
 
 def _spread(rows: Sequence[Verbalization | None], name: str) -> list[float | None]:

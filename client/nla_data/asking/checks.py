@@ -25,8 +25,10 @@ def first_rows(source: Source, column: str | None, info: Info) -> list[str]:
     Raises:
         UsageError: float16 that has overflowed, or no vector that can be used.
     """
+    if column is None:
+        return []
     piece = next(source.pieces(Position(), FIRST_ROWS, MOST_ROWS), None)
-    if column is None or piece is None:
+    if piece is None:
         return []
     checked = vectors.read(piece.table.column(column), info.d_model)
     bad = [reason for reason in checked.reasons if reason]

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, cast, get_args
+from typing import Final, Self, cast, get_args
 
 import numpy as np
 
 from nla_client.wire import PositionWord, Token
 from nla_data.errors import UsageError
-from nla_data.reading.texts import Form
 
 MIN_POSITION: Final = 50
 """Where drawing begins: earlier tokens have seen little of the text."""
@@ -18,27 +17,6 @@ _CHOICES: Final = "last, all, content, random:N, or numbers such as 0,5,-1"
 
 class NoPlaceError(ValueError):
     """A text without the tokens that were asked for; its text says why."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One text on its way to the source model.
-
-    Attributes:
-        number: Its row's number over all input files.
-        form: What the contract calls what it is sent as.
-        item: As it is sent.
-        size: Its tokens, as many as may be guessed.
-        positions: Where it is read, ascending; None for as it was asked for, which the server works out.
-        truncated: Whether it was cut to the source's context.
-    """
-
-    number: int
-    form: Form
-    item: Any
-    size: int
-    positions: list[int] | None = None
-    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,14 +105,3 @@ class Choice:
             raise NoPlaceError(f"the text has {len(tokens)} tokens, none to draw from position {self.least} on")
         drawn = np.random.default_rng([seed, number]).permutation(len(there))[: self.draws]
         return sorted(there[k] for k in drawn)
-
-
-def cut(shares: Sequence[float], forms: Sequence[Form], most: int) -> list[range]:
-    """Requests for texts one after the other: of one form, at most so many, and of shares that sum up to 1 at most."""
-    found, start, held = list[range](), 0, 0.0
-    for stop, (share, form) in enumerate(zip(shares, forms, strict=True)):
-        if stop > start and (held + share > 1 or stop - start == most or form != forms[start]):
-            found.append(range(start, stop))
-            start, held = stop, 0.0
-        held += share
-    return [*found, range(start, len(shares))] if shares else []

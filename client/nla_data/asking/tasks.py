@@ -3,7 +3,6 @@
 A task knows the columns that it reads and writes and the clients' calls; nothing of files, retries or order.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nla_client import Info
-from nla_client.calls.base import MAX_SAMPLES, SEEDS
+from nla_client.calls.base import MAX_SAMPLES
 from nla_client.results import tables
 from nla_client.wire import VectorDType
 from nla_data.asking.base import (
@@ -21,11 +20,12 @@ from nla_data.asking.base import (
     done_of,
     explained_columns,
     explained_schema,
+    made_by,
     need,
     need_scores,
 )
 from nla_data.asking.work import Call, Done, Work, ask
-from nla_data.reading import vectors
+from nla_data.reading import texts, vectors
 from nla_data.reading.source import Piece, Weigh
 
 
@@ -123,14 +123,13 @@ class Verbalize(Fields):
         options = {name: value for name, value in asdict(self).items() if name not in ("vector_column", "seed")}
 
         async def send(start: int, stop: int) -> Any:
-            seed, given = ((self.seed or 0) + work.offset + start) % SEEDS, work.vectors[start:stop]
+            seed, given = work.seed(self.seed, start), work.vectors[start:stop]
             return await call(lambda clients: clients.nla.verbalize(given, seed=seed, **options))
 
         answers = await ask(work, send)
         columns = explained_columns(answers.rows)
         columns |= {"norm": _norms(work), "input_row": work.piece.numbers, "error": answers.reasons}
-        settings = json.dumps(options | {"seed": self.seed})
-        columns |= {"model": [answers.model or None] * len(answers.rows), "settings": [settings] * len(answers.rows)}
+        columns |= made_by(answers, options | {"seed": self.seed}, len(answers.rows))
         return done_of(columns, self.output(work.vectors.shape[1]), answers)
 
 
@@ -157,8 +156,8 @@ class Reconstruct(Fields):
 
     def prepare(self, piece: Piece, d_model: int) -> Work:
         """Read the texts."""
-        texts, reasons = _texts(piece.table.column(self.text_column))
-        return Work(piece, reasons, np.empty((len(texts), d_model), np.float32), texts)
+        found, reasons = _texts(piece.table.column(self.text_column))
+        return Work(piece, reasons, np.empty((len(found), d_model), np.float32), found)
 
     async def answer(self, call: Call, work: Work) -> Done:
         """One request."""
@@ -193,40 +192,36 @@ class ScorePairs(Fields):
     def prepare(self, piece: Piece, d_model: int) -> Work:
         """Read texts and vectors: both must be good."""
         checked = vectors.read(piece.table.column(self.vector_column), d_model)
-        texts, reasons = _texts(piece.table.column(self.text_column))
+        found, reasons = _texts(piece.table.column(self.text_column))
         both = [first or second for first, second in zip(checked.reasons, reasons, strict=True)]
         good_vectors = [both[k] is None for k, reason in enumerate(checked.reasons) if reason is None]
         good_texts = [both[k] is None for k, reason in enumerate(reasons) if reason is None]
-        kept = [text for text, good in zip(texts, good_texts, strict=True) if good]
+        kept = [text for text, good in zip(found, good_texts, strict=True) if good]
         return Work(piece, both, checked.vectors[good_vectors], kept)
 
     async def answer(self, call: Call, work: Work) -> Done:
         """One request."""
 
         async def send(start: int, stop: int) -> Any:
-            texts, given = work.texts[start:stop], work.vectors[start:stop]
-            return await call(lambda clients: clients.critic.score(texts, given, dtype=self.dtype))
+            told, given = work.texts[start:stop], work.vectors[start:stop]
+            return await call(lambda clients: clients.critic.score(told, given, dtype=self.dtype))
 
         answers = await ask(work, send)
-        columns = columns_of([it.model_dump() if it else {} for it in answers.rows], ("mse", "cosine", "fve"))
+        columns = columns_of([it.model_dump() if it else {} for it in answers.rows], list(tables.SCORES))
         return done_of(columns | {"score_error": answers.reasons}, self.output(work.vectors.shape[1]), answers)
 
 
 def _texts(column: pa.Array) -> tuple[list[str], list[str | None]]:
     """The good texts, and for each row None or what is wrong with it."""
-    read = [_text(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    read = [_text(value) for value in texts.as_bytes(column)]
     return [text for text, reason in read if reason is None], [reason for _, reason in read]
 
 
 def _text(value: bytes | None) -> tuple[str, str | None]:
-    try:
-        text = (value or b"").decode()
-    except UnicodeDecodeError:
-        return "", "no text: its bytes are not UTF-8"
-    return text, None if text.strip() else "no text"
+    text, reason = texts.text_of(value)
+    return text, reason or (None if text.strip() else "no text")
 
 
 def _norms(work: Work) -> list[float | None]:
     """Norms of the good vectors, in their rows."""
-    norms = iter(np.linalg.norm(work.vectors.astype(np.float64), axis=1).tolist())
-    return [next(norms) if reason is None else None for reason in work.reasons]
+    return work.at_rows(np.linalg.norm(work.vectors.astype(np.float64), axis=1).tolist())

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client import AsyncNLAClient, AsyncNLACritic, InvalidRequestError, InvalidVectorError, PayloadTooLargeError
+from nla_client.calls.base import SEEDS
 from nla_client.results.base import NO_USAGE
 from nla_client.wire import Usage, add_usage
-from nla_data.asking.places import Passage
+from nla_data.asking.passages import Passage
 from nla_data.asking.totals import Totals
 from nla_data.reading.source import Piece
 
@@ -78,7 +79,16 @@ class Work:
     @property
     def seeds(self) -> int:
         """How many seeds they take: one a row, or a position, where positions are known."""
-        return sum(len(one.positions or ()) for one in self.passages) if self.passages else self.good
+        return sum(one.count for one in self.passages) if self.passages else self.good
+
+    def seed(self, seed: int | None, before: int) -> int:
+        """What a run's seed is for a row or a position of these, by how many of them come before it."""
+        return ((seed or 0) + self.offset + before) % SEEDS
+
+    def at_rows(self, values: Iterable[T]) -> list[T | None]:
+        """Values of the good rows at their places among all rows; None at the others."""
+        given = iter(values)
+        return [next(given) if reason is None else None for reason in self.reasons]
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,7 @@ async def ask(
     for part in await together(_send_range(send, it.start, it.stop) for it in ranges or [range(work.good)]):
         sent = sent.then(part)
     places = dict(zip(order, range(work.good), strict=True)) if order else range(work.good)
-    good = iter(range(work.good))
-    at = [places[next(good)] if reason is None else None for reason in work.reasons]
+    at = work.at_rows(places[k] for k in range(work.good))
     rows = [None if place is None else sent.rows[place] for place in at]
     reasons = [work.reasons[k] if place is None else sent.refused.get(place) for k, place in enumerate(at)]
     return Answers(rows, reasons, work.seeds, sent.model, sent.usage)

@@ -5,17 +5,17 @@ A column's type tells which they are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nla_client.calls.sources import Form
 from nla_data.errors import UsageError
+from nla_data.reading.types import is_list, is_text
 
-Form = Literal["texts", "chats", "token_ids"]
-"""As the contract calls them."""
 _MESSAGE = ("role", "content")
 
 
@@ -40,9 +40,9 @@ def form_of(kind: pa.DataType, name: str) -> Form:
     Raises:
         UsageError: none of the three, naming the column and its type.
     """
-    if _is_text(kind):
+    if is_text(kind):
         return "texts"
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         if pa.types.is_integer(kind.value_type):
             return "token_ids"
         if pa.types.is_struct(kind.value_type) and all(_has_text(kind.value_type, part) for part in _MESSAGE):
@@ -56,7 +56,7 @@ def form_of(kind: pa.DataType, name: str) -> Form:
 def read(column: pa.Array, name: str) -> Checked:
     """The texts of a column, [N] rows."""
     form = form_of(column.type, name)
-    judges: dict[Form, Callable[[Any], tuple[Any, str | None]]] = {"texts": _text, "chats": _chat, "token_ids": _ids}
+    judges: dict[Form, Callable[[Any], tuple[Any, str | None]]] = {"texts": text_of, "chats": _chat, "token_ids": _ids}
     found = [judges[form](value) for value in _values(column, form)]
     return Checked(form, [item for item, reason in found if reason is None], [reason for _, reason in found])
 
@@ -80,24 +80,18 @@ def _numbers(column: Any) -> NDArray[np.int64]:
     return found
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 def _has_text(kind: pa.DataType, name: str) -> bool:
     place = kind.get_field_index(name)
-    return place >= 0 and _is_text(kind.field(place).type)
+    return place >= 0 and is_text(kind.field(place).type)
 
 
 def _values(column: pa.Array, form: Form) -> list[Any]:
-    """Texts as bytes, since Arrow does not see to it that they are UTF-8."""
     if form == "texts":
-        values: list[Any] = column.cast(pa.large_binary()).to_pylist()
-        return values
+        return as_bytes(column)
     if form == "token_ids":
         return list(column.to_pylist())
     flat = column.flatten()
-    parts = [flat.field(part).cast(pa.large_binary()).to_pylist() for part in _MESSAGE]
+    parts = [as_bytes(flat.field(part)) for part in _MESSAGE]
     missing = flat.is_null().to_pylist()
     messages = [None if gone else pair for gone, *pair in zip(missing, *parts, strict=True)]
     ends = np.cumsum(_numbers(pc.list_value_length(column))).tolist()
@@ -106,7 +100,14 @@ def _values(column: pa.Array, form: Form) -> list[Any]:
     return [messages[start:end] if there else None for start, end, there in zip(starts, ends, whole, strict=False)]
 
 
-def _text(value: bytes | None) -> tuple[str, str | None]:
+def as_bytes(column: pa.Array) -> list[bytes | None]:
+    """A column of texts, which Arrow does not see to be UTF-8."""
+    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def text_of(value: bytes | None) -> tuple[str, str | None]:
+    """A text, and None or why there is none."""
     try:
         text = (value or b"").decode()
     except UnicodeDecodeError:

@@ -80,11 +80,17 @@ def _keeps_its_kind(leaf: pa.DataType, target: pa.DataType) -> bool:
     """Whether a value stays what it was: a text no bytes, a decimal no float."""
     if pa.types.is_decimal(leaf):
         return not pa.types.is_floating(target)
-    return not (_is_text(leaf) and _is_bytes(target))
+    return not (is_text(leaf) and _is_bytes(target))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether it holds lists, of one length or of several."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -112,7 +118,7 @@ def _is_safe_leaf(kind: pa.DataType, target: pa.DataType) -> bool:
 
 
 def _is_text_or_bytes(kind: pa.DataType) -> bool:
-    tests = [_is_text, _is_bytes, pa.types.is_fixed_size_binary, pa.types.is_string_view, pa.types.is_binary_view]
+    tests = [is_text, _is_bytes, pa.types.is_fixed_size_binary, pa.types.is_string_view, pa.types.is_binary_view]
     return any(test(kind) for test in tests)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nla_data.errors import UsageError
+from nla_data.reading.types import is_list
 
 FLOAT16_ADVICE: Final = "float16 overflows above 65504: save activations as bfloat16 or float32"
 _LARGEST: Final = 3.3895e38  # bfloat16's largest finite number, in float32
@@ -49,7 +50,7 @@ def check_type(kind: pa.DataType, name: str) -> None:
     if shape is not None and len(shape) != 1:
         raise UsageError(f"column {name!r} holds tensors of shape {list(shape)}, not vectors [d]: reshape them")
     kind = _plain(kind)
-    if not (_is_list(kind) and kind.value_type in _NUMBERS) and not _is_bytes(kind):
+    if not (is_list(kind) and kind.value_type in _NUMBERS) and not _is_bytes(kind):
         raise UsageError(
             f"column {name!r} holds {kind}, not vectors [d]: lists of float16, float32, float64 or uint16 (the bits of "
             "bfloat16), or bytes of bfloat16 or float32"
@@ -62,7 +63,7 @@ def read(column: pa.Array, d_model: int) -> Checked:
         column = column.storage
     rows, reasons = _bytes(column, d_model) if _is_bytes(column.type) else _lists(column, d_model)
     good = np.array([reason is None for reason in reasons], bool)
-    half = _is_list(column.type) and column.type.value_type == pa.float16()
+    half = is_list(column.type) and column.type.value_type == pa.float16()
     for k, reason in zip(np.flatnonzero(good), _judge(rows, half=half), strict=True):
         reasons[k] = reason
     return Checked(rows[[reasons[k] is None for k in np.flatnonzero(good)]], reasons)
@@ -70,10 +71,6 @@ def read(column: pa.Array, d_model: int) -> Checked:
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

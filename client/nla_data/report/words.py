@@ -6,6 +6,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from nla_data.reading.conversion import decoded
+from nla_data.reading.types import is_text
 
 _NO_FRACTION: Final = re.compile(r"\.0+(?=$|[Z+-])")
 
@@ -29,7 +30,7 @@ def values(column: pa.Array) -> list[Any]:
         return [None if told is None else f"{told} {kind.unit}" for told in column.cast(pa.string()).to_pylist()]
     if pa.types.is_temporal(kind):
         return [told and _NO_FRACTION.sub("", told) for told in column.cast(pa.string()).to_pylist()]
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):  # which may hold any bytes
+    if is_text(kind):  # which may hold any bytes
         told = column.cast(pa.large_binary()).to_pylist()
         return [None if text is None else text.decode("utf-8", "replace") for text in told]
     return list(column.to_pylist())

@@ -11,7 +11,7 @@ from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import SINGLE, Checkpoint
-from nla_launch.pair.model_config import ModelConfig, read_config, read_stored
+from nla_launch.pair.model_config import ModelConfig, read_config
 
 READER: Final = "nla_engine.adapters.check"
 """The engine's own reader of adapters, which is asked in a process of its own: nothing of ours imports the engine."""
@@ -64,8 +64,7 @@ def served_config(checkpoint: Checkpoint, config: ModelConfig, description: Desc
         raise LaunchError(
             f"{checkpoint.source}: a {description.role.label} of {blocks} blocks, of a base that has {config.blocks}"
         )
-    stored = read_stored(checkpoint.folder, blocks)
-    return replace(config, blocks=blocks, stored=stored, changed=_cut(checkpoint.folder, blocks, config.blocks))
+    return replace(config, blocks=blocks, changed=_cut(checkpoint.folder, blocks, config.blocks))
 
 
 def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from nla_gateway.pair.blocks import block_of
 from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
 from nla_launch.pair.heads import weight_heads
-from nla_launch.pair.shards import NOT_OURS, block_of, missing_files
+from nla_launch.pair.shards import NOT_OURS, missing_files
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
 FIELDS: Final = {

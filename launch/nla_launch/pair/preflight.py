@@ -14,7 +14,7 @@ from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import check_base, served_config, whole_config
 from nla_launch.pair.checkpoints import TOKENIZERS, VALUE_HEAD, Checkpoint
 from nla_launch.pair.describing import Places, describe_pair
-from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.model_config import ModelConfig, read_stored
 from nla_launch.pair.reading import NOT_KNOWN, PairLayer, describe_source, pair_layer
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.shards import missing_files
@@ -132,7 +132,7 @@ def _check_weights(checkpoint: Checkpoint, description: Description, config: Mod
         case Role.AR:
             _check_reconstructor(folder, description, served)
         case Role.SOURCE:
-            if served.stored is None:
+            if read_stored(folder, served.blocks) is None:
                 raise LaunchError(f"{folder}: its weights lack the embedding table or one of the blocks 0 to"
                                   f" {served.blocks - 1}: fetch the whole checkpoint")  # fmt: skip
         case _:

@@ -5,19 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from nla_gateway.pair.blocks import block_of
 from nla_launch.pair.heads import weight_map
 
-BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 NOT_OURS: Final = re.compile(r"(?:^|\.)(?:vision|visual|audio|mtp)[^.]*\.|multi_modal")
 """Parts that are not loaded: of vision and the like, and what guesses further tokens."""
 FINAL_NORM: Final = re.compile(r"(?:\w+\.)*?(?:norm|norm_f|final_layernorm|ln_f|embedding_norm)\.weight")
 HEAD: Final = re.compile(r"(?:^|\.)lm_head\.")
-
-
-def block_of(name: str) -> int | None:
-    """Tell the block that a tensor belongs to; None where it belongs to none."""
-    block = BLOCK.search(name)
-    return None if block is None else int(block[1])
 
 
 def is_final_norm(name: str) -> bool:

@@ -5,9 +5,9 @@ from typing import Any, Final, assert_never
 from nla_gateway.description import REPLACE, Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import model_class
-from nla_launch.pair.bases import blocks_of
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
+from nla_launch.pair.shards import wanted_files
 
 VARIABLE: Final = "NLA_ENGINE_CHECKPOINT"
 
@@ -35,6 +35,8 @@ def told(config: ModelConfig, checkpoint: Checkpoint, description: Description) 
             head = None if rules.value_head is None else rules.value_head.model_dump(mode="json")
             return served | {"blocks": rules.blocks, "final_norm": rules.final_norm, "value_head": head}
         case Role.SOURCE:
-            return served | {"blocks": blocks_of(description)}
+            blocks = description.of_source().blocks
+            files = None if checkpoint.folder is None else wanted_files(checkpoint.folder, blocks)
+            return served | {"blocks": blocks, "files": files}
         case _:
             assert_never(description.role)

@@ -28,16 +28,7 @@ class ReconstructorMixin(Truncated):
         bias = head is not None and head.bias is not None
         self.value_head = None if head is None else nn.Linear(size, size, bias=bias, dtype=torch.float32)
 
-    @torch.no_grad()
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        forward_batch: Any,
-        input_embeds: torch.Tensor | None = None,
-        get_embedding: bool = True,
-        **options: Any,
-    ) -> Any:
+    def nla_output(self, input_ids: torch.Tensor, positions: torch.Tensor, forward_batch: Any) -> Any:
         """Return EmbeddingPoolerOutput with embeddings [batch, d_model], float32."""
         from sglang.srt.layers.pooler import EmbeddingPoolerOutput
 

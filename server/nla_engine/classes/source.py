@@ -15,16 +15,7 @@ class SourceMixin(Truncated):
 
     nla_kind: ClassVar = "source"
 
-    @torch.no_grad()
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        forward_batch: Any,
-        input_embeds: torch.Tensor | None = None,
-        get_embedding: bool = True,
-        **options: Any,
-    ) -> Any:
+    def nla_output(self, input_ids: torch.Tensor, positions: torch.Tensor, forward_batch: Any) -> Any:
         """Return EmbeddingPoolerOutput with a list of rows [positions, d_model], one tensor a text.
 
         They stand where SGLang sends tensors and no lists of numbers; its embeddings are empty.

@@ -63,6 +63,23 @@ class Truncated(Decoder):
         mlp = getattr(self.nla_layers[-1], "mlp", None)
         self._some = SomeRows(mlp) if on_cpu() and mlp is not None else None
 
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        forward_batch: Any,
+        input_embeds: torch.Tensor | None = None,
+        get_embedding: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Return EmbeddingPoolerOutput, as SGLang asks an embedding model for it."""
+        return self.nla_output(input_ids, positions, forward_batch)
+
+    def nla_output(self, input_ids: torch.Tensor, positions: torch.Tensor, forward_batch: Any) -> Any:
+        """Compute what the engine answers."""
+        raise NotImplementedError
+
     def nla_hidden(
         self, input_ids: torch.Tensor, positions: torch.Tensor, forward_batch: Any, rows: torch.Tensor
     ) -> torch.Tensor:

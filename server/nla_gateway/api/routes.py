@@ -62,21 +62,16 @@ UNBUFFERED: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """For proxies: events are to be passed on as they come, and kept by nobody."""
 SIGN_OF_LIFE_S: Final = 15.0
 """After so long without an event a comment is sent: proxies close connections on which nothing comes."""
-EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "JSON, or with stream=true the server-sent events sample.delta, sample.done, error and done.",
-    }
-}
 
 
-EXPLAIN_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        "description": "JSON, or with stream=true the server-sent events tokens, sample.delta, sample.done, error and"
-        " done.",
-    }
-}
+def _or_events(names: str) -> dict[int | str, dict[str, Any]]:
+    """Describe an answer that may also be a stream."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: {"content": content, "description": f"JSON, or with stream=true the server-sent events {names}."}}
+
+
+STREAMED: Final = ERRORS | _or_events("sample.delta, sample.done, error and done")
+STREAMED_TEXTS: Final = ERRORS | _or_events("tokens, sample.delta, sample.done, error and done")
 
 
 class EngineStatus(BaseModel):
@@ -102,7 +97,7 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-@router.post("/verbalize", response_model=VerbalizeResponse, responses={**ERRORS, **EVENT_STREAM})
+@router.post("/verbalize", response_model=VerbalizeResponse, responses=STREAMED)
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
     job = await jobs.VerbalizeJob.prepare(_gateway(request), call, request.state.request_id)
@@ -145,7 +140,7 @@ async def extract(call: Annotated[ExtractRequest, Body()], request: Request) -> 
     return await _unless_gone(request, texts.extract(_gateway(request), call, request.state.request_id))
 
 
-@router.post("/explain", response_model=ExplainResponse, responses={**ERRORS, **EXPLAIN_STREAM})
+@router.post("/explain", response_model=ExplainResponse, responses=STREAMED_TEXTS)
 async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> Any:
     """Describe in words what the source model holds at positions of texts."""
     work = texts.ExplainJob.prepare(_gateway(request), call, request.state.request_id)

@@ -1,7 +1,7 @@
 """The calls that take texts for the source model: tokens, vectors at positions, and their explanations."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
@@ -51,8 +51,6 @@ from nla_gateway.pair.texts import SourceText
 
 K = TypeVar("K", bound=Token)
 
-TEXTS_AT_A_TIME: Final = 8
-"""Tokenized before other requests' texts are."""
 USUAL_TOKENS: Final = 512
 """Of a text."""
 ROWS_AT_A_TIME: Final = 64
@@ -91,30 +89,32 @@ class Places:
     passages: list[Passage]
 
     @classmethod
-    async def of(cls, gateway: Gateway, call: PositionsRequest, *, whole: bool = False) -> Self:
+    async def of(
+        cls, gateway: Gateway, call: PositionsRequest, given: Sequence[GivenText], *, whole: bool = False
+    ) -> Self:
         """Tokenize a request's texts and choose their positions.
 
         Args:
             gateway: of the source.
             call: the request.
+            given: its texts.
             whole: whether all tokens are wanted, not only those of the positions.
 
         Raises:
             RequestError: it is wrong, or the source is not ready.
         """
-        given, most = texts_of(gateway, call), gateway.limits.max_positions
-        places, count = cls(gateway.source(), []), len(given)
+        places, count, most = cls(gateway.source(), []), len(given), gateway.limits.max_positions
         wanted, params = choices(call.positions, count), names(call.positions, count)
         longest = max(len(choice) if isinstance(choice, list) else 1 for choice in wanted)
         if longest > most:  # before they are looked at for each text
             raise _too_many(longest, most)
-        for start in range(0, count, TEXTS_AT_A_TIME):
-            part = slice(start, start + TEXTS_AT_A_TIME)
-            texts = await places.source.tokenize(given[part], places.source.max_tokens)
-            for text, choice, param in zip(texts, wanted[part], params[part], strict=True):
+        chosen = zip(wanted, params, strict=True)
+        async with aclosing(places.source.tokenize(given, places.source.max_tokens)) as texts:
+            async for text in texts:
+                choice, param = next(chosen)
                 places.passages.append(Passage.of(text, choose(choice, text, param), whole=whole))
-            if places.count > most and count > 1:  # a lone text may be read everywhere, if its model takes it
-                raise _too_many(places.count, most)
+                if places.count > most and count > 1:  # a lone text may be read everywhere, if its model takes it
+                    raise _too_many(places.count, most)
         return places
 
     @property
@@ -148,12 +148,7 @@ async def tokenize(gateway: Gateway, call: TokenizeRequest) -> TokenizeResponse:
     given, source = texts_of(gateway, call), gateway.tokenizer()
 
     async def work() -> list[SourceText]:
-        parts = range(0, len(given), TEXTS_AT_A_TIME)
-        return [
-            text
-            for start in parts
-            for text in await source.tokenize(given[start : start + TEXTS_AT_A_TIME], MOST_TOKENIZED)
-        ]
+        return [text async for text in source.tokenize(given, MOST_TOKENIZED)]
 
     with gateway.admission.admit(len(given)):
         texts = await within(gateway, work())
@@ -163,12 +158,13 @@ async def tokenize(gateway: Gateway, call: TokenizeRequest) -> TokenizeResponse:
 
 async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> ExtractResponse:
     """Answer `/extract`."""
+    given = texts_of(gateway, call)
 
     async def work() -> tuple[Places, list[NDArray[np.float32]], Usage]:
-        places = await Places.of(gateway, call)
+        places = await Places.of(gateway, call, given)
         return places, *await places.read(gateway, owner_of(request_id, places.work))
 
-    with gateway.admission.admit(len(texts_of(gateway, call))):
+    with gateway.admission.admit(len(given)):
         places, vectors, usage = await within(gateway, work())
     gateway.metrics.vectors("/extract", places.count)
     results = [
@@ -221,9 +217,9 @@ class ExplainJob:
         Raises:
             RequestError: it is wrong, or its engines are not ready.
         """
-        prepared = prepare_call(gateway, call)
-        with gateway.admission.admit(len(texts_of(gateway, call))):
-            places = await within(gateway, Places.of(gateway, call, whole=call.stream))
+        prepared, given = prepare_call(gateway, call), texts_of(gateway, call)
+        with gateway.admission.admit(len(given)):
+            places = await within(gateway, Places.of(gateway, call, given, whole=call.stream))
         check_samples(gateway, call, places.count, "positions")
         return cls(gateway, prepared, places, request_id, owner_of(request_id, places.count * call.n))
 

@@ -5,12 +5,12 @@ Heads and sizes alone would not do: weights that were trained on have the same. 
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from nla_gateway.description import Description, Origin
+from nla_gateway.pair.blocks import block_of
 
 _WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
 _OWN: Final = frozenset(
@@ -20,7 +20,6 @@ _OWN: Final = frozenset(
     }
 )  # fmt: skip
 """Origins of what the files in the folder say already."""
-_BLOCK: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""
 _MAX_HEAD: Final = 100 * 2**20
@@ -59,8 +58,8 @@ def _of_first_blocks(folder: Path, blocks: int) -> str:
         with path.open("rb") as stream:
             head, begins = _head(stream, path.stat().st_size)
             for name, begin, end in _named(head):
-                block = _BLOCK.search(name)
-                if block is not None and int(block[1]) < blocks:
+                block = block_of(name)
+                if block is not None and block < blocks:
                     samples[name] = _sample(stream, begins + begin, end - begin)
     for name, sample in sorted(samples.items()):
         digest.update(f"{name}\0".encode() + sample)

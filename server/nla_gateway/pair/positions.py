@@ -13,7 +13,7 @@ from nla_gateway.pair.texts import SourceText
 FIRST: Final = 10
 """Positions at a text's beginning whose activations are unlike all others."""
 FAR: Final = 3.0
-"""Factor from the typical norm, up or down, that is remarked on."""
+"""Factor between norms, up or down, that is remarked on."""
 
 
 def choices(positions: PositionWord | Sequence[PositionWord | int | list[int]], count: int) -> list[ChoiceOfPositions]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Final
 
@@ -18,6 +18,7 @@ from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.given import GivenText, given_texts
+from nla_gateway.pair.positions import FAR, FIRST
 from nla_gateway.pair.texts import SourceText, SourceTokenizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -30,10 +31,6 @@ TOKENS_PER_CALL: Final = 8192
 """About as many as an engine computes together."""
 MOST_TOKENIZED: Final = 2**17
 """Tokens of a text that is only taken apart, however long the model takes it."""
-NORM_FACTOR: Final = 3.0
-"""Between the usual norm of a layer's vectors and a pair's injection_scale."""
-FIRST_TOKENS: Final = 10
-"""Their vectors are unlike all others, some a hundred times as long."""
 
 
 class Source:
@@ -69,11 +66,11 @@ class Source:
         room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
         return min([self.settings.context_length - 1, *room])
 
-    async def tokenize(self, texts: Sequence[GivenText], most: int) -> list[SourceText]:
-        """Read some of a request's texts, off the event loop.
+    async def tokenize(self, texts: Sequence[GivenText], most: int) -> AsyncGenerator[SourceText, None]:
+        """Read a request's texts, off the event loop, and few at a time, so that other requests get in between.
 
         Args:
-            texts: few, for others wait meanwhile.
+            texts: any number.
             most: tokens of each.
 
         Raises:
@@ -85,26 +82,28 @@ class Source:
             if text.characters > most * self._longest_token:
                 raise _too_long(f"{text.characters} characters", most, text.param)
 
-        def read() -> list[SourceText]:
-            return [text.read(self._tokenizer) for text in texts]
+        def read(part: Sequence[GivenText]) -> list[SourceText]:
+            return [text.read(self._tokenizer) for text in part]
 
-        found = await asyncio.get_running_loop().run_in_executor(self._tokenizing, read)
-        for source_text, text in zip(found, texts, strict=True):
-            if len(source_text.tokens) > most:
-                raise _too_long(f"{len(source_text.tokens)} tokens", most, text.param)
-        return found
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            part = texts[start : start + TEXTS_PER_CALL]
+            found = await asyncio.get_running_loop().run_in_executor(self._tokenizing, read, part)
+            for source_text, text in zip(found, part, strict=True):
+                if len(source_text.tokens) > most:
+                    raise _too_long(f"{len(source_text.tokens)} tokens", most, text.param)
+                yield source_text
 
     async def ids_of(self, texts: tuple[str, ...]) -> list[list[int]]:
         """Tokenize texts as they are usually given; the same ones only once, for requests may keep others waiting."""
         if texts not in self._ids:
             given = given_texts(TokenizeRequest(texts=list(texts)))
-            self._ids[texts] = [text.ids for text in await self.tokenize(given, MOST_TOKENIZED)]
+            self._ids[texts] = [text.ids async for text in self.tokenize(given, MOST_TOKENIZED)]
         return self._ids[texts]
 
     def note_norm(self, typical: float) -> None:
         """Keep the norm that the self-test has found, and warn where it is not what the verbalizer was trained on."""
         self.typical_norm, self.warning = typical, None
-        if self._expected_norm is None or 1 / NORM_FACTOR < typical / self._expected_norm < NORM_FACTOR:
+        if self._expected_norm is None or 1 / FAR < typical / self._expected_norm < FAR:
             return
         self.warning = (
             f"vectors of {self.settings.model} at layer {self.layer} have norms about {typical:.3g}, but the pair's"
@@ -158,7 +157,7 @@ def parts_of(lengths: Sequence[int]) -> list[slice]:
 
 def typical_norm(rows: NDArray[np.float32]) -> float:
     """Median norm of one text's vectors [n, d_model], those of its first tokens left out where there are others."""
-    later = rows[FIRST_TOKENS:] if len(rows) > FIRST_TOKENS else rows
+    later = rows[FIRST:] if len(rows) > FIRST else rows
     return float(np.median(norms(later)))
 
 

@@ -79,7 +79,10 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
     assert (one.layer, one.max_tokens) == (LAYER, 9)
 
     def read(**texts: Any) -> list[SourceText]:
-        return asyncio.run(one.tokenize(given_texts(TokenizeRequest(**texts)), one.max_tokens))
+        async def all_of_them() -> list[SourceText]:
+            return [text async for text in one.tokenize(given_texts(TokenizeRequest(**texts)), one.max_tokens)]
+
+        return asyncio.run(all_of_them())
 
     assert len(read(token_ids=[[1] * 9])[0].ids) == 9
     for texts, length in (

@@ -14,7 +14,7 @@ from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, locate
-from nla_launch.pair.model_config import ModelConfig, read_config, read_stored
+from nla_launch.pair.model_config import ModelConfig, read_config
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.rules import NO_RULES, Rules
 from nla_launch.pair.shards import is_wanted, wanted_files
@@ -84,7 +84,6 @@ def test_what_is_known_of_a_source(pair: Pair) -> None:
     config = served(checkpoints[Role.SOURCE], source)
     assert config.blocks == LAYER + 1
     assert config.changed == {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
-    assert config.stored == read_stored(checkpoints[Role.SOURCE].model_path, LAYER + 1)
 
 
 def test_the_layer_is_the_presets_the_reconstructors_or_the_verbalizers(pair: Pair) -> None:

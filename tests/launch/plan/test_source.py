@@ -83,6 +83,7 @@ def test_its_command(request_: Request) -> None:
     assert json.loads(engine.environment()["NLA_ENGINE_CHECKPOINT"]) == {
         "architecture": "Qwen2ForCausalLM",
         "blocks": 21,
+        "files": None,
     }
 
 
