@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_client.results import tables
-from nla_client.results.base import NO_USAGE, Results
+from nla_client.results.base import NO_USAGE, OfTexts
 from nla_client.showing import shaded
 from nla_client.wire import AblatedPart, Score, Usage
 
@@ -71,14 +71,10 @@ def _told(part: AblatedPart, carried: float) -> str:
     return f"carries {carried:+.3f}\n{name} without it {without:.3f}, of the text up to here {upto:.3f}"
 
 
-class Ablations(Results[Ablation]):
+class Ablations(OfTexts[Ablation]):
     """What the parts of a batch of texts are worth; a list of Ablation."""
 
     _columns = tables.ABLATIONS
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each part, with the scores of the text without it; `index` is the text's."""
-        return [{"index": index} | row for index, one in enumerate(self) for row in one.rows()]
 
     def schema(self) -> "pa.Schema":
         """Types of these columns; needs pyarrow."""

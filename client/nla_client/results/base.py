@@ -1,7 +1,7 @@
 """What the results of all batches share: a list that knows what it cost, as a table and as HTML."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from nla_client.showing import display
 from nla_client.wire import Usage, add_usage
@@ -10,7 +10,16 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+
+class OfOneText(Protocol):
+    """What was found in one text."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each token or part."""
+
+
 T = TypeVar("T")
+X = TypeVar("X", bound=OfOneText)
 NO_USAGE: Final = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
 
 
@@ -57,3 +66,11 @@ class Results(list[T]):
 
     def _repr_html_(self) -> str:
         return display.table(self.rows())
+
+
+class OfTexts(Results[X]):
+    """Results that are of one text each."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all texts; `index` is the text's."""
+        return [{"index": index} | row for index, one in enumerate(self) for row in one.rows()]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nla_client.layers import check_layer
 from nla_client.results import tables
-from nla_client.results.base import Results
+from nla_client.results.base import OfTexts
 from nla_client.results.verbalized import Verbalization
 from nla_client.showing import display, shaded
 from nla_client.vectors import Matrix
@@ -90,14 +90,10 @@ def token_row(token: ReadToken) -> dict[str, Any]:
     return {"token": token.text, "token_id": token.id} | {name: getattr(token, name) for name in names}
 
 
-class Extractions(Results[Extraction]):
+class Extractions(OfTexts[Extraction]):
     """What was read of a batch of texts; a list of Extraction."""
 
     _columns = tables.EXTRACTIONS
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each token; `index` is the text's. Columns as in the files of `nla`."""
-        return [{"index": index} | row for index, one in enumerate(self) for row in one.rows()]
 
     def schema(self) -> "pa.Schema":
         """Types of these columns; needs pyarrow."""
@@ -154,14 +150,10 @@ def _told(token: ExplainedToken) -> str:
     return "\n".join([token.explanation, ", ".join(facts + others), *([token.remark] if token.remark else [])])
 
 
-class Explanations(Results[Explanation]):
+class Explanations(OfTexts[Explanation]):
     """What was told of a batch of texts; a list of Explanation."""
 
     _columns = tables.EXPLANATIONS
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each token; `index` is the text's."""
-        return [{"index": index} | row for index, one in enumerate(self) for row in one.rows()]
 
     def schema(self) -> "pa.Schema":
         """Types of these columns; needs pyarrow."""
