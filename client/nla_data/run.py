@@ -19,6 +19,7 @@ from nla_client.calls.base import as_python
 from nla_data.asking import checks
 from nla_data.asking.explain import Explain
 from nla_data.asking.extract import Extract
+from nla_data.asking.source_task import SourceTask
 from nla_data.asking.tasks import Task, Verbalize
 from nla_data.asking.totals import Totals
 from nla_data.cluster import run as cluster
@@ -110,7 +111,7 @@ class Job:
     @property
     def _chunk_rows(self) -> int:
         """Fewer where each makes several rows of a part."""
-        each = self.task.choice.count or MANY_POSITIONS if isinstance(self.task, Extract) else 1
+        each = self.task.choice.count or MANY_POSITIONS if isinstance(self.task, SourceTask) else 1
         return max(1, cluster.CHUNK_ROWS // each)
 
     def check_ray(self) -> None:
@@ -123,8 +124,6 @@ class Job:
             raise UsageError("--ray cannot count the rows that --where keeps: leave out --limit, or --ray")
         if self.ray_address and not self.ray:
             raise UsageError("--ray-address needs --ray")
-        if self.ray and isinstance(self.task, Explain):
-            raise UsageError("--ray does not go with nla explain, whose seeds count positions: leave it out")
         if self.ray and self.out is None:
             raise UsageError("--ray needs an output")
 

@@ -15,7 +15,7 @@ CAPPED_LOGITS: Final = "sglang.srt.layers.logits_processor.fused_softcap"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 WEIGHT_FILES: Final = "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
-REPLICAS_RECEIVE: Final = "sglang.srt.managers.data_parallel_controller.sock_recv"
+REPLICAS_LOOP: Final = "sglang.srt.managers.data_parallel_controller.DataParallelController.event_loop"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 _NATIVE: Final = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
@@ -29,7 +29,7 @@ NAMES: Final[dict[str, str]] = {
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     WEIGHT_FILES: "hooked: lets a source's files that hold no block of it be missing",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
-    REPLICAS_RECEIVE: "hooked: lets the process that shares requests out over replicas sleep while there are none",
+    REPLICAS_LOOP: "hooked: lets the process that shares requests out over replicas sleep while there are none",
     INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",

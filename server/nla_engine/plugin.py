@@ -33,7 +33,7 @@ def hooks_for(role: str) -> list[Hook]:
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
-        Hook(names.REPLICAS_RECEIVE, idle.wait_for_a_request, "AROUND"),
+        Hook(names.REPLICAS_LOOP, idle.sleep_between_requests, "AROUND"),
     ]
     match role:
         case "av":

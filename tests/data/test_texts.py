@@ -269,8 +269,6 @@ def test_what_makes_no_sense_is_refused(
     gateway.served["source"] = None
     assert nla(*base) == 2
     assert "start it with nla-serve --source base" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="--ray does not go with nla explain"):
-        run_job(Job(Explain(), given, tmp_path / "out", gateway.url, ray=True))  # type: ignore[arg-type]
     assert Extract(positions=[0, -1]).positions == "0,-1"
 
 

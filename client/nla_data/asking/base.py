@@ -27,6 +27,7 @@ class Fields:
     """What tasks that differ in their fields have in common."""
 
     reads_source: ClassVar[bool] = False
+    seeds_by_position: ClassVar[bool] = False
     yields: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:

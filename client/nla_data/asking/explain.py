@@ -47,6 +47,7 @@ class Explain(SourceTask):
     """
 
     name: ClassVar[str] = "explain"
+    seeds_by_position: ClassVar[bool] = True
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0

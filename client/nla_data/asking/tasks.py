@@ -35,6 +35,8 @@ class Task(Protocol):
     name: ClassVar[str]
     reads_source: ClassVar[bool]
     """Whether the texts are for the source model, and may be chats and token ids."""
+    seeds_by_position: ClassVar[bool]
+    """Whether a row takes a seed for each of its positions, and not one."""
     yields: ClassVar[frozenset[str]]
     """New columns that give way to columns of the input."""
 

@@ -1,6 +1,7 @@
 """A run in chunks that are done anywhere, in any order: how they are cut, and how one is done.
 
-A row's seed is the run's plus the row's own number, whatever came before it. It knows nothing of who does the chunks.
+A row's seed is the run's plus the row's own number, whatever came before it. Where each position of a text has its own,
+chunks are counted before any is done. It knows nothing of who does the chunks.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import pyarrow as pa
 from nla_client import Info
 from nla_data.asking.tasks import Task
 from nla_data.asking.totals import Totals
-from nla_data.asking.work import Done, Work, together
+from nla_data.asking.work import Call, Done, Work, together
 from nla_data.errors import UsageError
 from nla_data.reading.columns import Columns
 from nla_data.reading.source import Piece, Position, Source
@@ -35,6 +36,7 @@ class Chunk:
         row: The first of its rows.
         rows: How many.
         number: The first row's number over all files.
+        seeds: How many positions come before it, where each takes a seed.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Chunk:
     row: int
     rows: int
     number: int
+    seeds: int = 0
 
 
 def plan(columns: Columns, size: int, limit: int | None) -> list[Chunk]:
@@ -104,6 +107,27 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
         DataError: it cannot be done, or not now.
     """
     began = time.monotonic()
+    pieces = _pieces(chunk, order, info)
+    seeds = chunk.seeds if order.task.seeds_by_position else None
+    answered = await answer(order.task, gateways, pieces, info.d_model, seeds)
+    totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
+    for _, done in answered:
+        totals = totals.plus(done.totals)
+    write(order, chunk.index, as_table(answered, order.carried, order.schema), totals)
+    return totals
+
+
+async def count(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> int:
+    """Tell how many positions a chunk's texts have, each of which takes a seed.
+
+    Raises:
+        DataError: it cannot be told, or not now.
+    """
+    planned = await _planned(order.task, gateways.bounded(), _pieces(chunk, order, info), info.d_model)
+    return sum(work.seeds for work in planned)
+
+
+def _pieces(chunk: Chunk, order: Order, info: Info) -> Iterator[Piece]:
     difference = order.served.difference(Served.of(info, source=order.task.reads_source))
     if difference:
         raise UsageError(f"the server serves other models than the run began with: results would mix ({difference})")
@@ -111,13 +135,7 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
     source = Source(columns.files, columns.vectors, order.where, columns=columns)
     source.take(order.used)
     start = Position(row=chunk.row, number=chunk.number)
-    pieces = source.pieces(start, order.task.rows_per_piece(info), chunk.number + chunk.rows)
-    answered = await answer(order.task, gateways, pieces, info.d_model)
-    totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
-    for _, done in answered:
-        totals = totals.plus(done.totals)
-    write(order, chunk.index, as_table(answered, order.carried, order.schema), totals)
-    return totals
+    return source.pieces(start, order.task.rows_per_piece(info), chunk.number + chunk.rows)
 
 
 def write(order: Order, index: int, table: Any, totals: Totals) -> None:
@@ -129,15 +147,28 @@ def write(order: Order, index: int, table: Any, totals: Totals) -> None:
     parts.write_part(order.store, index, table, PartState(run=order.run, totals=totals))
 
 
-async def answer(task: Task, gateways: Gateways, pieces: Iterable[Piece], d_model: int) -> list[tuple[Work, Done]]:
-    """Do all pieces, as many at once as keep the gateways busy; the results come in the order of the pieces."""
+async def answer(
+    task: Task, gateways: Gateways, pieces: Iterable[Piece], d_model: int, seeds: int | None = None
+) -> list[tuple[Work, Done]]:
+    """Do all pieces, as many at once as keep the gateways busy; the results come in the order of the pieces.
+
+    Args:
+        task: What is done with them.
+        gateways: Who does it, connected.
+        pieces: The rows.
+        d_model: Elements of a vector.
+        seeds: How many positions come before them; None where a row's seed goes by its number.
+    """
     call = gateways.bounded()
+    planned = await _planned(task, call, pieces, d_model)
+    if seeds is not None:
+        before = itertools.accumulate((work.seeds for work in planned), initial=seeds)
+        planned = [replace(work, offset=offset) for work, offset in zip(planned, before, strict=False)]
+    return list(zip(planned, await together(task.answer(call, work) for work in planned), strict=True))
 
-    async def one(work: Work) -> tuple[Work, Done]:
-        planned = await task.plan(call, work)
-        return planned, await task.answer(call, planned)
 
-    return await together(one(work) for piece in pieces for work in _works(task, piece, d_model))
+async def _planned(task: Task, call: Call, pieces: Iterable[Piece], d_model: int) -> list[Work]:
+    return await together(task.plan(call, work) for piece in pieces for work in _works(task, piece, d_model))
 
 
 def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], schema: pa.Schema) -> Any:

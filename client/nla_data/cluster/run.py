@@ -6,15 +6,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import accumulate
 from typing import Any, Final
 
 from nla_data.asking.totals import Totals
 from nla_data.cluster import chunks
 from nla_data.cluster.chunks import Chunk, Order
-from nla_data.cluster.workers import ChunkWorker, Servers
+from nla_data.cluster.workers import ChunkWorker, CountWorker, Servers
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.reading.files import reason
 from nla_data.running.progress import Reporter
@@ -49,9 +50,8 @@ def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, sho
 
     shown.start(None if order.where else sum(chunk.rows for chunk in planned), before)
     try:
-        left = [chunk for chunk in planned if chunk.index not in done]
-        if left:
-            cluster.run(order, left, tell)
+        if any(chunk.index not in done for chunk in planned):
+            cluster.run(order, planned, done, tell)
     finally:
         shown.close()
     return totals
@@ -75,8 +75,16 @@ class Cluster:
             raise UsageError("--ray needs Ray: pip install 'nla-serve[ray]'") from None
         self._ray, self._address, self._servers = ray, address, servers
 
-    def run(self, order: Order, left: Sequence[Chunk], tell: Callable[[Totals], None]) -> None:
-        """Do all chunks, in any order, and tell the totals of each. It blocks; SIGINT and SIGTERM interrupt it.
+    def run(self, order: Order, planned: Sequence[Chunk], done: Container[int], tell: Callable[[Totals], None]) -> None:
+        """Do the chunks that are left, in any order, and tell the totals of each.
+
+        It blocks; SIGINT and SIGTERM interrupt it.
+
+        Args:
+            order: What they have in common.
+            planned: All of them.
+            done: Indices of those whose parts are there.
+            tell: Called for each.
 
         Raises:
             UsageError: a chunk cannot be done, or there is no such cluster.
@@ -85,8 +93,9 @@ class Cluster:
         with _signals_restored(), self._connected():
             _interrupt_on_signals()
             try:
-                for row in self._rows(order, left):
-                    tell(_read(row))
+                placed = self._counted(order, planned) if order.task.seeds_by_position else planned
+                for row in self._rows(ChunkWorker, order, [chunk for chunk in placed if chunk.index not in done]):
+                    tell(Totals.model_validate_json(_read(row)))
             except DataError:
                 raise
             except Exception as error:
@@ -109,7 +118,15 @@ class Cluster:
         finally:
             self._ray.shutdown()
 
-    def _rows(self, order: Order, left: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
+    def _counted(self, order: Order, planned: Sequence[Chunk]) -> list[Chunk]:
+        """The same chunks, each with the positions before it."""
+        found = {row["index"]: int(_read(row)) for row in self._rows(CountWorker, order, planned)}
+        before = accumulate(found[chunk.index] for chunk in planned)
+        return [replace(chunk, seeds=upto - found[chunk.index]) for chunk, upto in zip(planned, before, strict=True)]
+
+    def _rows(
+        self, worker: type[ChunkWorker | CountWorker], order: Order, left: Sequence[Chunk]
+    ) -> Iterator[dict[str, Any]]:
         cpus = int(self._ray.cluster_resources().get("CPU", 1))
         size = max(1, min(len(left), cpus, WORKERS_PER_GATEWAY * len(self._servers.urls)))
         data = self._ray.data.from_items([asdict(chunk) for chunk in left], override_num_blocks=len(left))
@@ -117,17 +134,18 @@ class Cluster:
         # Never: a chunk may take long, and the gateways' patience is what counts.
         data.context.execution_no_progress_timeout_s = -1
         rows: Iterator[dict[str, Any]] = data.map(
-            ChunkWorker,
+            worker,
             fn_constructor_args=(replace(order, workers=size), self._servers),
             compute=self._ray.data.ActorPoolStrategy(size=size),
         ).iter_rows()
         return rows
 
 
-def _read(row: dict[str, Any]) -> Totals:
+def _read(row: dict[str, Any]) -> str:
     if row["error"]:
         raise (StoppedError if row["stopped"] else UsageError)(row["error"])
-    return Totals.model_validate_json(row["totals"])
+    found: str = row["found"]
+    return found
 
 
 def _check_address(address: str | None) -> None:

@@ -134,17 +134,32 @@ def _pieces(batch: Any, size: int) -> list[Piece]:
     return [Piece(piece, rows, Position()) for piece, rows in zip(pieces, numbers, strict=True)]
 
 
-class ChunkWorker:
-    """For `map`: does the chunk that a row describes, and tells its totals or why it could not."""
-
+class _Worker:
     def __init__(self, order: Order, servers: Servers) -> None:
         self._order, self._session = order, Session(servers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """What went wrong is told, not raised: Ray would wrap it, and do the chunk again."""
         chunk = Chunk(**{name: int(value) for name, value in row.items()})
+        told = {"index": chunk.index, "found": "", "error": "", "stopped": False}
         try:
-            totals = self._session(partial(chunks.do, chunk, self._order))
+            return told | {"found": self._session(partial(self._do, chunk))}
         except (DataError, NLAError) as error:
-            return {"totals": "", "error": str(error), "stopped": isinstance(error, StoppedError)}
-        return {"totals": totals.model_dump_json(), "error": "", "stopped": False}
+            return told | {"error": str(error), "stopped": isinstance(error, StoppedError)}
+
+    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
+        raise NotImplementedError
+
+
+class ChunkWorker(_Worker):
+    """For `map`: does the chunk that a row describes, and tells its totals or why it could not."""
+
+    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
+        return (await chunks.do(chunk, self._order, gateways, info)).model_dump_json()
+
+
+class CountWorker(_Worker):
+    """For `map`: tells how many positions the chunk has that a row describes, or why it cannot."""
+
+    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
+        return str(await chunks.count(chunk, self._order, gateways, info))

@@ -81,15 +81,20 @@ def workers() -> list[psutil.Process]:
     return [child for child in children if any("MapWorker" in word for word in child.cmdline())]
 
 
-def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway) -> None:
-    """Seeds are by row: what is drawn is the same."""
+@pytest.mark.parametrize("command", ["extract", "explain", "explain --keep-vectors"])
+@pytest.mark.parametrize("positions", ["random:2", "all"])
+def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway, command: str, positions: str) -> None:
+    """What is drawn is the same, of positions and of samples: a text's positions go by its row, seeds by position."""
     del ray
     texts = [f"text {k} " * (k % 5) for k in range(500)]
-    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
-    fixed = ("--positions", "random:2", "--min-position", "3", "--seed", "5", "--url", gateway.url)
+    for name, part in (("a", texts[:230]), ("b", texts[230:])):
+        pq.write_table(pa.table({"text": part}), tmp_path / f"{name}.parquet")
+    given = (f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet")
+    fixed = ("--positions", positions, "--seed", "5", "--url", gateway.url, "--progress", "quiet")
+    drawn = ("--min-position", "3") if positions != "all" else ()
+    word, *flags = command.split()
     for name, more in (("wanted", ()), ("out", ("--ray",))):
-        out = tmp_path / f"{name}.parquet"
-        assert cli.main(["extract", str(tmp_path / "in.parquet"), str(out), *fixed, *more, "--progress", "quiet"]) == 3
+        assert cli.main([word, *given, f"{tmp_path}/{name}.parquet", *flags, *fixed, *drawn, *more]) == 3
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "wanted.parquet"))
 
 

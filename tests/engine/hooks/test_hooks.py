@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed import TCPStore
 
 from nla_engine.classes.truncated import SomeRows
-from nla_engine.hooks.idle import IDLE_MS, wait_for_a_request
+from nla_engine.hooks.idle import IDLE_MS, sleep_between_requests
 from nla_engine.hooks.rendezvous import meet_on_loopback
 from nla_engine.hooks.requests import decode_injection, encoded
 from nla_engine.hooks.sampling import multinomial_on_cpu
@@ -133,12 +133,18 @@ def test_where_there_is_no_request_it_waits_a_while() -> None:
     with zmq.Context() as context, context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
         here.bind("inproc://here")
         there.connect("inproc://here")
-        started = time.monotonic()
-        with pytest.raises(zmq.Again):
-            wait_for_a_request(zmq.Socket.recv, here, flags=zmq.NOBLOCK)
-        assert time.monotonic() - started >= 0.9 * IDLE_MS / 1000
-        there.send(b"request")
-        assert wait_for_a_request(zmq.Socket.recv, here, flags=zmq.NOBLOCK) == b"request"
+        controller = SimpleNamespace(recv_from_tokenizer=here)
+        socket = sleep_between_requests(lambda one: one.recv_from_tokenizer, controller)
+        for receive, send, request in (
+            (socket.recv, there.send, b"request"),
+            (socket.recv_pyobj, there.send_pyobj, {"a": "request"}),
+        ):
+            started = time.monotonic()
+            with pytest.raises(zmq.Again):
+                receive(flags=zmq.NOBLOCK)
+            assert time.monotonic() - started >= 0.9 * IDLE_MS / 1000
+            send(request)
+            assert receive(flags=zmq.NOBLOCK) == request
 
 
 def test_only_the_rows_that_count_are_computed() -> None:
