@@ -1,6 +1,8 @@
 """One demo stack for the whole session."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
@@ -13,6 +15,33 @@ from tests.stack import Stack, serving
 
 settings.register_profile("unhurried", settings(), deadline=None)  # no test depends on how fast the machine is
 settings.load_profile("unhurried")
+
+SHARED: Final = frozenset({"demo", "demo_with_source"})
+"""Stacks of a whole session."""
+SLOW: Final = ("benchmarks", "e2e", "real")
+"""Rooms of tests that start engines."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Where tests are spread over processes, those that share a stack stay together."""
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left alone with it."""
+    items.sort(key=_turn)
+
+
+def _group(item: pytest.Item) -> str:
+    if SHARED & {*getattr(item, "fixturenames", ())}:
+        return "shared"
+    return item.nodeid.partition("::")[0]
+
+
+def _turn(item: pytest.Item) -> int:
+    if _group(item) == "shared":
+        return 0
+    return 1 if Path(item.nodeid).parts[1] in SLOW else 2
 
 
 @pytest.fixture(scope="session")
