@@ -3,7 +3,7 @@
 # make real    fetch the real tokenizers and weights that some tests are about (make test does it, too)
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
-# make endurance   20,000 vectors through nla, killed 20 times, and its engine twice
+# make endurance   20,000 vectors through nla, killed 20 times, and its engine twice; then texts
 # make bench-gpu   benchmarks on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
@@ -60,7 +60,7 @@ soak: $(READY)
 	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) --out build/soak
 
 endurance: $(READY)
-	@echo "==> 20,000 vectors through nla, undisturbed, and killed again and again"
+	@echo "==> 20,000 vectors and 4,000 texts through nla, undisturbed, and killed again and again"
 	@exec $(BIN)/python -m tests.endurance --out build/endurance
 
 format: $(READY)

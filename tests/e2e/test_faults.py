@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nla_gateway.roles import Role
 from tests.checkpoints import make_pair
-from tests.endurance import endure
+from tests.endurance import VECTORS, endure
 from tests.load import IN_FLIGHT, Known, Load, disturb, report, until
 from tests.plain import decode, queue_of, running, texts_of, verbalize, verbalizer_of
 from tests.stack import (
@@ -63,7 +63,7 @@ def test_the_fork_server_killed_under_load_comes_back_with_all_engines(stack: St
 
 
 def test_a_run_of_nla_that_is_killed_with_its_engine(stack: Stack, tmp_path: Path) -> None:
-    report = endure(stack, tmp_path, count=1500, kills=3, engine_kills=1)
+    report = endure(stack, tmp_path, VECTORS, count=1500, kills=(3, 1))
     assert report.fine, report
 
 

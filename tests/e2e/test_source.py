@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from nla_gateway.roles import Role
 from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
 from tests.e2e.test_data import nla
+from tests.endurance import TEXTS as TEXT_RUN
+from tests.endurance import endure
 from tests.errors import error_in
 from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize
 from tests.reference import ReferenceSource
@@ -258,6 +260,11 @@ def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
     while running(engine):
         assert time.monotonic() < deadline, "samples go on for nobody"
         time.sleep(0.2)
+
+
+def test_a_run_of_nla_on_texts_that_is_killed_with_its_source(served: Served, tmp_path: Path) -> None:
+    report = endure(served.stack, tmp_path, TEXT_RUN, count=200, kills=(3, 1))
+    assert report.fine, report
 
 
 def test_a_source_killed_with_explanations_in_flight_comes_back(served: Served) -> None:
