@@ -61,6 +61,7 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     _samples(parser)
     _server(parser)
     _running(parser)
+    _many(parser)
 
 
 def _verbalize(parser: argparse.ArgumentParser) -> None:

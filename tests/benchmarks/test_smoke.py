@@ -21,8 +21,12 @@ from tests.stack import Stack
 ROOT = Path(__file__).parents[2]
 
 
+def targets_of(figures: list[Figure]) -> int:
+    return sum(figure.target is not None for figure in figures)
+
+
 @pytest.mark.timeout(1800)  # all rows, one after the other, some minutes on an idle machine
-def test_every_row(demo: Stack, tmp_path: Path) -> None:
+def test_every_row(demo: Stack, demo_with_source: Stack, tmp_path: Path) -> None:
     checkpoint = DEMO / "verbalizer"
     # Stock SGLang takes input_embeds in bfloat16 alone.
     with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
@@ -31,15 +35,18 @@ def test_every_row(demo: Stack, tmp_path: Path) -> None:
     figures += on_the_demo
     figures += asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE))
     figures += whole.measure_cached(demo, load_demo_vectors(), SMOKE)
-    figures += texts.measure_small(SMOKE)
-    figures += startup.measure(tmp_path, SMOKE)
+    figures += texts.measure_on(demo_with_source, SMOKE)
     report.write(tmp_path, figures, growth)
     written = json.loads((tmp_path / "figures.json").read_text())
     assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == 19
+    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(figures) == 16
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
+
+
+def test_the_rows_of_starting(tmp_path: Path) -> None:
+    assert targets_of(startup.measure(tmp_path, SMOKE)) == 3
 
 
 TINY = gpu.Shape(

@@ -1,7 +1,6 @@
 """From texts: reading the source model against transformers, and one pass against two."""
 
 import asyncio
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from tests.benchmarks.figures import Figure, Scale, Target, interleave, percenti
 from tests.benchmarks.gateway import open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
 from tests.plain import DEMO
-from tests.stack import STAND_IN, serving
+from tests.stack import STAND_IN, Stack, serving
 
 BLOCKS: Final = 21
 """Of the 30 that a real one has: up to block 20."""
@@ -154,12 +153,9 @@ def bytes_of_a_row() -> list[Figure]:
     ]
 
 
-def measure_small(scale: Scale) -> list[Figure]:
-    """The rows in their smallest form, the stand-in read alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with serving(log, "--preset", "demo", "--source", STAND_IN) as stack:
-            figures = asyncio.run(measure_extraction("demo", stack.url, DEMO / "verbalizer", 2, scale))
-            figures += asyncio.run(measure_explanation(stack.url, scale))
-            figures += asyncio.run(measure_tokens(stack.url, scale))
+def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
+    """All rows on the demo pair with its stand-in for a source, which is read for the first of them, too."""
+    figures = asyncio.run(measure_extraction("demo", stack.url, DEMO / "verbalizer", 2, scale))
+    figures += asyncio.run(measure_explanation(stack.url, scale))
+    figures += asyncio.run(measure_tokens(stack.url, scale))
     return [*figures, *bytes_of_a_row()]
