@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     _verbalize(commands.add_parser("verbalize", help="vectors to explanations, with scores if asked for"))
     _reconstruct(commands.add_parser("reconstruct", help="texts to vectors"))
     _score(commands.add_parser("score", help="texts scored against vectors"))
-    _report(commands.add_parser("report", help="one page about what verbalize --score wrote, or about two such runs"))
+    _report(
+        commands.add_parser("report", help="one page about what verbalize or explain --score wrote, or two such runs")
+    )
     _server(commands.add_parser("info", help="what the server serves"))
     _try(commands.add_parser("try", help="one vector, explained and scored"))
     return parser

@@ -16,7 +16,7 @@ from nla_data.asking.work import Work
 
 StoredDType = Literal["float32", "bfloat16"]
 """What vectors are kept as: bfloat16 as its bits, in uint16."""
-_VECTOR: Final = "activation_vector"
+VECTOR: Final = "activation_vector"
 _OF_TOKEN: Final = ("position", "token", "token_id", "norm", "remark")
 
 
@@ -48,7 +48,7 @@ def read(found: Extraction | None) -> list[Read]:
 def schema(d_model: int, stored: StoredDType | None) -> pa.Schema:
     """Where each vector is from, and the vector if it is stored."""
     kind = {"float32": pa.float32(), "bfloat16": pa.uint16()}
-    vector = [(_VECTOR, pa.list_(kind[stored], d_model))] if stored else []
+    vector = [(VECTOR, pa.list_(kind[stored], d_model))] if stored else []
     place = [("position", pa.int64()), ("token", pa.string()), ("token_id", pa.int64())]
     text = [("n_raw_tokens", pa.int64()), ("detokenized_text_truncated", pa.string())]
     about = [("activation_layer", pa.int64()), ("norm", pa.float64()), ("remark", pa.string())]
@@ -91,8 +91,8 @@ class TextRows:
             "input_row": numbers,
             "error": self._errors,
         }
-        if _VECTOR in wanted.names:
-            columns[_VECTOR] = _vectors(rows, wanted.field(_VECTOR).type)
+        if VECTOR in wanted.names:
+            columns[VECTOR] = _vectors(rows, wanted.field(VECTOR).type)
         return columns
 
 

@@ -31,7 +31,7 @@ def write_report(
     """Write the page and its plots; returns where the page is. One group may stand alone, without a list.
 
     Args:
-        out: What `nla verbalize --score` wrote.
+        out: What `nla verbalize --score` or `nla explain --score` wrote.
         to: The page; by default beside `out`.
         groups: Columns by whose values the figures are told, too.
         url: Of a server with the run's reconstructor, for the controls that need it.

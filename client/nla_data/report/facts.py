@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
-from nla_data.asking.tasks import Verbalize
-from nla_data.report.results import Results
+from nla_data.asking.explain import Explain
+from nla_data.report.results import REPORTED, Results
 from nla_data.report.rows import Rows
 from nla_data.writing.manifest import InputFile, Manifest
 
@@ -21,8 +21,10 @@ _KINDS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 def run(results: Results) -> Facts:
     """Which models did what."""
     manifest, served = results.manifest, results.manifest.served
+    source = [("Source", _model(served.source))] if served.source else []
     return [
         ("Command", command(manifest)),
+        *source,
         ("Verbalizer", _model(served.verbalizer)),
         ("Reconstructor", _model(served.reconstructor)),
         ("Base model", served.base_model or "not told"),
@@ -34,7 +36,7 @@ def run(results: Results) -> Facts:
 
 def command(manifest: Manifest) -> str:
     """The command, as far as its flags are not the defaults; inputs and output are told elsewhere."""
-    return shlex.join(["nla", manifest.task, "IN", "OUT", *_flags(manifest.settings)])
+    return shlex.join(["nla", manifest.task, "IN", "OUT", *_flags(manifest)])
 
 
 def models(manifest: Manifest) -> list[tuple[str, dict[str, Any] | None]]:
@@ -97,14 +99,19 @@ def cost(results: Results) -> Facts:
         ("of them cached", f"{totals.cached_tokens:,}"),
         ("Completion tokens", f"{totals.completion_tokens:,}"),
         ("Seconds", f"{totals.seconds:,.1f}"),
-        ("Vectors per second", rate),
+        ("Texts per second" if results.manifest.task == Explain.name else "Vectors per second", rate),
     ]
 
 
-def _flags(given: dict[str, Any]) -> Iterator[str]:
-    usual = {field.name: field.default for field in fields(Verbalize)} | {"seed": None}
-    for name, value in given.items():
-        flag = "--column" if name == "vector_column" else f"--{name.replace('_', '-')}"
+def _flags(manifest: Manifest) -> Iterator[str]:
+    usual = {field.name: field.default for field in fields(REPORTED[manifest.task])} | {"seed": None}
+    for name, value in manifest.settings.items():
+        flag = "--column" if name in ("vector_column", "text_column") else f"--{name.replace('_', '-')}"
+        if name == "vectors" and value:
+            yield "--keep-vectors"
+            usual[name] = "float32"
+        if name == "context":  # which is the server's
+            continue
         if value is None or value is False or value == [] or (name in usual and value == usual[name]):
             continue
         if value is True or name == "ray":  # which says how many rows a part has

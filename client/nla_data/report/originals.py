@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_data.asking.explain import Explain
 from nla_data.errors import UsageError
 from nla_data.reading import files, vectors
 from nla_data.reading.source import Position, Source
@@ -15,14 +16,15 @@ from nla_data.writing.manifest import InputFile
 
 _BYTES: Final = 16 * 2**20
 """About what one piece takes in float64."""
-_NORM_TOLERANCE: Final = 1e-5
+_NORM_TOLERANCE: Final = {"float32": 1e-5, "bfloat16": 2.0**-8}
+"""Between a vector's norm and the one that was noted, in parts of it, by what it was kept as."""
 
 Vectors = NDArray[np.float64]
 Pieces = Callable[[], Iterator[tuple[slice, Vectors]]]
 """Goes over all vectors once for each call: which scored rows, and their vectors [n, d]."""
 
 _Numbered = tuple[NDArray[np.int64], Any]
-"""Numbers of input rows, in order, and their column of vectors."""
+"""Numbers of rows of the output or of the input, in order, and their column of vectors."""
 
 
 class UnavailableError(Exception):
@@ -36,13 +38,12 @@ def pieces(results: Results, rows: Rows) -> Pieces:
         UnavailableError: neither the output nor the inputs have them, as far as can be seen beforehand.
     """
     size = max(1, _BYTES // (8 * results.manifest.served.d_model))
-    name = results.manifest.settings["vector_column"]
-    if (
-        results.manifest.settings.get("keep_vectors") and name in results.schema.names
-    ):  # they may be dropped all the same
-        return lambda: _checked(_from_output(results, size), results, rows)
+    if results.keeps_vectors:
+        return lambda: _checked(_from_output(results, size), rows.place, results, rows)
+    if results.manifest.task == Explain.name:
+        raise UnavailableError("The run has kept no vectors: nla explain writes them with --keep-vectors.")
     source = _source(results)
-    return lambda: _checked(_from_inputs(source, name, size), results, rows)
+    return lambda: _checked(_from_inputs(source, results.vector_column, size), rows.input_row, results, rows)
 
 
 def _source(results: Results) -> Source:
@@ -53,8 +54,8 @@ def _source(results: Results) -> Source:
             raise UnavailableError(
                 "The input files have changed since the run (another size or time, or some are gone)."
             )
-        source = Source(found, settings["vector_column"], settings.get("where"), settings.get("limit"))
-        source.use([settings["vector_column"]])
+        source = Source(found, results.vector_column, settings.get("where"), settings.get("limit"))
+        source.use([results.vector_column])
     except UsageError as error:
         raise UnavailableError(f"The input files cannot be read here: {error}.") from error
     return source
@@ -69,24 +70,30 @@ def _inputs(results: Results) -> list[files.File]:
 
 
 def _from_output(results: Results, size: int) -> Iterator[_Numbered]:
-    name = results.manifest.settings["vector_column"]
-    for batch in results.batches([name, "input_row"], size):
-        yield batch.column("input_row").to_numpy(zero_copy_only=False), batch.column(name)
+    begin = 0
+    for batch in results.batches([results.vector_column], size):
+        yield np.arange(begin, begin + batch.num_rows), batch.column(0)
+        begin += batch.num_rows
 
 
 def _from_inputs(source: Source, name: str, size: int) -> Iterator[_Numbered]:
     return ((piece.numbers, piece.table.column(name)) for piece in source.pieces(Position(), size))
 
 
-def _checked(found: Iterator[_Numbered], results: Results, rows: Rows) -> Iterator[tuple[slice, Vectors]]:
-    """Those of the scored rows, in order; each must have the norm that the run noted."""
+def _checked(
+    found: Iterator[_Numbered], wanted: NDArray[np.int64], results: Results, rows: Rows
+) -> Iterator[tuple[slice, Vectors]]:
+    """Those of the scored rows, whose numbers are wanted, in order; each must have the norm that the run noted."""
+    kept_as = results.manifest.settings.get("vectors") or "float32"
     done = 0
     try:
         for numbers, column in found:
-            stop = done + int(np.isin(rows.input_row[done : done + len(numbers)], numbers).sum())
+            stop = done + int(np.isin(wanted[done : done + len(numbers)], numbers).sum())
             if stop > done:
                 taken = slice(done, stop)
-                yield taken, _taken(column, numbers, rows, taken, results.manifest.served.d_model)
+                vectors_there = _taken(column, np.isin(numbers, wanted[taken]), results.manifest.served.d_model)
+                _check_norms(vectors_there, rows.norm[taken], _NORM_TOLERANCE[kept_as])
+                yield taken, vectors_there
             done = stop
             if done == len(rows):
                 return
@@ -95,12 +102,12 @@ def _checked(found: Iterator[_Numbered], results: Results, rows: Rows) -> Iterat
     raise UnavailableError("The vectors cannot be read again: the inputs have fewer rows than the run has explained.")
 
 
-def _taken(column: Any, numbers: NDArray[np.int64], rows: Rows, taken: slice, d_model: int) -> Vectors:
+def _taken(column: Any, wanted: NDArray[np.bool_], d_model: int) -> Vectors:
     checked = vectors.read(column, d_model)
     good = np.array([reason is None for reason in checked.reasons], bool)
-    wanted = np.isin(numbers, rows.input_row[taken])
-    found = checked.vectors[wanted[good]].astype(np.float64)
-    norms = rows.norm[taken]
-    if len(found) != len(norms) or not np.allclose(np.linalg.norm(found, axis=1), norms, rtol=_NORM_TOLERANCE, atol=0):
+    return np.asarray(checked.vectors[wanted[good]].astype(np.float64))
+
+
+def _check_norms(found: Vectors, norms: NDArray[np.float64], tolerance: float) -> None:
+    if len(found) != len(norms) or not np.allclose(np.linalg.norm(found, axis=1), norms, rtol=tolerance, atol=0):
         raise UnavailableError("The vectors that are there now are not those that were explained: their norms differ.")
-    return np.asarray(found)

@@ -8,6 +8,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nla_data.asking import text_rows
+from nla_data.asking.explain import Explain
+from nla_data.asking.tasks import Verbalize
 from nla_data.asking.totals import Totals
 from nla_data.errors import UsageError
 from nla_data.reading.files import at_once, reason
@@ -17,12 +20,14 @@ from nla_data.writing.output import read_manifest
 from nla_data.writing.parts import read_state
 from nla_data.writing.store import Store
 
+REPORTED: Final[dict[str, type[Verbalize | Explain]]] = {task.name: task for task in (Verbalize, Explain)}
+"""Tasks whose outputs have explanations with scores."""
 _BUFFER: Final = 2**20
 
 
 @dataclass(frozen=True)
 class Results:
-    """An output of `nla verbalize` with scores.
+    """An output of `nla verbalize` or `nla explain` with scores.
 
     Attributes:
         store: Where it is.
@@ -48,14 +53,28 @@ class Results:
         store = Store(out)
         manifest = read_manifest(store)
         settings = manifest.settings
-        if manifest.task != "verbalize":
-            raise UsageError(f"{out}: an output of nla {manifest.task}; a report needs one of nla verbalize --score")
+        if manifest.task not in REPORTED:
+            raise UsageError(
+                f"{out}: an output of nla {manifest.task}; a report needs one of nla verbalize --score or nla explain"
+                " --score"
+            )
         if not (settings.get("score") or settings.get("best")):
             raise UsageError(f"{out}: has no scores; run with --score, into another output")
         paths = [store.file] if store.file and store.has_file() else _parts(store, manifest)
         if not paths:
             raise UsageError(f"{out}: no part is written yet; wait for the first")
         return cls(store, manifest, _totals(store, manifest, paths), paths, _schema(store, paths[0]))
+
+    @property
+    def vector_column(self) -> str:
+        """What the vectors are called that were explained, in the input or the output."""
+        return str(self.manifest.settings.get("vector_column", text_rows.VECTOR))
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether they are in the output; asked for, they may be dropped all the same."""
+        asked = self.manifest.settings.get("keep_vectors") or self.manifest.settings.get("vectors")
+        return bool(asked) and self.vector_column in self.schema.names
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[Any]:
         """Some columns of all rows in order, as record batches of at most so many rows; types as `readable` makes them.
