@@ -137,9 +137,9 @@ def explained_schema() -> pa.Schema:
     return pa.schema([*tables.verbalizations(), ("mse_mean", pa.float64()), ("mse_std", pa.float64())])
 
 
-def made_by(answers: Answers[Any], settings: dict[str, Any], count: int) -> Columns:
-    """What made the samples of each of so many rows."""
-    return {"model": [answers.model or None] * count, "settings": [json.dumps(settings)] * count}
+def made_by(answers: Answers[Any], settings: dict[str, Any], rows: Sequence[Verbalization | None]) -> Columns:
+    """What made the samples of each row: no model, where there are none."""
+    return {"model": [answers.model if row else None for row in rows], "settings": [json.dumps(settings)] * len(rows)}
 
 
 def _spread(rows: Sequence[Verbalization | None], name: str) -> list[float | None]:

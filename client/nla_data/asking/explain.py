@@ -100,8 +100,9 @@ class Explain(SourceTask):
         rows, schema = TextRows(work, answers.rows, answers.reasons), self.output(work.vectors.shape[1])
         left_out = ("text_column", "vectors", "context")
         settings = {name: value for name, value in asdict(self).items() if name not in left_out}
-        columns = rows.columns(schema) | explained_columns([row and row.told for row in rows.rows])
-        return done_of(columns | made_by(answers, settings, len(rows.rows)), schema, answers, rows.origin)
+        told = [row and row.told for row in rows.rows]
+        columns = rows.columns(schema) | explained_columns(told) | made_by(answers, settings, told)
+        return done_of(columns, schema, answers, rows.origin)
 
     @property
     def _sampling(self) -> dict[str, Any]:

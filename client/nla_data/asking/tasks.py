@@ -131,7 +131,7 @@ class Verbalize(Fields):
         answers = await ask(work, send)
         columns = explained_columns(answers.rows)
         columns |= {"norm": _norms(work), "input_row": work.piece.numbers, "error": answers.reasons}
-        columns |= made_by(answers, options | {"seed": self.seed}, len(answers.rows))
+        columns |= made_by(answers, options | {"seed": self.seed}, answers.rows)
         return done_of(columns, self.output(work.vectors.shape[1]), answers)
 
 
