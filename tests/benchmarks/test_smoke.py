@@ -39,7 +39,7 @@ def test_every_row(demo: Stack, demo_with_source: Stack, tmp_path: Path) -> None
     report.write(tmp_path, figures, growth)
     written = json.loads((tmp_path / "figures.json").read_text())
     assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(figures) == 16
+    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(figures) == 17
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip

@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from nla_client import AsyncNLAClient
+from tests.benchmarks import dataset
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, percentile, rate, ratios
 from tests.benchmarks.gateway import open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
@@ -38,6 +39,7 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
     flags = ("--preset", str(preset), "--only", "source", "--device", "cpu", "--dtype", "float32")
     with serving(folder / "base.log", *flags) as stack:
         figures = asyncio.run(measure_extraction("SmolLM2-135M's form", stack.url, base, BLOCKS, scale))
+        figures += asyncio.run(dataset.measure_texts("SmolLM2-135M's form", stack.url, scale))
     with serving(folder / "explain.log", "--preset", "demo", "--source", STAND_IN) as stack:
         figures += asyncio.run(measure_explanation(stack.url, scale))
         figures += asyncio.run(measure_tokens(stack.url, scale))
@@ -156,6 +158,7 @@ def bytes_of_a_row() -> list[Figure]:
 def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
     """All rows on the demo pair with its stand-in for a source, which is read for the first of them, too."""
     figures = asyncio.run(measure_extraction("demo", stack.url, DEMO / "verbalizer", 2, scale))
+    figures += asyncio.run(dataset.measure_texts("demo", stack.url, scale))
     figures += asyncio.run(measure_explanation(stack.url, scale))
     figures += asyncio.run(measure_tokens(stack.url, scale))
     return [*figures, *bytes_of_a_row()]
