@@ -101,7 +101,7 @@ def _score(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", metavar="OUT", help="what nla verbalize --score wrote, finished or not")
+    parser.add_argument("out", metavar="OUT", help="what nla verbalize or explain --score wrote, finished or not")
     parser.add_argument("other", nargs="?", metavar="B", help="a second run of the same rows, compared pair by pair")
     parser.add_argument(
         "--to", metavar="FILE.html", help="where the page goes (default: OUT.html, or OUT_against_B.html, beside OUT)"

@@ -104,7 +104,14 @@ class Job:
 
     def settings(self) -> dict[str, object]:
         """What the output depends on, beside the rows and the models."""
-        own = {"where": self.where, "limit": self.limit, "drop": sorted(self.drop), "keep_vectors": self.keep_vectors}
+        own: dict[str, object] = {
+            "where": self.where,
+            "limit": self.limit,
+            "drop": sorted(self.drop),
+            "keep_vectors": self.keep_vectors,
+        }
+        if self.ray and isinstance(self.task, Explain):  # parts that are there were counted by it
+            own["context"] = self.task.context
         # Ray's parts are cut in another way, so that neither can go on with the other's.
         return self.task.settings() | own | {"ray": self._chunk_rows if self.ray else None}
 

@@ -16,7 +16,7 @@ from nla_client import Info
 from nla_data.asking.tasks import Task
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Call, Done, Work, together
-from nla_data.errors import UsageError
+from nla_data.errors import StoppedError, UsageError
 from nla_data.reading.columns import Columns
 from nla_data.reading.source import Piece, Position, Source
 from nla_data.running.gateways import Gateways
@@ -37,6 +37,7 @@ class Chunk:
         rows: How many.
         number: The first row's number over all files.
         seeds: How many positions come before it, where each takes a seed.
+        positions: How many it has itself.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Chunk:
     rows: int
     number: int
     seeds: int = 0
+    positions: int = 0
 
 
 def plan(columns: Columns, size: int, limit: int | None) -> list[Chunk]:
@@ -108,8 +110,10 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
     """
     began = time.monotonic()
     pieces = _pieces(chunk, order, info)
-    seeds = chunk.seeds if order.task.seeds_by_position else None
-    answered = await answer(order.task, gateways, pieces, info.d_model, seeds)
+    counted = order.task.seeds_by_position
+    answered = await answer(order.task, gateways, pieces, info.d_model, chunk.seeds if counted else None)
+    if counted and sum(work.seeds for work, _ in answered) != chunk.positions:
+        raise StoppedError("a text was taken apart in another way than before; run the same command again to go on")
     totals = Totals(seconds=(time.monotonic() - began) / order.workers)  # its share of the run's time
     for _, done in answered:
         totals = totals.plus(done.totals)
@@ -180,6 +184,9 @@ def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], sche
 def _works(task: Task, piece: Piece, d_model: int) -> Iterator[Work]:
     """Cut a piece so that the good rows of each have numbers without gaps, and so their own seeds."""
     whole = replace(task.prepare(piece, d_model), offset=int(piece.numbers[0]))
+    if task.reads_source:  # whose seeds, if it takes any, are counted
+        yield whole
+        return
     cuts = [0, *_cuts(whole.reasons, piece.numbers.tolist()), len(whole.reasons)]
     if len(cuts) == 2:
         yield whole

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -75,7 +75,9 @@ class Cluster:
             raise UsageError("--ray needs Ray: pip install 'nla-serve[ray]'") from None
         self._ray, self._address, self._servers = ray, address, servers
 
-    def run(self, order: Order, planned: Sequence[Chunk], done: Container[int], tell: Callable[[Totals], None]) -> None:
+    def run(
+        self, order: Order, planned: Sequence[Chunk], done: Mapping[int, Totals], tell: Callable[[Totals], None]
+    ) -> None:
         """Do the chunks that are left, in any order, and tell the totals of each.
 
         It blocks; SIGINT and SIGTERM interrupt it.
@@ -83,7 +85,7 @@ class Cluster:
         Args:
             order: What they have in common.
             planned: All of them.
-            done: Indices of those whose parts are there.
+            done: Totals of those whose parts are there, by index.
             tell: Called for each.
 
         Raises:
@@ -93,7 +95,7 @@ class Cluster:
         with _signals_restored(), self._connected():
             _interrupt_on_signals()
             try:
-                placed = self._counted(order, planned) if order.task.seeds_by_position else planned
+                placed = self._counted(order, planned, done) if order.task.seeds_by_position else planned
                 for row in self._rows(ChunkWorker, order, [chunk for chunk in placed if chunk.index not in done]):
                     tell(Totals.model_validate_json(_read(row)))
             except DataError:
@@ -118,11 +120,16 @@ class Cluster:
         finally:
             self._ray.shutdown()
 
-    def _counted(self, order: Order, planned: Sequence[Chunk]) -> list[Chunk]:
-        """The same chunks, each with the positions before it."""
-        found = {row["index"]: int(_read(row)) for row in self._rows(CountWorker, order, planned)}
-        before = accumulate(found[chunk.index] for chunk in planned)
-        return [replace(chunk, seeds=upto - found[chunk.index]) for chunk, upto in zip(planned, before, strict=True)]
+    def _counted(self, order: Order, planned: Sequence[Chunk], done: Mapping[int, Totals]) -> list[Chunk]:
+        """The same chunks, each with its positions and those before it."""
+        found = {index: totals.sent for index, totals in done.items()}
+        left = [chunk for chunk in planned if chunk.index not in done]
+        found |= {row["index"]: int(_read(row)) for row in self._rows(CountWorker, order, left)}
+        before = accumulate((found[chunk.index] for chunk in planned), initial=0)
+        return [
+            replace(chunk, seeds=seeds, positions=found[chunk.index])
+            for chunk, seeds in zip(planned, before, strict=False)
+        ]
 
     def _rows(
         self, worker: type[ChunkWorker | CountWorker], order: Order, left: Sequence[Chunk]

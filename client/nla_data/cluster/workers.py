@@ -1,4 +1,4 @@
-"""Rows explained by workers of a Ray cluster: `nla_data.ray.VerbalizeBatches` in pipelines, or `nla verbalize --ray`.
+"""Rows explained by workers of a Ray cluster: `nla_data.ray.VerbalizeBatches` in pipelines, or `nla ... --ray`.
 
     rows = ray.data.read_parquet("s3://bucket/activations/")  # has a column input_row: each row's own number
     task = Verbalize(seed=1, n=4, best=True)

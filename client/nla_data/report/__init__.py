@@ -1,1 +1,1 @@
-"""One page about what `nla verbalize --score` wrote, or about two such runs: how faithful the texts are."""
+"""One page about what `nla verbalize` or `nla explain` wrote with `--score`, or about two such runs: how true it is."""

@@ -30,7 +30,7 @@ def write_comparison(
     """Write the page and its plots; returns where the page is. Differences are the second run minus the first.
 
     Args:
-        first: What `nla verbalize --score` wrote.
+        first: What `nla verbalize --score` or `nla explain --score` wrote.
         second: The same of another run over the same rows.
         to: The page; by default beside `first`, by both names.
         groups: Columns of `first` by whose values the differences are told, too (beside layer).

@@ -7,15 +7,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nla_data.asking.tasks import Verbalize
 from nla_data.report.picking import picked
-from nla_data.report.results import Results
+from nla_data.report.results import REPORTED, Results
 from nla_data.report.rows import Rows
 from nla_data.report.words import readable
 
 COUNT: Final = 10
 SEED: Final = 0
 MAX_COLUMNS: Final = 8
+FIRST: Final = ("doc_id", "position", "token")
+"""Columns that say which token a row is of."""
 MAX_TEXT: Final = 80
 
 
@@ -89,9 +90,9 @@ def shortened(told: dict[str, Any]) -> dict[str, str]:
 
 def carried_columns(schema: pa.Schema) -> list[str]:
     """The input's columns whose values may be short."""
-    own = set(Verbalize().output(0).names)
+    own = {name for task in REPORTED.values() for name in task().output(0).names} - {*FIRST}
     names = [it.name for it in schema if it.name not in own and _is_short(it.type)]
-    return names[:MAX_COLUMNS]
+    return sorted(names, key=lambda name: name not in FIRST)[:MAX_COLUMNS]
 
 
 def _is_short(kind: pa.DataType) -> bool:

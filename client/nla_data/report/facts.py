@@ -40,8 +40,10 @@ def command(manifest: Manifest) -> str:
 
 
 def models(manifest: Manifest) -> list[tuple[str, dict[str, Any] | None]]:
-    """The pair, by role."""
-    return [("Verbalizer", manifest.served.verbalizer), ("Reconstructor", manifest.served.reconstructor)]
+    """The pair, and the source where it was read, by role."""
+    served = manifest.served
+    pair = [("Verbalizer", served.verbalizer), ("Reconstructor", served.reconstructor)]
+    return [*pair, ("Source", served.source)] if served.source else pair
 
 
 def fingerprint(model: dict[str, Any] | None) -> str:

@@ -21,9 +21,13 @@ ROW: Final = ("input_row",)
 PLACE: Final = ("doc_id", "position")
 ROW_AND_PLACE: Final = ("input_row", "position")
 _BATCH_ROWS: Final = 16_384
-_NORM_TOLERANCE: Final = {"verbalize": 1e-9, "explain": 1e-4}
-"""Norms are noted in float64, of the same numbers: only the order of a sum is between them. Where a source model was
-read again, its own sums are."""
+_SAME: Final = 1e-9
+"""Between norms, in parts of them: they are noted in float64, of the same numbers, summed in any order."""
+_READ_AGAIN: Final = {"float32": 1e-4}
+"""The same, and between vectors, where a source model was read again, by what it computes in; its rounding depends on
+which texts it reads together."""
+_ROUNDED: Final = 2.0**-6
+"""The same of a source that computes in fewer bits."""
 
 Indices = NDArray[np.int64]
 
@@ -67,7 +71,8 @@ def pair(first: Run, second: Run) -> Pairing:
     if not (len(first.rows) and len(second.rows)):
         raise UsageError(f"{first.out} and {second.out}: no row has a score in both")
     other = _other_inputs(first, second)
-    by, keys = _keys(first, second, (PLACE, ROW, ROW_AND_PLACE) if other else (ROW, ROW_AND_PLACE, PLACE))
+    rows = (ROW_AND_PLACE, ROW) if _sources(first, second) else (ROW, ROW_AND_PLACE)
+    by, keys = _keys(first, second, (PLACE, *rows) if other else (*rows, PLACE))
     _, mine, theirs = np.intersect1d(*keys, assume_unique=True, return_indices=True)
     if not len(mine):
         raise UsageError(f"{first.out} and {second.out}: no row has a score in both, by {' and '.join(by)}")
@@ -85,6 +90,9 @@ def _other_inputs(first: Run, second: Run) -> str | None:
     columns = [it.settings.get("vector_column") or it.settings["text_column"] for it in (mine, theirs)]
     if columns[0] != columns[1]:
         return f"columns {columns[0]!r} and {columns[1]!r}"
+    sources = [it.served.source for it in (mine, theirs)]
+    if sources[0] and sources[1] and sources[0] != sources[1]:
+        return f"sources {sources[0]['model']} and {sources[1]['model']}"
     if mine.inputs == theirs.inputs:
         return None
     for one, other in zip(mine.inputs, theirs.inputs, strict=False):
@@ -102,8 +110,7 @@ def _refusal(first: Run, second: Run, other: str | None, why: str) -> UsageError
 
 def _check_norms(first: Run, second: Run, found: Pairing, other: str | None) -> None:
     mine, theirs = first.rows.norm[found.first], second.rows.norm[found.second]
-    tolerance = max(_NORM_TOLERANCE[run.results.manifest.task] for run in (first, second))
-    differ = np.flatnonzero(~np.isclose(mine, theirs, rtol=tolerance, atol=0))
+    differ = np.flatnonzero(~np.isclose(mine, theirs, rtol=_tolerance(first, second), atol=0))
     if len(differ):
         row = first.rows.input_row[found.first[differ[0]]]
         raise _refusal(first, second, other, f"{len(differ):,} of {len(mine):,} vectors differ, such as row {row}")
@@ -117,8 +124,21 @@ def _check_vectors(first: Run, second: Run, found: Pairing, other: str) -> None:
     except UnavailableError as error:
         why = f"whether their vectors are the same cannot be seen ({str(error).rstrip('.')})"
         raise _refusal(first, second, other, why) from error
-    if mine.shape != theirs.shape or not np.array_equal(mine, theirs):
-        raise _refusal(first, second, other, "their vectors differ")
+    if mine.shape == theirs.shape:
+        differences, lengths = np.linalg.norm(mine - theirs, axis=1), np.linalg.norm(mine, axis=1)
+        if (differences <= (_tolerance(first, second) if _sources(first, second) else 0.0) * lengths).all():
+            return
+    raise _refusal(first, second, other, "their vectors differ")
+
+
+def _sources(*runs: Run) -> list[dict[str, Any]]:
+    """The source models that the runs have read themselves."""
+    return [run.results.manifest.served.source for run in runs if run.results.manifest.served.source]
+
+
+def _tolerance(*runs: Run) -> float:
+    read = _sources(*runs)
+    return max((_READ_AGAIN.get(str(source.get("checkpoint_dtype")), _ROUNDED) for source in read), default=_SAME)
 
 
 def _vectors(run: Run, chosen: Indices) -> NDArray[np.float32]:

@@ -98,6 +98,37 @@ def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway, command: str, pos
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "wanted.parquet"))
 
 
+def test_going_on_with_texts(ray: Any, tmp_path: Path, gateway: FakeGateway) -> None:
+    """Seeds stay those of a run without Ray, whichever parts are there; what is there is not counted again."""
+    del ray
+    texts = [f"text {k} " * (k % 5) for k in range(300)]
+    table = pa.table({"text": texts, "label": [k % 3 for k in range(300)]})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=50)
+    given, out = str(tmp_path / "in.parquet"), tmp_path / "out"
+    fixed = ("--positions", "random:2", "--min-position", "3", "--seed", "5", "--where", "label < 2")
+    fixed += ("--url", gateway.url, "--progress", "quiet", "--patience", "1")
+    asked = 0
+
+    def fail_at_last(path: str, _body: Any) -> Any:
+        nonlocal asked
+        asked += path == "explain"
+        return failure("engine_unavailable", "gone") if asked > 2 else None
+
+    gateway.trouble, gateway.ready = fail_at_last, False
+    assert cli.main(["explain", given, str(out), *fixed, "--ray"]) == 1
+    parts = sorted(out.glob("part-*.parquet"))
+    assert len(parts) > 1
+    parts[0].unlink()
+    there = sum(len(set(pq.read_table(part)["input_row"].to_pylist())) for part in parts[1:])
+    gateway.trouble, gateway.ready = lambda _path, _body: None, True
+    gateway.seen.clear()
+    assert cli.main(["explain", given, str(out), *fixed, "--ray"]) == 3
+    tokenized = sum(len(body["texts"]) for path, body in gateway.seen if path == "tokenize")
+    assert tokenized <= 2 * (sum(k % 3 < 2 for k in range(300)) - there), "each text that is left twice"
+    assert cli.main(["explain", given, str(tmp_path / "wanted"), *fixed]) == 3
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "wanted"))
+
+
 def test_workers_are_killed(ray: Any, given: str, tmp_path: Path, gateway: FakeGateway) -> None:
     del ray
     assert nla(gateway, given, tmp_path / "wanted.parquet") == 0
