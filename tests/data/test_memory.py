@@ -26,7 +26,7 @@ def test_a_large_file_of_one_row_group(tmp_path: Path) -> None:
     assert given.stat().st_size > 4 * WIDE * ROWS
     with fake_gateway() as gateway:
         gateway.served, gateway.keep = info(d_model=WIDE), False
-        client = Client(str(given), str(tmp_path / "out.parquet"), "--url", gateway.url, "--progress", "quiet")
+        client = Client("verbalize", str(given), f"{tmp_path}/out.parquet", "--url", gateway.url, "--progress", "quiet")
         assert client.run() == 0
     assert pq.read_metadata(tmp_path / "out.parquet").num_rows == ROWS
     assert client.peak_mb < 500, client.peak_mb
