@@ -38,12 +38,26 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
     )
     flags = ("--preset", str(preset), "--only", "source", "--device", "cpu", "--dtype", "float32")
     with serving(folder / "base.log", *flags) as stack:
-        figures = asyncio.run(measure_extraction("SmolLM2-135M's form", stack.url, base, BLOCKS, scale))
-        figures += asyncio.run(dataset.measure_texts("SmolLM2-135M's form", stack.url, scale))
+        figures = measure_reading("SmolLM2-135M's form", stack, base, BLOCKS, scale)
     with serving(folder / "explain.log", "--preset", "demo", "--source", STAND_IN) as stack:
-        figures += asyncio.run(measure_explanation(stack.url, scale))
-        figures += asyncio.run(measure_tokens(stack.url, scale))
-    return [*figures, *bytes_of_a_row()]
+        return figures + measure_explaining(stack, scale)
+
+
+def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
+    """All rows on the demo pair with its stand-in for a source, which is read for the first of them, too."""
+    return measure_reading("demo", stack, DEMO / "verbalizer", 2, scale) + measure_explaining(stack, scale)
+
+
+def measure_reading(name: str, stack: Stack, folder: Path, blocks: int, scale: Scale) -> list[Figure]:
+    """The rows of which the source alone makes the difference."""
+    figures = asyncio.run(measure_extraction(name, stack.url, folder, blocks, scale))
+    return figures + asyncio.run(dataset.measure_texts(name, stack.url, scale))
+
+
+def measure_explaining(stack: Stack, scale: Scale) -> list[Figure]:
+    """The others."""
+    figures = asyncio.run(measure_explanation(stack.url, scale))
+    return [*figures, *asyncio.run(measure_tokens(stack.url, scale)), *bytes_of_a_row()]
 
 
 def make_base(folder: Path) -> Path:
@@ -153,12 +167,3 @@ def bytes_of_a_row() -> list[Figure]:
         Figure("bytes of a row, d 3584: as numbers in JSON", [float(stock)], "bytes"),
         Figure("ratio, ours to JSON", [ours / stock], "x", Target("at most", 1 / 7)),
     ]
-
-
-def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
-    """All rows on the demo pair with its stand-in for a source, which is read for the first of them, too."""
-    figures = asyncio.run(measure_extraction("demo", stack.url, DEMO / "verbalizer", 2, scale))
-    figures += asyncio.run(dataset.measure_texts("demo", stack.url, scale))
-    figures += asyncio.run(measure_explanation(stack.url, scale))
-    figures += asyncio.run(measure_tokens(stack.url, scale))
-    return [*figures, *bytes_of_a_row()]

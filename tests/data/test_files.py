@@ -3,7 +3,7 @@
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,17 +19,11 @@ import safetensors.torch
 import torch
 
 from nla_data import cli
-from tests.data.gateway import D, FakeGateway, fake_gateway
+from tests.data.gateway import D, FakeGateway
 
 N: Final = 90
 X: Final = (np.random.default_rng(0).standard_normal((N, D)) * 4).astype(np.float32)
 LIMIT: Final = 2**53
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The Python interface takes what programs have in hand: paths, one thing without a list, numbers of numpy."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ import pytest
 
 from nla_data.api import Job, Reconstruct, ScorePairs, Verbalize, run_job
 from nla_data.report.build import write_report
-from tests.data.gateway import D, FakeGateway, fake_gateway
+from tests.data.gateway import D, FakeGateway
 
 VECTORS = np.random.default_rng(0).standard_normal((20, D)).astype(np.float32)
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +23,6 @@ from tests.data.gateway import D, FakeGateway, failure, fake_gateway, info, text
 
 COUNT: Final = 500
 VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 def save(path: Path, vectors: Any = VECTORS, **columns: Any) -> str:

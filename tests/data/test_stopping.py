@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nla_data import cli
-from tests.data.gateway import D, FakeGateway, fake_gateway
+from tests.data.gateway import D, FakeGateway
 
 COUNT: Final = 500
 VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
@@ -34,12 +33,6 @@ def wait(*arguments, **options):
 slow.{method} = {wrapped}
 sys.exit(__main__.main())
 """
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 def save(path: Path) -> Path:

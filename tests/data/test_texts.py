@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +27,6 @@ from tests.data.test_run import nla, rows
 COUNT: Final = 300
 RANDOM: Final = np.random.default_rng(3)
 TEXTS: Final = ["".join(map(chr, RANDOM.integers(97, 123, RANDOM.integers(2, 95)))) for _ in range(COUNT)]
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 def save(path: Path, texts: Any = TEXTS, name: str = "text", **columns: Any) -> str:

@@ -121,14 +121,14 @@ async def do(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Tota
     return totals
 
 
-async def count(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> int:
-    """Tell how many positions a chunk's texts have, each of which takes a seed.
+async def count(chunk: Chunk, order: Order, gateways: Gateways, info: Info) -> Totals:
+    """Tell how many seeds a chunk's texts take, one a position; nothing else is counted.
 
     Raises:
         DataError: it cannot be told, or not now.
     """
     planned = await _planned(order.task, gateways.bounded(), _pieces(chunk, order, info), info.d_model)
-    return sum(work.seeds for work in planned)
+    return Totals(sent=sum(work.seeds for work in planned))
 
 
 def _pieces(chunk: Chunk, order: Order, info: Info) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from nla_data.asking.totals import Totals
 from nla_data.cluster import chunks
 from nla_data.cluster.chunks import Chunk, Order
-from nla_data.cluster.workers import ChunkWorker, CountWorker, Servers
+from nla_data.cluster.workers import ChunkWork, ChunkWorker, Servers
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.reading.files import reason
 from nla_data.running.progress import Reporter
@@ -96,8 +96,8 @@ class Cluster:
             _interrupt_on_signals()
             try:
                 placed = self._counted(order, planned, done) if order.task.seeds_by_position else planned
-                for row in self._rows(ChunkWorker, order, [chunk for chunk in placed if chunk.index not in done]):
-                    tell(Totals.model_validate_json(_read(row)))
+                for row in self._rows(chunks.do, order, [chunk for chunk in placed if chunk.index not in done]):
+                    tell(_read(row))
             except DataError:
                 raise
             except Exception as error:
@@ -124,16 +124,14 @@ class Cluster:
         """The same chunks, each with its positions and those before it."""
         found = {index: totals.sent for index, totals in done.items()}
         left = [chunk for chunk in planned if chunk.index not in done]
-        found |= {row["index"]: int(_read(row)) for row in self._rows(CountWorker, order, left)}
+        found |= {row["index"]: _read(row).sent for row in self._rows(chunks.count, order, left)}
         before = accumulate((found[chunk.index] for chunk in planned), initial=0)
         return [
             replace(chunk, seeds=seeds, positions=found[chunk.index])
             for chunk, seeds in zip(planned, before, strict=False)
         ]
 
-    def _rows(
-        self, worker: type[ChunkWorker | CountWorker], order: Order, left: Sequence[Chunk]
-    ) -> Iterator[dict[str, Any]]:
+    def _rows(self, work: ChunkWork, order: Order, left: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
         cpus = int(self._ray.cluster_resources().get("CPU", 1))
         size = max(1, min(len(left), cpus, WORKERS_PER_GATEWAY * len(self._servers.urls)))
         data = self._ray.data.from_items([asdict(chunk) for chunk in left], override_num_blocks=len(left))
@@ -141,18 +139,17 @@ class Cluster:
         # Never: a chunk may take long, and the gateways' patience is what counts.
         data.context.execution_no_progress_timeout_s = -1
         rows: Iterator[dict[str, Any]] = data.map(
-            worker,
-            fn_constructor_args=(replace(order, workers=size), self._servers),
+            ChunkWorker,
+            fn_constructor_args=(work, replace(order, workers=size), self._servers),
             compute=self._ray.data.ActorPoolStrategy(size=size),
         ).iter_rows()
         return rows
 
 
-def _read(row: dict[str, Any]) -> str:
+def _read(row: dict[str, Any]) -> Totals:
     if row["error"]:
         raise (StoppedError if row["stopped"] else UsageError)(row["error"])
-    found: str = row["found"]
-    return found
+    return Totals.model_validate_json(row["totals"])
 
 
 def _check_address(address: str | None) -> None:

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from nla_client import Info, NLAError
 from nla_data.asking.tasks import Verbalize
+from nla_data.asking.totals import Totals
 from nla_data.cluster import chunks
 from nla_data.cluster.chunks import Chunk, Order
 from nla_data.errors import DataError, StoppedError, UsageError
@@ -38,6 +39,7 @@ from nla_data.running.gateways import PATIENCE_S, Gateways
 
 T = TypeVar("T")
 INPUT_ROW: Final = "input_row"
+ChunkWork = Callable[[Chunk, Order, Gateways, Info], Awaitable[Totals]]
 
 
 @dataclass(frozen=True)
@@ -134,32 +136,24 @@ def _pieces(batch: Any, size: int) -> list[Piece]:
     return [Piece(piece, rows, Position()) for piece, rows in zip(pieces, numbers, strict=True)]
 
 
-class _Worker:
-    def __init__(self, order: Order, servers: Servers) -> None:
-        self._order, self._session = order, Session(servers)
+class ChunkWorker:
+    """For `map`: does a work with the chunk that a row describes, and tells its totals or why it could not.
+
+    Args:
+        work: `chunks.do` or `chunks.count`.
+        order: What all chunks have in common.
+        servers: Whom it calls.
+    """
+
+    def __init__(self, work: ChunkWork, order: Order, servers: Servers) -> None:
+        self._work, self._order, self._session = work, order, Session(servers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """What went wrong is told, not raised: Ray would wrap it, and do the chunk again."""
         chunk = Chunk(**{name: int(value) for name, value in row.items()})
-        told = {"index": chunk.index, "found": "", "error": "", "stopped": False}
+        told = {"index": chunk.index, "totals": "", "error": "", "stopped": False}
         try:
-            return told | {"found": self._session(partial(self._do, chunk))}
+            totals = self._session(partial(self._work, chunk, self._order))
         except (DataError, NLAError) as error:
             return told | {"error": str(error), "stopped": isinstance(error, StoppedError)}
-
-    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
-        raise NotImplementedError
-
-
-class ChunkWorker(_Worker):
-    """For `map`: does the chunk that a row describes, and tells its totals or why it could not."""
-
-    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
-        return (await chunks.do(chunk, self._order, gateways, info)).model_dump_json()
-
-
-class CountWorker(_Worker):
-    """For `map`: tells how many positions the chunk has that a row describes, or why it cannot."""
-
-    async def _do(self, chunk: Chunk, gateways: Gateways, info: Info) -> str:
-        return str(await chunks.count(chunk, self._order, gateways, info))
+        return told | {"totals": totals.model_dump_json()}

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from nla_data.asking.explain import Explain
+from nla_data.asking.extract import Extract
 from nla_data.report.results import REPORTED, Results
 from nla_data.report.rows import Rows
 from nla_data.writing.manifest import InputFile, Manifest
@@ -106,12 +107,12 @@ def cost(results: Results) -> Facts:
 
 
 def _flags(manifest: Manifest) -> Iterator[str]:
-    usual = {field.name: field.default for field in fields(REPORTED[manifest.task])} | {"seed": None}
+    usual = {field.name: field.default for field in fields(REPORTED[manifest.task])}
+    usual |= {"seed": None, "vectors": Extract.vectors}
     for name, value in manifest.settings.items():
         flag = "--column" if name in ("vector_column", "text_column") else f"--{name.replace('_', '-')}"
         if name == "vectors" and value:
             yield "--keep-vectors"
-            usual[name] = "float32"
         if name == "context":  # which is the server's
             continue
         if value is None or value is False or value == [] or (name in usual and value == usual[name]):

@@ -110,7 +110,7 @@ def _refusal(first: Run, second: Run, other: str | None, why: str) -> UsageError
 
 def _check_norms(first: Run, second: Run, found: Pairing, other: str | None) -> None:
     mine, theirs = first.rows.norm[found.first], second.rows.norm[found.second]
-    differ = np.flatnonzero(~np.isclose(mine, theirs, rtol=_tolerance(first, second), atol=0))
+    differ = np.flatnonzero(~np.isclose(mine, theirs, rtol=_tolerance(first, second, otherwise=_SAME), atol=0))
     if len(differ):
         row = first.rows.input_row[found.first[differ[0]]]
         raise _refusal(first, second, other, f"{len(differ):,} of {len(mine):,} vectors differ, such as row {row}")
@@ -126,7 +126,7 @@ def _check_vectors(first: Run, second: Run, found: Pairing, other: str) -> None:
         raise _refusal(first, second, other, why) from error
     if mine.shape == theirs.shape:
         differences, lengths = np.linalg.norm(mine - theirs, axis=1), np.linalg.norm(mine, axis=1)
-        if (differences <= (_tolerance(first, second) if _sources(first, second) else 0.0) * lengths).all():
+        if (differences <= _tolerance(first, second, otherwise=0.0) * lengths).all():
             return
     raise _refusal(first, second, other, "their vectors differ")
 
@@ -136,9 +136,10 @@ def _sources(*runs: Run) -> list[dict[str, Any]]:
     return [run.results.manifest.served.source for run in runs if run.results.manifest.served.source]
 
 
-def _tolerance(*runs: Run) -> float:
-    read = _sources(*runs)
-    return max((_READ_AGAIN.get(str(source.get("checkpoint_dtype")), _ROUNDED) for source in read), default=_SAME)
+def _tolerance(*runs: Run, otherwise: float) -> float:
+    """By what their sources compute in; `otherwise` where none was read."""
+    kinds = [str(source.get("checkpoint_dtype")) for source in _sources(*runs)]
+    return max((_READ_AGAIN.get(kind, _ROUNDED) for kind in kinds), default=otherwise)
 
 
 def _vectors(run: Run, chosen: Indices) -> NDArray[np.float32]:

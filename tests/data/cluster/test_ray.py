@@ -20,7 +20,7 @@ from nla_data import cli
 from nla_data.api import Job, StoppedError, Verbalize, run_job
 from nla_data.cluster import run as cluster
 from nla_data.ray import VerbalizeBatches
-from tests.data.gateway import D, FakeGateway, failure, fake_gateway
+from tests.data.gateway import D, FakeGateway, failure
 
 pytestmark = pytest.mark.filterwarnings(
     # Ray Data sets settings that it has itself deprecated, whenever it is used.
@@ -47,12 +47,6 @@ def ray() -> Iterator[Any]:
         ray.shutdown()
     psutil.wait_procs(ours, 20)
     assert [child for child in ours if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from nla_data.api import Job, StoppedError, UsageError, Verbalize, run_job
 from nla_data.reading import files
 from nla_data.writing import lease, parts
 from nla_data.writing.store import Store
-from tests.data.gateway import D, FakeGateway, failure, fake_gateway, text_of
+from tests.data.gateway import D, FakeGateway, failure, text_of
 
 COUNT: Final = 300
 VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
@@ -59,12 +59,6 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> fs.FileSystem:
 def query(endpoint: str) -> str:
     """What ends a URI of that storage."""
     return f"?endpoint_override={endpoint}&scheme=http"
-
-
-@pytest.fixture
-def gateway() -> Iterator[FakeGateway]:
-    with fake_gateway() as fake:
-        yield fake
 
 
 def parquet(vectors: Any) -> bytes:
