@@ -35,8 +35,7 @@ def save_single_file(
     backbone: nn.Module, folder: Path, head: torch.Tensor, *, spread: float = 0.3, **config: Any
 ) -> None:
     """Put rsLoRA factors into a model and save a reconstructor as EasyNLA does: factors and value head in one file."""
-    rules = {"target_modules": SINGLE_TARGETS, "r": 4, "lora_alpha": 9}
-    peft.inject_adapter_in_model(peft.LoraConfig(**rules, use_rslora=True), backbone)  # type: ignore[arg-type]
+    inject_single(backbone)
     lively(backbone, spread)
     folder.mkdir()
     tensors = {f"backbone.{n}": p.detach().clone() for n, p in backbone.named_parameters() if "lora_" in n}
@@ -44,6 +43,12 @@ def save_single_file(
     meta = {"ar_num_layers": 2, "lora_r": 4, "lora_alpha": 9, "quant": "none",
             "target_modules": SINGLE_TARGETS, "final_norm_stripped": True}  # fmt: skip
     (folder / lora.SINGLE_CONFIG).write_text(json.dumps({**meta, **config}))
+
+
+def inject_single(backbone: nn.Module) -> None:
+    """Put rsLoRA factors into a reconstructor's blocks by hand, as EasyNLA does."""
+    rules = {"target_modules": SINGLE_TARGETS, "r": 4, "lora_alpha": 9}
+    peft.inject_adapter_in_model(peft.LoraConfig(**rules, use_rslora=True), backbone)  # type: ignore[arg-type]
 
 
 def merged_in_place(backbone: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_we
 WEIGHT_FILES: Final = "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 REPLICAS_LOOP: Final = "sglang.srt.managers.data_parallel_controller.DataParallelController.event_loop"
+SIGTERM_WATCH: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.sigterm_watchdog"
 INTERNAL_STATE: Final = "sglang.srt.managers.scheduler.Scheduler.get_internal_state"
 _NATIVE: Final = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
@@ -30,7 +31,9 @@ NAMES: Final[dict[str, str]] = {
     WEIGHT_FILES: "hooked: lets a source's files that hold no block of it be missing",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
     REPLICAS_LOOP: "hooked: lets the process that shares requests out over replicas sleep while there are none",
+    SIGTERM_WATCH: "hooked: looks for a SIGTERM more often",
     INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager.gracefully_exit": "tells that one came",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": "how much of a prompt may come from the cache",

@@ -28,12 +28,13 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine.hooks import idle, prefix, rendezvous, requests, sampling, shards, state, weights
+    from nla_engine.hooks import idle, prefix, rendezvous, requests, sampling, shards, state, stopping, weights
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
         Hook(names.REPLICAS_LOOP, idle.sleep_between_requests, "AROUND"),
+        Hook(names.SIGTERM_WATCH, stopping.stop_at_once, "AROUND"),
     ]
     match role:
         case "av":

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.5
 HEARTBEAT_S: Final = 10.0
 ENGINE_GRACE_S: Final = 15.0
-"""SGLang looks for a SIGTERM every 5 s and then ends its processes in order; killed, it leaves semaphores behind."""
+"""SGLang ends its processes in order; killed, it leaves semaphores behind."""
 LINES_SHOWN: Final = 20
 
 

@@ -23,6 +23,7 @@ from nla_engine.hooks.idle import IDLE_MS, sleep_between_requests
 from nla_engine.hooks.rendezvous import meet_on_loopback
 from nla_engine.hooks.requests import decode_injection, encoded
 from nla_engine.hooks.sampling import multinomial_on_cpu
+from nla_engine.hooks.stopping import stop_at_once
 from tests.stack import free_port
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
@@ -166,3 +167,21 @@ def test_an_engines_processes_meet_on_loopback() -> None:
     assert meet_on_loopback(connect, "127.0.0.1", port, 1, 1, wait).get("a") == b"b"
     listening = [c.laddr for c in psutil.Process().net_connections() if c.status == "LISTEN"]
     assert [address.ip for address in listening if address.port == port] == ["127.0.0.1"]
+
+
+def test_an_engine_ends_as_sglang_does_but_only_when_told() -> None:
+    ended: list[SimpleNamespace] = []
+
+    async def end(manager: SimpleNamespace) -> None:
+        ended.append(manager)
+
+    async def run() -> None:
+        manager = SimpleNamespace(gracefully_exit=False)
+        watch = asyncio.create_task(stop_at_once(end, manager))
+        await asyncio.sleep(0.3)
+        assert not ended
+        manager.gracefully_exit = True
+        await watch
+        assert ended == [manager]
+
+    asyncio.run(run())
