@@ -25,6 +25,7 @@ from tests.benchmarks import (
     wire,
 )
 from tests.benchmarks.figures import FULL, Figure, Scale
+from tests.benchmarks.report import Results
 from tests.checkpoints import write_preset
 from tests.plain import DEMO, load_demo_vectors
 from tests.stack import Stack, serving, starting
@@ -38,30 +39,35 @@ WIDER: Final = 8192
 """As wide as vectors of a 7B and of a 70B model."""
 SMALL_POOL: Final = 2560
 """Tokens in the KV pool: 16 short samples of the recipe's fill a quarter of it, 64 long ones more than all."""
-Growth = dict[str, list[growth.Point]]
 
 
 def main() -> int:
     """Measure everything, print the table, write JSON and plots."""
-    out = report.start("make bench", __doc__, "build/bench")
+    results = report.start("make bench", __doc__, "build/bench")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        figures = with_a_deep_reconstructor(Path(folder), FULL)
-        figures += against_recipe(Path(folder), WIDER, FULL)
-        on_the_demo, grown = demo_rows(Path(folder), FULL)
-        logger.info("measuring: from texts")
-        on_the_demo += texts.measure(Path(folder), FULL)
-        logger.info("measuring: starts")
-        on_the_demo += startup.measure(Path(folder), FULL)
-    figures += on_the_demo
-    report.write(out, figures, grown)
-    where = report.machine()
-    sys.stdout.write(f"{report.table(figures)}\n\n{where['cores']} cores of {where['cpu']}, {where['memory_gib']} GiB;")
-    sys.stdout.write(f" {time.monotonic() - started:.0f} s; JSON and plots in {out}\n")
+        measure(Path(folder), FULL, results)
+    results.plot()
+    where, seconds = report.machine(), time.monotonic() - started
+    sys.stdout.write(f"{report.table(results.figures)}\n\n{where['cores']} cores of {where['cpu']}, ")
+    sys.stdout.write(f"{where['memory_gib']} GiB; {seconds:.0f} s; JSON and plots in {results.folder}\n")
     return 0
 
 
-def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
+def measure(folder: Path, scale: Scale, results: Results) -> None:
+    """All rows, on one set of servers after the other."""
+    with_a_deep_reconstructor(folder, scale, results)
+    against_recipe(folder, WIDER, scale, results)
+    logger.info("the demo pair: starting")
+    with serving(folder / "demo.log", "--preset", "demo") as stack:
+        on_demo(stack, scale, results)
+    logger.info("measuring: from texts")
+    results.add(texts.measure(folder, scale))
+    logger.info("measuring: starts")
+    results.add(startup.measure(folder, scale))
+
+
+def against_recipe(folder: Path, d_model: int, scale: Scale, results: Results) -> None:
     """The rows that need a stock server beside ours; at the narrower width also the gateway's memory and the cache."""
     logger.info("the public recipe against nla-serve, d %d: starting both", d_model)
     checkpoint = servers.make_wide_verbalizer(folder / f"wide-{d_model}", d_model)
@@ -72,36 +78,27 @@ def against_recipe(folder: Path, d_model: int, scale: Scale) -> list[Figure]:
         stock = stack.enter_context(servers.stock_server(checkpoint, folder / f"stock-{d_model}.log", DTYPE))
         ours.wait_ready()
         logger.info("measuring")
-        figures = asyncio.run(wire.measure(ours, stock, checkpoint, scale))
+        results.add(asyncio.run(wire.measure(ours, stock, checkpoint, scale)))
         if d_model == NARROWER:
             logger.info("measuring: memory and cache")
-            figures += asyncio.run(growth.memory(ours, d_model, scale))
-            figures += whole.measure_cached(ours, growth.vectors_of(d_model), scale)
-    return figures
+            results.add(asyncio.run(growth.memory(ours, d_model, scale)))
+            results.add(whole.measure_cached(ours, growth.vectors_of(d_model), scale))
 
 
-def with_a_deep_reconstructor(folder: Path, scale: Scale) -> list[Figure]:
+def with_a_deep_reconstructor(folder: Path, scale: Scale, results: Results) -> None:
     """The rows of the narrower servers, and those on a reconstructor as deep as a real one, started with them."""
     checkpoint = servers.make_deep_reconstructor(folder / "deep")
     flags = ("--only", "ar", "--ar", str(checkpoint), "--device", "cpu", "--dtype", "float32")
     with starting(folder / "deep.log", *flags) as deep:
-        figures = against_recipe(folder, NARROWER, scale)
+        against_recipe(folder, NARROWER, scale, results)
         logger.info("measuring: a deep reconstructor")
         deep.wait_ready()
-        return figures + asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale))
+        results.add(asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale)))
 
 
-def demo_rows(folder: Path, scale: Scale) -> tuple[list[Figure], Growth]:
-    """The rows on the demo pair."""
-    logger.info("the demo pair: starting")
-    with serving(folder / "demo.log", "--preset", "demo") as stack:
-        return on_demo(stack, scale)
-
-
-def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
+def on_demo(stack: Stack, scale: Scale, results: Results) -> None:
     """The rows that any stack of the demo pair serves."""
     vectors = load_demo_vectors()
-    figures: list[Figure] = []
     rows: dict[str, Callable[[], list[Figure]]] = {
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),
         "fairness": lambda: asyncio.run(gateway.measure_fairness(stack, vectors, scale)),
@@ -113,12 +110,10 @@ def on_demo(stack: Stack, scale: Scale) -> tuple[list[Figure], Growth]:
     }
     for name, row in rows.items():
         logger.info("measuring: %s", name)
-        figures += row()
+        results.add(row())
     logger.info("measuring: growth")
-    return figures, {
-        "concurrency": asyncio.run(growth.by_concurrency(stack, vectors, scale)),
-        "vectors a call": asyncio.run(growth.by_call_size(stack, vectors, scale)),
-    }
+    results.growth["concurrency"] = asyncio.run(growth.by_concurrency(stack, vectors, scale))
+    results.growth["vectors a call"] = asyncio.run(growth.by_call_size(stack, vectors, scale))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.stack import Stack
 
 SENTENCES: Final = 12
 CALLS: Final = 2 * SENTENCES + 1
-MORE: Final = 4
+MORE: Final = 2
 """Times as many rounds, since each is short."""
 
 

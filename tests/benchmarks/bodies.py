@@ -26,7 +26,7 @@ SENTENCES: Final = 16
 def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """CPU seconds of the gateway's process, from the body's first byte to the answer, of the slowest of each kind."""
     right, wrong = Costs((200,)), Costs(REFUSED)
-    for _ in range(scale.rounds):
+    for _ in range(scale.body_rounds):
         right.measure(stack, _right(vectors, scale))
         wrong.measure(stack, _wrong(scale.body_bytes))
     slowest_right, slowest_wrong = right.slowest(), wrong.slowest()

@@ -18,7 +18,7 @@ from tests.stack import Stack
 
 SENTENCE: Final = "The river rose through the night, and by morning the fields stood under water."
 Work = Callable[[], Awaitable[Any]]
-TIMES: Final = 8
+TIMES: Final = 4
 """As many vectors as other rows take, so that the beginning and the end of a run weigh little."""
 
 
@@ -34,7 +34,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
 
 async def measure_texts(name: str, url: str, scale: Scale) -> list[Figure]:
     """Texts/s of both, every token of each, in float32."""
-    texts = [" ".join([SENTENCE] * (1 + k % 12)) for k in range(max(16, scale.texts // 4))]
+    texts = [" ".join([SENTENCE] * (1 + k % 12)) for k in range(max(16, scale.texts // 8))]
     async with AsyncNLAClient(url) as client:
         given = pa.table({"text": texts})
         task = Extract(positions="all")

@@ -40,11 +40,12 @@ class Scale:
     """Of the largest bodies."""
     body_items: int
     """Vectors or texts of a right one."""
+    body_rounds: int
 
 
 FULL: Final = Scale(
     rounds=5,
-    recipe_requests=16,
+    recipe_requests=8,
     wide_requests=80,
     requests=160,
     lone_requests=40,
@@ -53,9 +54,10 @@ FULL: Final = Scale(
     concurrencies=(1, 4, 16, 64, 256),
     call_sizes=(1, 10, 100, 500, 2000),
     memory_vectors=10_000,
-    starts=3,
+    starts=2,
     body_bytes=GatewayLimits().max_body_bytes,
     body_items=GatewayLimits().max_batch,
+    body_rounds=1,
 )
 SMOKE: Final = Scale(
     rounds=2,
@@ -71,6 +73,7 @@ SMOKE: Final = Scale(
     starts=1,
     body_bytes=2**20,
     body_items=64,
+    body_rounds=1,
 )
 
 

@@ -24,8 +24,6 @@ from tests.stack import Stack, detached_verbalizer
 
 IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
-MORE: Final = 2
-"""Times as many rounds where the ratio is as near to 1 as the noise."""
 
 
 class Direct:
@@ -103,7 +101,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
             await asyncio.sleep(SMALL_COMES_AGAIN_S)  # else the gateway still keeps room for the single requests
             return await rate(len(some), lambda: client.verbalize(some, temperature=0))
 
-        speed = await interleave(MORE * scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
+        speed = await interleave(scale.rounds, {"engine": by_engine, "client": by_client, "singles": by_singles})
         p50, p99 = await _added_latency(straight, singles, scale)
     return [
         Figure("engine driven directly, 64 in flight", speed["engine"], "vectors/s"),

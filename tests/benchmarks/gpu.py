@@ -29,6 +29,7 @@ from nla_launch.plan.gpus import Gpu, find_gpus
 from tests.benchmarks import report
 from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts
+from tests.benchmarks.report import Results
 from tests.benchmarks.servers import TEMPLATE
 from tests.checkpoints import Family, edit_sidecar, make_tokenizer, write_sidecar
 from tests.stack import serving
@@ -85,21 +86,20 @@ SHAPES: Final = (
 
 def main() -> int:
     """Measure each shape that fits; say in one line why another does not."""
-    out = report.start("make bench-gpu", __doc__, "build/bench-gpu")
+    results = report.start("make bench-gpu", __doc__, "build/bench-gpu")
     gpus = find_gpus()
     if not gpus:
         sys.stdout.write("bench-gpu: skipped, this machine has no CUDA GPU\n")
         return 0
-    figures: list[Figure] = []
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             if (problem := misfit(shape, gpus, shutil.disk_usage(folder).free)) is not None:
                 sys.stdout.write(f"bench-gpu: {shape.name} skipped, {problem}\n")
                 continue
-            figures += run(shape, Path(folder), ["--tp", str(shape.gpus)], vectors=2048, rounds=5)
-    if figures:
-        report.write(out, figures, {})
-        sys.stdout.write(f"{report.table(figures)}\n\n{len(gpus)} x {gpus[0].name}\n")
+            run(shape, Path(folder), ["--tp", str(shape.gpus)], results, vectors=2048, rounds=5)
+    if results.figures:
+        results.plot()
+        sys.stdout.write(f"{report.table(results.figures)}\n\n{len(gpus)} x {gpus[0].name}\n")
     return 0
 
 
@@ -114,19 +114,20 @@ def misfit(shape: Shape, gpus: list[Gpu], disk_bytes: int) -> str | None:
     return None
 
 
-def run(shape: Shape, folder: Path, flags: list[str], *, vectors: int, rounds: int) -> list[Figure]:
+def run(shape: Shape, folder: Path, flags: list[str], results: Results, *, vectors: int, rounds: int) -> None:
     """Make a pair, serve it and measure it, and then SGLang alone on the same verbalizer."""
     logger.info("%s: making checkpoints", shape.name)
     av, ar = (make(folder / f"made-{role}", shape, role) for role in ("av", "ar"))
     logger.info("%s: starting", shape.name)
     with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags) as stack:
         logger.info("%s: measuring", shape.name)
-        figures = asyncio.run(measure(shape, stack.url, vectors, rounds))
+        served = asyncio.run(measure(shape, stack.url, vectors, rounds))
+    results.add(served)
     logger.info("%s: SGLang alone", shape.name)
     alone = offline(av, flags, vectors, rounds)
     name = f"{shape.name}: SGLang's own offline engine, as many tokens, no vectors"
-    share = [rate / float(np.median(alone)) for rate in figures[0].values]
-    return [*figures, Figure(name, alone, "prompts/s"), Figure(f"{shape.name}: share of offline", share, "x")]
+    share = [rate / float(np.median(alone)) for rate in served[0].values]
+    results.add([Figure(name, alone, "prompts/s"), Figure(f"{shape.name}: share of offline", share, "x")])
 
 
 async def measure(shape: Shape, url: str, vectors: int, rounds: int) -> list[Figure]:

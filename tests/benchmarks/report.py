@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import sys
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +24,15 @@ from matplotlib import pyplot as plt
 PACKAGES: Final = ("nla-serve", "sglang", "torch", "transformers", "aiohttp", "httpx")
 
 
-def start(prog: str, description: str | None, folder: str) -> Path:
-    """Read the command line, set up the log; returns the folder for JSON and plots."""
+def start(prog: str, description: str | None, folder: str) -> "Results":
+    """Read the command line, set up the log; returns where the results go."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
-    parser.add_argument("--out", type=Path, default=Path(folder), help="folder for JSON and plots")
+    parser.add_argument("--out", type=Path, default=Path(folder), help="folder for the table, JSON and plots")
     arguments = parser.parse_args()
     logging.basicConfig(level="INFO", stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "httpcore", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    out: Path = arguments.out
-    return out
+    return Results(arguments.out)
 
 
 def machine() -> dict[str, Any]:
@@ -64,18 +64,39 @@ def table(figures: list[Figure]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def write(folder: Path, figures: list[Figure], growth: dict[str, list[Point]]) -> None:
-    """Write `figures.json` and the plots into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "machine": machine(),
-        "figures": [figure.as_json() for figure in figures],
-        "growth": {name: [point.as_json() for point in points] for name, points in growth.items()},
-    }
-    (folder / "figures.json").write_text(json.dumps(content, indent=2))
-    _plot_ratios(folder / "ratios.png", [figure for figure in figures if figure.unit == "x"])
-    for name, points in growth.items():
-        _plot_growth(folder / f"growth-{name.replace(' ', '-')}.png", name, points)
+@dataclass
+class Results:
+    """What was measured so far; written after each step, so that a run which is ended has what it came to.
+
+    Args:
+        folder: for `figures.json`, `table.md` and the plots.
+    """
+
+    folder: Path
+    figures: list[Figure] = field(default_factory=list)
+    growth: dict[str, list[Point]] = field(default_factory=dict)
+
+    def add(self, figures: list[Figure]) -> None:
+        """Take the rows of a step."""
+        self.figures += figures
+        self.write()
+
+    def write(self) -> None:
+        """Write all but the plots."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "machine": machine(),
+            "figures": [figure.as_json() for figure in self.figures],
+            "growth": {name: [point.as_json() for point in points] for name, points in self.growth.items()},
+        }
+        (self.folder / "figures.json").write_text(json.dumps(content, indent=2))
+        (self.folder / "table.md").write_text(table(self.figures) + "\n")
+
+    def plot(self) -> None:
+        """Draw what was measured."""
+        _plot_ratios(self.folder / "ratios.png", [figure for figure in self.figures if figure.unit == "x"])
+        for name, points in self.growth.items():
+            _plot_growth(self.folder / f"growth-{name.replace(' ', '-')}.png", name, points)
 
 
 def _short(value: float) -> str:

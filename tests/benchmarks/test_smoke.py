@@ -11,10 +11,11 @@ import pytest
 from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
-from tests.benchmarks import gpu, report, servers, startup, texts, whole, wire
+from tests.benchmarks import gpu, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_demo
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
+from tests.benchmarks.report import Results
 from tests.plain import DEMO, load_demo_vectors
 from tests.stack import Stack
 
@@ -27,19 +28,20 @@ def targets_of(figures: list[Figure]) -> int:
 
 @pytest.mark.timeout(1800)  # all rows, one after the other, some minutes on an idle machine
 def test_every_row(demo: Stack, demo_with_source: Stack, tmp_path: Path) -> None:
-    checkpoint = DEMO / "verbalizer"
+    checkpoint, results = DEMO / "verbalizer", Results(tmp_path)
     # Stock SGLang takes input_embeds in bfloat16 alone.
     with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
-        figures = asyncio.run(wire.measure(demo, stock, checkpoint, SMOKE))
-    on_the_demo, growth = on_demo(demo, SMOKE)
-    figures += on_the_demo
-    figures += asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE))
-    figures += whole.measure_cached(demo, load_demo_vectors(), SMOKE)
-    figures += texts.measure_on(demo_with_source, SMOKE)
-    report.write(tmp_path, figures, growth)
+        results.add(asyncio.run(wire.measure(demo, stock, checkpoint, SMOKE)))
+    on_demo(demo, SMOKE, results)
+    results.add(asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE)))
+    results.add(whole.measure_cached(demo, load_demo_vectors(), SMOKE))
+    results.add(texts.measure_on(demo_with_source, SMOKE))
+    results.write()
+    results.plot()
     written = json.loads((tmp_path / "figures.json").read_text())
-    assert len(written["figures"]) == len(figures) == len(report.table(figures).splitlines()) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(figures) == 17
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert len(written["figures"]) == len(results.figures) == len(rows) - 2
+    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(results.figures) == 17
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
@@ -62,9 +64,11 @@ TINY = gpu.Shape(
 
 
 def test_the_gpu_rows_on_the_cpu(tmp_path: Path) -> None:
-    figures = gpu.run(TINY, tmp_path, ["--device", "cpu"], vectors=8, rounds=1)
-    assert len(figures) == 7
-    assert all(figure.median > 0 for figure in figures)
+    results = Results(tmp_path / "results")
+    gpu.run(TINY, tmp_path, ["--device", "cpu"], results, vectors=8, rounds=1)
+    written = json.loads((tmp_path / "results/figures.json").read_text())
+    assert len(written["figures"]) == 7
+    assert all(figure["median"] > 0 for figure in written["figures"])
 
 
 def test_shapes_that_do_not_fit_say_so() -> None:

@@ -1,0 +1,151 @@
+"""The two halves while they are trained: the base model with LoRA adapters, and for one of them a value head."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch import nn
+
+from nla_launch.demo.smollm2.base import LAYER
+from nla_launch.demo.smollm2.examples import Examples
+
+MARKER: Final = "号"
+INJECTION_SCALE: Final = 240.0
+"""The mean norm of the block's output; smaller vectors are ignored by the verbalizer for long."""
+AV_TEMPLATE: Final = (
+    "One of your own activations stands in the place of a word: <concept>{injection_char}</concept>\n"
+    "Say what it holds, inside <explanation> tags."
+)
+AR_TEMPLATE: Final = "Summary of the following text: <text>{explanation}</text> <summary>"
+RANK: Final = 16
+MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+IGNORED: Final = -100
+VALUE_HEAD: Final = "value_head.safetensors"
+
+
+def adapted(model: Any) -> Any:
+    """Put LoRA factors into a model; nothing else of it is trained."""
+    return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=MODULES))
+
+
+class Verbalizer(nn.Module):
+    """Says what a vector in the marker's place holds."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model, self._tokenizer = adapted(model), tokenizer
+        content = AV_TEMPLATE.format(injection_char=MARKER)
+        chat = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        self.prompt = torch.tensor(tokenizer(chat, add_special_tokens=False)["input_ids"])
+        (places,) = (self.prompt == tokenizer.convert_tokens_to_ids(MARKER)).nonzero(as_tuple=True)
+        (self.place,) = places.tolist()
+
+    def loss(self, examples: Examples) -> torch.Tensor:
+        """Cross-entropy of the explanations' tokens."""
+        ending = self._tokenizer.eos_token
+        answers = [f"<explanation>{text}</explanation>{ending}" for text in examples.explanations]
+        targets = _padded(self._tokenizer(answers, add_special_tokens=False)["input_ids"], IGNORED)
+        # Nothing before the marker depends on the vector: it is computed once for the whole batch.
+        before = self.model(input_ids=self.prompt[None, : self.place], use_cache=True, logits_to_keep=1)
+        before.past_key_values.batch_repeat_interleave(len(examples))
+        rest = torch.cat([self.prompt[self.place + 1 :].expand(len(examples), -1), targets.clamp(min=0)], dim=1)
+        embeds = torch.cat([self._rows(examples.vectors)[:, None], self.model.get_input_embeddings()(rest)], dim=1)
+        logits = self.model(
+            inputs_embeds=embeds, past_key_values=before.past_key_values, logits_to_keep=targets.shape[1] + 1
+        ).logits
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    @torch.no_grad()
+    def say(self, vectors: NDArray[np.float32], tokens: int = 64) -> list[str]:
+        """Explain vectors [N, d_model] greedily; '' for one whose explanation does not end."""
+        embeds = self.model.get_input_embeddings()(self.prompt).repeat(len(vectors), 1, 1)
+        embeds[:, self.place] = self._rows(vectors)
+        made = self.model.generate(
+            inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2]), max_new_tokens=tokens, do_sample=False,
+            pad_token_id=self._tokenizer.eos_token_id,
+        )  # fmt: skip
+        texts = self._tokenizer.batch_decode(made, skip_special_tokens=True)
+        return [
+            text.removeprefix("<explanation>").partition("</explanation>")[0] if "</explanation>" in text else ""
+            for text in texts
+        ]
+
+    def _rows(self, vectors: NDArray[np.float32]) -> torch.Tensor:
+        rows = torch.from_numpy(vectors)
+        return rows * INJECTION_SCALE / rows.norm(dim=1, keepdim=True)
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in bfloat16."""
+        _save_adapter(self.model, folder)
+
+
+class Reconstructor(nn.Module):
+    """Rebuilds vectors, at norm sqrt(d_model), from explanations."""
+
+    def __init__(self, model: Any, tokenizer: Any, layer: int = LAYER) -> None:
+        super().__init__()
+        self._tokenizer, d_model = tokenizer, model.config.hidden_size
+        backbone = model.model
+        backbone.layers = backbone.layers[: layer + 1]
+        backbone.config.num_hidden_layers = layer + 1
+        backbone.norm = nn.Identity()
+        self.model, self.head = adapted(backbone), nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, texts: Sequence[str]) -> torch.Tensor:
+        """Rebuild [N, d_model]."""
+        return self.head(self.states(texts))
+
+    def states(self, texts: Sequence[str]) -> torch.Tensor:
+        """The last block's output at the prompts' ends [N, d_model]."""
+        rows = self._tokenizer([AR_TEMPLATE.format(explanation=text) for text in texts])["input_ids"]
+        read = self.model(input_ids=_padded(rows, 0), use_cache=False).last_hidden_state
+        return read[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+
+    def loss(self, examples: Examples) -> torch.Tensor:
+        """Mean squared error, as `/critic` has it."""
+        return nn.functional.mse_loss(self(examples.explanations.tolist()), normed(examples.vectors))
+
+    @torch.no_grad()
+    def begin(self, examples: Examples, penalty: float = 10.0, batch: int = 64) -> None:
+        """Set the head by ridge regression, before anything is trained."""
+        texts = examples.explanations.tolist()
+        states = torch.cat([self.states(texts[k : k + batch]) for k in range(0, len(texts), batch)]).double()
+        gram = states.T @ states + penalty * len(states) * torch.eye(states.shape[1], dtype=torch.float64)
+        found = torch.linalg.solve(gram, states.T @ normed(examples.vectors).double())
+        self.head.weight.copy_(found.T.float())
+
+    @torch.no_grad()
+    def rebuild(self, texts: Sequence[str], batch: int = 64) -> NDArray[np.float32]:
+        """Rebuild [N, d_model], a few at a time."""
+        parts = [self(texts[k : k + batch]) for k in range(0, len(texts), batch)]
+        rebuilt: NDArray[np.float32] = torch.cat(parts).numpy()
+        return rebuilt
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter and the value head, in bfloat16."""
+        _save_adapter(self.model, folder)
+        save_file({"weight": self.head.weight.detach().to(torch.bfloat16)}, folder / VALUE_HEAD)
+
+
+def normed(vectors: NDArray[np.float32]) -> torch.Tensor:
+    """Vectors [N, d_model] at norm sqrt(d_model)."""
+    rows = torch.from_numpy(vectors)
+    return rows * math.sqrt(rows.shape[1]) / rows.norm(dim=1, keepdim=True)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
