@@ -58,7 +58,9 @@ def collect(
 ) -> Examples:
     """Read so many vectors of passages, of each kind as many."""
     rng = np.random.default_rng(seed)
-    vectors, told, befores = [], [], []
+    vectors: list[NDArray[np.float32]] = []
+    told: list[str] = []
+    befores: list[str] = []
     passages = _passages(tokenizer, documents, rng)
     while len(vectors) < count:
         some = [next(passages) for _ in range(BATCH)]

@@ -61,7 +61,10 @@ class Verbalizer(nn.Module):
         logits = self.model(
             inputs_embeds=embeds, past_key_values=before.past_key_values, logits_to_keep=targets.shape[1] + 1
         ).logits
-        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        loss: torch.Tensor = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+        )
+        return loss
 
     @torch.no_grad()
     def say(self, vectors: NDArray[np.float32], tokens: int = 64) -> list[str]:
@@ -79,8 +82,7 @@ class Verbalizer(nn.Module):
         ]
 
     def _rows(self, vectors: NDArray[np.float32]) -> torch.Tensor:
-        rows = torch.from_numpy(vectors)
-        return rows * INJECTION_SCALE / rows.norm(dim=1, keepdim=True)
+        return scaled(vectors, INJECTION_SCALE)
 
     def save(self, folder: Path) -> None:
         """Write the adapter in bfloat16."""
@@ -101,13 +103,15 @@ class Reconstructor(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> torch.Tensor:
         """Rebuild [N, d_model]."""
-        return self.head(self.states(texts))
+        rebuilt: torch.Tensor = self.head(self.states(texts))
+        return rebuilt
 
     def states(self, texts: Sequence[str]) -> torch.Tensor:
         """The last block's output at the prompts' ends [N, d_model]."""
         rows = self._tokenizer([AR_TEMPLATE.format(explanation=text) for text in texts])["input_ids"]
         read = self.model(input_ids=_padded(rows, 0), use_cache=False).last_hidden_state
-        return read[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        states: torch.Tensor = read[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        return states
 
     def loss(self, examples: Examples) -> torch.Tensor:
         """Mean squared error, as `/critic` has it."""
@@ -137,8 +141,14 @@ class Reconstructor(nn.Module):
 
 def normed(vectors: NDArray[np.float32]) -> torch.Tensor:
     """Vectors [N, d_model] at norm sqrt(d_model)."""
+    return scaled(vectors, math.sqrt(vectors.shape[1]))
+
+
+def scaled(vectors: NDArray[np.float32], norm: float) -> torch.Tensor:
+    """Vectors [N, d_model] at a norm."""
     rows = torch.from_numpy(vectors)
-    return rows * math.sqrt(rows.shape[1]) / rows.norm(dim=1, keepdim=True)
+    at_norm: torch.Tensor = rows * norm / rows.norm(dim=1, keepdim=True)
+    return at_norm
 
 
 def _save_adapter(model: Any, folder: Path) -> None:

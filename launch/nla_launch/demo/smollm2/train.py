@@ -80,7 +80,7 @@ def fit(half: Reconstructor | Verbalizer, examples: Examples, steps: int, path: 
     while step < steps:
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * _share(step, steps)
-        loss = half.loss(examples[_rows(step, len(examples), seed)])
+        loss: Any = half.loss(examples[_rows(step, len(examples), seed)])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
