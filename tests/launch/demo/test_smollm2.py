@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nla_launch.demo.smollm2 import evaluate, halves, train
+from nla_launch.demo.smollm2 import evaluate, prompts, train
 from nla_launch.demo.smollm2.corpus import Document
 from nla_launch.demo.smollm2.examples import FIRST, Examples, collect
 from nla_launch.demo.smollm2.halves import Reconstructor, Verbalizer
+from nla_launch.demo.smollm2.joining import join
 from nla_launch.demo.smollm2.targets import explanation
 from tests.checkpoints import FORMS, SPECIALS, make_tokenizer
+from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
 
 LAYER = 1
 TEXTS = ["The river rose through the night, and by morning the fields stood under water. " * 8, "one two three " * 40]
@@ -23,7 +23,7 @@ TEXTS = ["The river rose through the night, and by morning the fields stood unde
 
 @pytest.fixture
 def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(halves, "MARKER", SPECIALS[FORMS["llama"].style].marker)
+    monkeypatch.setattr(prompts, "MARKER", SPECIALS[FORMS["llama"].style].marker)
     return make_tokenizer("llama")
 
 
@@ -97,12 +97,6 @@ def test_both_halves_learn_and_are_saved(examples: Examples, tokenizer: Any, tmp
     regressed = reconstructor.loss(examples).item()
     train.fit(reconstructor, examples, 20, tmp_path / "reconstructor.pt", seed=0)
     assert begun > regressed > reconstructor.loss(examples).item()
-    reconstructor.save(tmp_path / "reconstructor")
-    loaded = peft.PeftModel.from_pretrained(_backbone(tokenizer), tmp_path / "reconstructor")
-    reconstructor.model = loaded
-    head = load_file(tmp_path / "reconstructor/value_head.safetensors")["weight"]
-    assert head.shape == (32, 32)
-    assert np.isfinite(reconstructor.rebuild(["a text"])).all()
     verbalizer = Verbalizer(tiny(tokenizer), tokenizer)
     before = verbalizer.loss(examples).item()
     train.fit(verbalizer, examples, 20, tmp_path / "verbalizer.pt", seed=0)
@@ -111,10 +105,26 @@ def test_both_halves_learn_and_are_saved(examples: Examples, tokenizer: Any, tmp
     assert "| vectors | 40 |" in table
 
 
-def _backbone(tokenizer: Any) -> Any:
-    backbone = tiny(tokenizer).model
-    backbone.layers = backbone.layers[: LAYER + 1]
-    return backbone
+def test_joined_they_are_a_pair_that_says_and_rebuilds_the_same(
+    examples: Examples, tokenizer: Any, tmp_path: Path
+) -> None:
+    verbalizer, reconstructor = Verbalizer(tiny(tokenizer), tokenizer), Reconstructor(tiny(tokenizer), tokenizer, LAYER)
+    for half, name in ((verbalizer, "verbalizer"), (reconstructor, "reconstructor")):
+        train.fit(half, examples, 3, tmp_path / f"{name}.pt", seed=0)
+        half.save(tmp_path / "trained" / name)
+    join(tiny(tokenizer), tokenizer, tmp_path / "trained", tmp_path / "pair", layer=LAYER)
+    served = ReferenceReconstructor(tmp_path / "pair/reconstructor")
+    texts = ["a text", "another of more words"]
+    for text, row in zip(texts, reconstructor.rebuild(texts), strict=True):
+        assert np.abs(served.vector(text) - row).max() < 0.05  # rounded to bfloat16
+    reference = ReferenceVerbalizer(tmp_path / "pair/verbalizer")
+    with torch.no_grad():
+        ours = verbalizer.model(inputs_embeds=reference.embeds(examples.vectors[0])).logits[0, -1]
+        theirs = reference.model(inputs_embeds=reference.embeds(examples.vectors[0])).logits[0, -1]
+    assert (ours - theirs).abs().max() < 0.05
+    base = LlamaForCausalLM.from_pretrained(tmp_path / "pair/base", dtype=torch.float32)
+    for name, value in tiny(tokenizer).state_dict().items():
+        assert torch.equal(base.state_dict()[name], value.to(torch.bfloat16).float())
 
 
 def test_figures() -> None:

@@ -12,21 +12,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
+from nla_launch.demo.smollm2 import prompts
 from nla_launch.demo.smollm2.base import LAYER
 from nla_launch.demo.smollm2.examples import Examples
+from nla_launch.demo.smollm2.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, verbalizer_ids
 
-MARKER: Final = "号"
-INJECTION_SCALE: Final = 240.0
-"""The mean norm of the block's output; smaller vectors are ignored by the verbalizer for long."""
-AV_TEMPLATE: Final = (
-    "One of your own activations stands in the place of a word: <concept>{injection_char}</concept>\n"
-    "Say what it holds, inside <explanation> tags."
-)
-AR_TEMPLATE: Final = "Summary of the following text: <text>{explanation}</text> <summary>"
 RANK: Final = 16
 MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IGNORED: Final = -100
-VALUE_HEAD: Final = "value_head.safetensors"
 
 
 def adapted(model: Any) -> Any:
@@ -40,12 +33,8 @@ class Verbalizer(nn.Module):
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         self.model, self._tokenizer = adapted(model), tokenizer
-        content = AV_TEMPLATE.format(injection_char=MARKER)
-        chat = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        self.prompt = torch.tensor(tokenizer(chat, add_special_tokens=False)["input_ids"])
-        (places,) = (self.prompt == tokenizer.convert_tokens_to_ids(MARKER)).nonzero(as_tuple=True)
+        self.prompt = torch.tensor(verbalizer_ids(tokenizer))
+        (places,) = (self.prompt == tokenizer.convert_tokens_to_ids(prompts.MARKER)).nonzero(as_tuple=True)
         (self.place,) = places.tolist()
 
     def loss(self, examples: Examples) -> torch.Tensor:
