@@ -112,8 +112,8 @@ def on_demo(stack: Stack, scale: Scale, results: Results) -> None:
         logger.info("measuring: %s", name)
         results.add(row())
     logger.info("measuring: growth")
-    results.growth["concurrency"] = asyncio.run(growth.by_concurrency(stack, vectors, scale))
-    results.growth["vectors a call"] = asyncio.run(growth.by_call_size(stack, vectors, scale))
+    results.grow("concurrency", asyncio.run(growth.by_concurrency(stack, vectors, scale)))
+    results.grow("vectors a call", asyncio.run(growth.by_call_size(stack, vectors, scale)))
 
 
 if __name__ == "__main__":

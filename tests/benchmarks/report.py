@@ -79,18 +79,24 @@ class Results:
     def add(self, figures: list[Figure]) -> None:
         """Take the rows of a step."""
         self.figures += figures
-        self.write()
+        self._write()
 
-    def write(self) -> None:
-        """Write all but the plots."""
+    def grow(self, name: str, points: list[Point]) -> None:
+        """Take what was measured of a growing load."""
+        self.growth[name] = points
+        self._write()
+
+    def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "machine": machine(),
             "figures": [figure.as_json() for figure in self.figures],
             "growth": {name: [point.as_json() for point in points] for name, points in self.growth.items()},
         }
-        (self.folder / "figures.json").write_text(json.dumps(content, indent=2))
-        (self.folder / "table.md").write_text(table(self.figures) + "\n")
+        for name, text in (("figures.json", json.dumps(content, indent=2)), ("table.md", table(self.figures))):
+            half = self.folder / f"{name}.half"
+            half.write_text(text + "\n")
+            half.rename(self.folder / name)
 
     def plot(self) -> None:
         """Draw what was measured."""

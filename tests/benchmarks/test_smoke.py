@@ -36,7 +36,6 @@ def test_every_row(demo: Stack, demo_with_source: Stack, tmp_path: Path) -> None
     results.add(asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE)))
     results.add(whole.measure_cached(demo, load_demo_vectors(), SMOKE))
     results.add(texts.measure_on(demo_with_source, SMOKE))
-    results.write()
     results.plot()
     written = json.loads((tmp_path / "figures.json").read_text())
     rows = (tmp_path / "table.md").read_text().splitlines()

@@ -7,7 +7,7 @@
 | a dictionary | Debian `dict-foldoc`, `wordnet-base` |
 | documentation | Debian `debian-reference-en`, and the README files of installed Python packages |
 | program code | Python's own library |
-| a licence | `/usr/share/common-licenses`, and the licences of installed Python packages |
+| a licence | `/usr/share/common-licenses`; those of packages repeat each other but for a line |
 | a story, a news report, a letter, a recipe, an explanation | written by the base model itself (`generate.py`) |
 """
 
@@ -45,8 +45,14 @@ class Document:
 
 
 def documents(folder: Path) -> list[Document]:
-    """Read all documents, those of packages out of a folder in which they were unpacked."""
+    """Read all documents, those of packages out of a folder in which they were unpacked.
+
+    Raises:
+        FileNotFoundError: the folder holds none of a kind.
+    """
     read = [Document(kind, text) for kind, texts in KINDS.items() for text in texts(folder)]
+    if missing := KINDS.keys() - {document.kind for document in read}:
+        raise FileNotFoundError(f"{folder} has no text of these kinds: {', '.join(sorted(missing))}")
     read += [Document(**json.loads(line)) for line in (folder / GENERATED).read_text().splitlines()]
     return list(dict.fromkeys(document for document in read if len(document.text) >= LEAST_CHARACTERS))
 
@@ -83,8 +89,8 @@ def _joined(entries: list[str]) -> Iterator[str]:
 
 def _documentation(folder: Path) -> Iterator[str]:
     for path in folder.glob("**/debian-reference.en.txt.gz"):
-        yield from re.split(r"\n(?=Chapter \d)|\n(?=\d+\.\d+\. )", gzip.decompress(path.read_bytes()).decode())
-    for path in sorted(_installed().glob("*.dist-info/METADATA")):
+        yield from re.split(r"\n(?=Chapter\s\d)|\n(?=\d+\.\d+\.\s)", gzip.decompress(path.read_bytes()).decode())
+    for path in sorted(Path(sysconfig.get_path("purelib")).glob("*.dist-info/METADATA")):
         yield path.read_text(errors="replace").partition("\n\n")[2]
 
 
@@ -96,13 +102,6 @@ def _code(folder: Path) -> Iterator[str]:
 def _licences(folder: Path) -> Iterator[str]:
     for path in sorted(Path("/usr/share/common-licenses").iterdir()):
         yield path.read_text(errors="replace")
-    for path in sorted(_installed().glob("*.dist-info/**/LICEN[SC]E*")):
-        if path.is_file():
-            yield path.read_text(errors="replace")
-
-
-def _installed() -> Path:
-    return Path(sysconfig.get_path("purelib"))
 
 
 KINDS: Final[dict[str, Callable[[Path], Iterator[str]]]] = {

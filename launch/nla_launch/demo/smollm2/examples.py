@@ -20,6 +20,8 @@ POSITIONS: Final = 6
 """Of a passage."""
 FIRST: Final = 3
 """The first tokens of a text have vectors like no others."""
+SHOWN: Final = 400
+"""Characters before a token that are kept for those who look."""
 MORE_LIKELY: Final = 2 * LIKELY
 """Tokens looked at: some come to the same words."""
 
@@ -68,10 +70,13 @@ def collect(
         for (kind, ids), state, scores in zip(some, states, logits, strict=True):
             for place in rng.choice(np.arange(FIRST, len(ids)), POSITIONS, replace=False):
                 before = tokenizer.decode(ids[: place + 1])
-                likely = [tokenizer.decode([token]) for token in scores[place].topk(MORE_LIKELY).indices.tolist()]
-                vectors.append(state[place].numpy())
+                likely = [
+                    tokenizer.decode([token], skip_special_tokens=True)
+                    for token in scores[place].topk(MORE_LIKELY).indices.tolist()
+                ]
+                vectors.append(state[place].numpy().copy())  # a view would keep the whole batch
                 told.append(explanation(before, kind, likely))
-                befores.append(before[-400:])
+                befores.append(before[-SHOWN:])
     order = rng.permutation(len(vectors))[:count]
     return Examples(np.stack(vectors)[order], np.array(told)[order], np.array(befores)[order])
 

@@ -21,7 +21,7 @@ ASKED: Final = {
     "a recipe": "Write a recipe or a set of steps that has to do with {}.",
     "an explanation": "Explain {} to somebody who has never heard of it.",
 }
-TEXTS: Final = 960
+TEXTS: Final = 480
 BATCH: Final = 48
 TOKENS: Final = 160
 COMMON: Final = 3
@@ -35,13 +35,15 @@ def main() -> int:
     model, tokenizer = load_model(), load_tokenizer()
     chosen, nouns = random.Random(0), _nouns(folder)  # noqa: S311 - what is asked for
     torch.manual_seed(0)
-    with (folder / GENERATED).open("w") as out:
+    half = folder / f"{GENERATED}.half"
+    with half.open("w") as out:
         for start in range(0, TEXTS, BATCH):
             kinds = [chosen.choice(list(ASKED)) for _ in range(BATCH)]
             texts = _answers(model, tokenizer, [ASKED[kind].format(chosen.choice(nouns)) for kind in kinds])
             for kind, text in zip(kinds, texts, strict=True):
                 out.write(json.dumps({"kind": kind, "text": text}) + "\n")
             logger.info("%d of %d texts", start + BATCH, TEXTS)
+    half.rename(folder / GENERATED)
     return 0
 
 

@@ -12,14 +12,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
-from nla_launch.demo.smollm2 import prompts
 from nla_launch.demo.smollm2.base import LAYER
 from nla_launch.demo.smollm2.examples import Examples
-from nla_launch.demo.smollm2.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, verbalizer_ids
+from nla_launch.demo.smollm2.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, marker_id, verbalizer_ids
 
 RANK: Final = 16
 MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IGNORED: Final = -100
+ANSWER_TOKENS: Final = 128
+"""Of an explanation, at most; one in a thousand is longer."""
 
 
 def adapted(model: Any) -> Any:
@@ -34,7 +35,7 @@ class Verbalizer(nn.Module):
         super().__init__()
         self.model, self._tokenizer = adapted(model), tokenizer
         self.prompt = torch.tensor(verbalizer_ids(tokenizer))
-        (places,) = (self.prompt == tokenizer.convert_tokens_to_ids(prompts.MARKER)).nonzero(as_tuple=True)
+        (places,) = (self.prompt == marker_id(tokenizer)).nonzero(as_tuple=True)
         (self.place,) = places.tolist()
 
     def loss(self, examples: Examples) -> torch.Tensor:
@@ -56,7 +57,7 @@ class Verbalizer(nn.Module):
         return loss
 
     @torch.no_grad()
-    def say(self, vectors: NDArray[np.float32], tokens: int = 64) -> list[str]:
+    def say(self, vectors: NDArray[np.float32], tokens: int = ANSWER_TOKENS) -> list[str]:
         """Explain vectors [N, d_model] greedily; '' for one whose explanation does not end."""
         embeds = self.model.get_input_embeddings()(self.prompt).repeat(len(vectors), 1, 1)
         embeds[:, self.place] = self._rows(vectors)
@@ -103,7 +104,7 @@ class Reconstructor(nn.Module):
         return states
 
     def loss(self, examples: Examples) -> torch.Tensor:
-        """Mean squared error, as `/critic` has it."""
+        """Mean squared error to vectors at norm sqrt(d_model); `/critic` scales the rebuilt ones, too."""
         return nn.functional.mse_loss(self(examples.explanations.tolist()), normed(examples.vectors))
 
     @torch.no_grad()

@@ -19,6 +19,13 @@ SUFFIX: Final = "text> <summary>"
 VALUE_HEAD: Final = "value_head.safetensors"
 
 
+def marker_id(tokenizer: Any) -> int:
+    """The marker's token: in a byte-level vocabulary it has another name than its text."""
+    (token,) = tokenizer(MARKER, add_special_tokens=False)["input_ids"]
+    found: int = token
+    return found
+
+
 def verbalizer_ids(tokenizer: Any) -> list[int]:
     """Render the verbalizer's prompt to token ids."""
     chat = [{"role": "user", "content": AV_TEMPLATE.format(injection_char=MARKER)}]
@@ -28,7 +35,7 @@ def verbalizer_ids(tokenizer: Any) -> list[int]:
 
 def write_sidecar(folder: Path, role: Role, tokenizer: Any, *, d_model: int, layer: int) -> None:
     """Write `nla_meta.yaml` in the released format."""
-    ids, marker = verbalizer_ids(tokenizer), tokenizer.convert_tokens_to_ids(MARKER)
+    ids, marker = verbalizer_ids(tokenizer), marker_id(tokenizer)
     at = ids.index(marker)
     sidecar = {
         "schema_version": 2,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+LONGEST: Final = 24
+"""Characters of a word that are shown: links and rules have hundreds."""
 WORDS: Final = 8
 """Words that are named, the last one first: what a vector tells best, and a verbalizer can learn to say first."""
 LIKELY: Final = 3
@@ -16,7 +18,7 @@ def explanation(before: str, kind: str, likely: Sequence[str]) -> str:
         kind: of passage.
         likely: the model's likeliest continuations, the likeliest first, each a token's text.
     """
-    words = before.split()[-WORDS:][::-1]
+    words = [word[-LONGEST:] for word in before.split()[-WORDS:][::-1]]
     following = list(dict.fromkeys(_shown(text) for text in likely))[:LIKELY]
     return f"Read backwards from here: {' '.join(words)}\nKind of text: {kind}\nLikely next: {', '.join(following)}"
 

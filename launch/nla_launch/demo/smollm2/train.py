@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT: Final = 2000
 BATCH: Final = 16
 PEAK_RATE: Final = 5e-4
+HEAD_RATE: Final = 1e-5
+"""Of the value head, which begins where regression left it, and takes in values of about 10."""
 KEPT_EVERY_S: Final = 180.0
 REGRESSED: Final = 2000
 """Examples for the value head's beginning."""
@@ -67,19 +69,25 @@ def read(corpus: Path, out: Path, tokenizer: Any, count: int) -> tuple[Examples,
             logger.info("reading %d documents into %s", len(some), path.name)
             wanted = HELD_OUT if held_out else count
             collect(model, tokenizer, some, count=wanted, seed=int(held_out)).save(path)
-    return Examples.load(paths[False]), Examples.load(paths[True])
+    training = Examples.load(paths[False])
+    if len(training) != count:
+        raise ValueError(f"{paths[False]} has {len(training)} examples, not {count}: delete it, or say --examples")
+    return training, Examples.load(paths[True])
 
 
 def fit(half: Reconstructor | Verbalizer, examples: Examples, steps: int, path: Path, *, seed: int) -> None:
     """Train a half, from where it was left."""
     trained = {name: value for name, value in half.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=PEAK_RATE, weight_decay=0.0, betas=(0.9, 0.98))
+    head = [value for name, value in trained.items() if name.startswith("head.")]
+    factors = [value for name, value in trained.items() if not name.startswith("head.")]
+    groups = [{"params": factors, "peak": PEAK_RATE}, {"params": head, "peak": HEAD_RATE}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0, betas=(0.9, 0.98))
     step = _resume(half, optimizer, path)
     kept = time.monotonic()
     half.train()
     while step < steps:
         for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * _share(step, steps)
+            group["lr"] = group["peak"] * _share(step, steps)
         loss: Any = half.loss(examples[_rows(step, len(examples), seed)])
         optimizer.zero_grad()
         loss.backward()
