@@ -59,6 +59,7 @@ def test_a_comparison_opens_from_disk_and_fits(tmp_path: Path, browser: Any, wid
 def check(browser: Any, path: Path, width: int, images: int) -> None:
     """Nothing is said, asked for or run; all images are there, and nothing is wider than the window."""
     page = browser.new_page(viewport={"width": width, "height": 844})
+    page.set_default_timeout(180_000)  # ms, for machines that are busy
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
