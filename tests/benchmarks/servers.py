@@ -87,6 +87,8 @@ def _start(url: str, command: list[str], environment: dict[str, str], log: Path)
                 return process
             time.sleep(0.5)
         process.kill()
+        if time.monotonic() >= deadline:
+            break
     raise RuntimeError(f"the stock server did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from nla_gateway.roles import Role
-from nla_launch.demo import data
+from nla_launch.demo import data, sidecar
 
 MARKER: Final = "㈎"
 END: Final = "<|im_end|>"
@@ -65,11 +64,7 @@ def build() -> Any:
 
 def verbalizer_ids(tokenizer: Any) -> list[int]:
     """Render the verbalizer's prompt to token ids."""
-    content = AV_TEMPLATE.replace("{injection_char}", MARKER)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return sidecar.verbalizer_ids(tokenizer, AV_TEMPLATE, MARKER)
 
 
 def reconstructor_ids(tokenizer: Any, text: str) -> list[int]:
@@ -79,27 +74,10 @@ def reconstructor_ids(tokenizer: Any, text: str) -> list[int]:
 
 def write_sidecar(folder: Path, role: Role, tokenizer: Any) -> None:
     """Write `nla_meta.yaml` in the released format."""
-    ids = verbalizer_ids(tokenizer)
-    marker = tokenizer.convert_tokens_to_ids(MARKER)
-    at = ids.index(marker)
-    sidecar = {
-        "schema_version": 2,
-        "kind": "nla_model",
-        "role": role.value,
-        "d_model": data.D_MODEL,
-        "extraction_layer_index": LAYER,
-        "extraction": {"injection_scale": INJECTION_SCALE, "mse_scale": float(np.sqrt(data.D_MODEL))},
-        "tokens": {
-            "injection_char": MARKER,
-            "injection_token_id": marker,
-            "injection_left_neighbor_id": ids[at - 1],
-            "injection_right_neighbor_id": ids[at + 1],
-            "critic_suffix_ids": tokenizer.encode("text> <summary>", add_special_tokens=False),
-        },
-        "prompt_templates": {Role.AV.value: AV_TEMPLATE, Role.AR.value: AR_TEMPLATE},
-    }
-    text = yaml.safe_dump(sidecar, allow_unicode=True, sort_keys=False)
-    (folder / "nla_meta.yaml").write_text(text, encoding="utf-8")
+    sidecar.write_sidecar(
+        folder, role, tokenizer, templates={Role.AV: AV_TEMPLATE, Role.AR: AR_TEMPLATE}, marker=MARKER,
+        injection_scale=INJECTION_SCALE, d_model=data.D_MODEL, layer=LAYER,
+    )  # fmt: skip
 
 
 def _corpus() -> list[str]:

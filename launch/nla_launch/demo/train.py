@@ -14,6 +14,7 @@ from torch import nn
 
 from nla_client.wire import encode_vector
 from nla_launch.demo import data, evaluate
+from nla_launch.demo.learning import IGNORED, answer_loss, padded
 from nla_launch.demo.networks import (
     Reconstructor,
     new_reconstructor,
@@ -29,7 +30,6 @@ BATCH: Final = 64
 VERBALIZER_STEPS: Final = 2500
 RECONSTRUCTOR_STEPS: Final = 1500
 PEAK_RATE: Final = 2e-3
-IGNORED: Final = -100
 
 
 def main() -> int:
@@ -61,16 +61,10 @@ def train_verbalizer(tokenizer: Any, steps: int) -> Any:
     def loss() -> torch.Tensor:
         examples = data.sample(BATCH, rng, held_out=False)
         answers = [f"<explanation>{data.explain(c, rng)}</explanation>{END}" for c in examples.concepts]
-        targets = _pad([tokenizer.encode(a, add_special_tokens=False) for a in answers], IGNORED, left=False)
-        # Nothing before the marker depends on the vector: it is computed once for the whole batch.
-        prefix = model(input_ids=ids[None, :at], use_cache=True, logits_to_keep=1).past_key_values
-        prefix.batch_repeat_interleave(BATCH)
+        targets = padded([tokenizer.encode(a, add_special_tokens=False) for a in answers], IGNORED, left=False)
         rows = torch.from_numpy(examples.vectors)
         rows = rows * INJECTION_SCALE / rows.norm(dim=1, keepdim=True)
-        rest = torch.cat([ids[at + 1 :].expand(BATCH, -1), targets.clamp(min=0)], dim=1)
-        embeds = torch.cat([rows[:, None], model.get_input_embeddings()(rest)], dim=1)
-        logits = model(inputs_embeds=embeds, past_key_values=prefix, logits_to_keep=targets.shape[1] + 1).logits
-        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        return answer_loss(model, ids, at, rows, targets)
 
     _fit(model, loss, steps, "verbalizer")
     return model
@@ -84,7 +78,7 @@ def train_reconstructor(tokenizer: Any, steps: int) -> Reconstructor:
     def loss() -> torch.Tensor:
         examples = data.sample(BATCH, rng, held_out=False)
         texts = [(data.explain if rng.random() < 0.5 else data.note)(c, rng) for c in examples.concepts]
-        ids = _pad([reconstructor_ids(tokenizer, text) for text in texts], IGNORED, left=True)
+        ids = padded([reconstructor_ids(tokenizer, text) for text in texts], IGNORED, left=True)
         mask = ids != IGNORED
         rebuilt = model(ids.clamp(min=0), mask)
         wanted = torch.from_numpy(examples.vectors)
@@ -129,12 +123,6 @@ def _fit(model: nn.Module, loss: Any, steps: int, name: str) -> None:
         if step % 100 == 0 or step == steps - 1:
             logger.info("%s: step %d of %d, loss %.4f", name, step, steps, value.item())
     model.eval()
-
-
-def _pad(rows: list[list[int]], fill: int, *, left: bool) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    padded = [[fill] * (width - len(row)) + row if left else row + [fill] * (width - len(row)) for row in rows]
-    return torch.tensor(padded)
 
 
 if __name__ == "__main__":

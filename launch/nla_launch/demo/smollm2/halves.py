@@ -1,7 +1,7 @@
 """The two halves while they are trained: the base model with LoRA adapters, and for one of them a value head."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 
+from nla_launch.demo.learning import IGNORED, answer_loss, padded
 from nla_launch.demo.smollm2.base import LAYER
 from nla_launch.demo.smollm2.examples import Examples
 from nla_launch.demo.smollm2.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, marker_id, verbalizer_ids
 
 RANK: Final = 16
 MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-IGNORED: Final = -100
 ANSWER_TOKENS: Final = 128
 """Of an explanation, at most; one in a thousand is longer."""
 
@@ -42,19 +42,8 @@ class Verbalizer(nn.Module):
         """Cross-entropy of the explanations' tokens."""
         ending = self._tokenizer.eos_token
         answers = [f"<explanation>{text}</explanation>{ending}" for text in examples.explanations]
-        targets = _padded(self._tokenizer(answers, add_special_tokens=False)["input_ids"], IGNORED)
-        # Nothing before the marker depends on the vector: it is computed once for the whole batch.
-        before = self.model(input_ids=self.prompt[None, : self.place], use_cache=True, logits_to_keep=1)
-        before.past_key_values.batch_repeat_interleave(len(examples))
-        rest = torch.cat([self.prompt[self.place + 1 :].expand(len(examples), -1), targets.clamp(min=0)], dim=1)
-        embeds = torch.cat([self._rows(examples.vectors)[:, None], self.model.get_input_embeddings()(rest)], dim=1)
-        logits = self.model(
-            inputs_embeds=embeds, past_key_values=before.past_key_values, logits_to_keep=targets.shape[1] + 1
-        ).logits
-        loss: torch.Tensor = nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED
-        )
-        return loss
+        targets = padded(self._tokenizer(answers, add_special_tokens=False)["input_ids"], IGNORED, left=False)
+        return answer_loss(self.model, self.prompt, self.place, self._rows(examples.vectors), targets)
 
     @torch.no_grad()
     def say(self, vectors: NDArray[np.float32], tokens: int = ANSWER_TOKENS) -> list[str]:
@@ -99,7 +88,7 @@ class Reconstructor(nn.Module):
     def states(self, texts: Sequence[str]) -> torch.Tensor:
         """The last block's output at the prompts' ends [N, d_model]."""
         rows = self._tokenizer([AR_TEMPLATE.format(explanation=text) for text in texts])["input_ids"]
-        read = self.model(input_ids=_padded(rows, 0), use_cache=False).last_hidden_state
+        read = self.model(input_ids=padded(rows, 0, left=False), use_cache=False).last_hidden_state
         states: torch.Tensor = read[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
         return states
 
@@ -111,7 +100,7 @@ class Reconstructor(nn.Module):
     def begin(self, examples: Examples, penalty: float = 10.0, batch: int = 64) -> None:
         """Set the head by ridge regression, before anything is trained."""
         texts = examples.explanations.tolist()
-        states = torch.cat([self.states(texts[k : k + batch]) for k in range(0, len(texts), batch)]).double()
+        states = _in_parts(self.states, texts, batch).double()
         gram = states.T @ states + penalty * len(states) * torch.eye(states.shape[1], dtype=torch.float64)
         found = torch.linalg.solve(gram, states.T @ normed(examples.vectors).double())
         self.head.weight.copy_(found.T.float())
@@ -119,8 +108,7 @@ class Reconstructor(nn.Module):
     @torch.no_grad()
     def rebuild(self, texts: Sequence[str], batch: int = 64) -> NDArray[np.float32]:
         """Rebuild [N, d_model], a few at a time."""
-        parts = [self(texts[k : k + batch]) for k in range(0, len(texts), batch)]
-        rebuilt: NDArray[np.float32] = torch.cat(parts).numpy()
+        rebuilt: NDArray[np.float32] = _in_parts(self, texts, batch).numpy()
         return rebuilt
 
     def save(self, folder: Path) -> None:
@@ -141,11 +129,10 @@ def scaled(vectors: NDArray[np.float32], norm: float) -> torch.Tensor:
     return at_norm
 
 
+def _in_parts(read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], batch: int) -> torch.Tensor:
+    return torch.cat([read(texts[k : k + batch]) for k in range(0, len(texts), batch)])
+
+
 def _save_adapter(model: Any, folder: Path) -> None:
     state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
-
-
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])

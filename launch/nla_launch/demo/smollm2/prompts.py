@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from nla_gateway.roles import Role
+from nla_launch.demo import sidecar
 
 MARKER: Final = "号"
 INJECTION_SCALE: Final = 240.0
@@ -15,43 +14,22 @@ AV_TEMPLATE: Final = (
     "Say what it holds, inside <explanation> tags."
 )
 AR_TEMPLATE: Final = "Summary of the following text: <text>{explanation}</text> <summary>"
-SUFFIX: Final = "text> <summary>"
 VALUE_HEAD: Final = "value_head.safetensors"
 
 
 def marker_id(tokenizer: Any) -> int:
-    """The marker's token: in a byte-level vocabulary it has another name than its text."""
-    (token,) = tokenizer(MARKER, add_special_tokens=False)["input_ids"]
-    found: int = token
-    return found
+    """The marker's token."""
+    return sidecar.marker_id(tokenizer, MARKER)
 
 
 def verbalizer_ids(tokenizer: Any) -> list[int]:
     """Render the verbalizer's prompt to token ids."""
-    chat = [{"role": "user", "content": AV_TEMPLATE.format(injection_char=MARKER)}]
-    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return sidecar.verbalizer_ids(tokenizer, AV_TEMPLATE, MARKER)
 
 
 def write_sidecar(folder: Path, role: Role, tokenizer: Any, *, d_model: int, layer: int) -> None:
     """Write `nla_meta.yaml` in the released format."""
-    ids, marker = verbalizer_ids(tokenizer), marker_id(tokenizer)
-    at = ids.index(marker)
-    sidecar = {
-        "schema_version": 2,
-        "kind": "nla_model",
-        "role": role.value,
-        "d_model": d_model,
-        "extraction_layer_index": layer,
-        "extraction": {"injection_scale": INJECTION_SCALE, "mse_scale": d_model**0.5},
-        "tokens": {
-            "injection_char": MARKER,
-            "injection_token_id": marker,
-            "injection_left_neighbor_id": ids[at - 1],
-            "injection_right_neighbor_id": ids[at + 1],
-            "critic_suffix_ids": tokenizer(SUFFIX, add_special_tokens=False)["input_ids"],
-        },
-        "prompt_templates": {Role.AV.value: AV_TEMPLATE, Role.AR.value: AR_TEMPLATE},
-    }
-    text = yaml.safe_dump(sidecar, allow_unicode=True, sort_keys=False)
-    (folder / "nla_meta.yaml").write_text(text, encoding="utf-8")
+    sidecar.write_sidecar(
+        folder, role, tokenizer, templates={Role.AV: AV_TEMPLATE, Role.AR: AR_TEMPLATE}, marker=MARKER,
+        injection_scale=INJECTION_SCALE, d_model=d_model, layer=layer,
+    )  # fmt: skip
