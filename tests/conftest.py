@@ -1,4 +1,4 @@
-"""One demo stack for the whole session."""
+"""Stacks that the whole session shares."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,13 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from nla_gateway.settings import Settings
-from tests.plain import load_demo_vectors
-from tests.stack import Stack, serving
+from tests.plain import load_toy_vectors
+from tests.stack import STAND_IN, Stack, serving
 
 settings.register_profile("unhurried", settings(), deadline=None)  # no test depends on how fast the machine is
 settings.load_profile("unhurried")
 
-SHARED: Final = frozenset({"demo", "demo_with_source"})
+SHARED: Final = frozenset({"toy", "toy_with_source", "demo"})
 """Stacks of a whole session."""
 SLOW: Final = ("benchmarks", "e2e", "real")
 """Rooms of tests that start engines."""
@@ -45,27 +45,37 @@ def _turn(item: pytest.Item) -> int:
 
 
 @pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The toy pair, which has no source."""
+    with serving(tmp_path_factory.mktemp("toy") / "log", "--preset", "toy") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def toy_with_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The toy pair with a stand-in for a source."""
+    with serving(tmp_path_factory.mktemp("source") / "log", "--preset", "toy", "--source", STAND_IN) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The demo pair, served as `make demo` does."""
-    with serving(tmp_path_factory.mktemp("demo") / "log", "--preset", "demo") as stack:
+    """The demo pair and its base model, served as `make demo` does, its page opened in a "browser" that notes it."""
+    folder = tmp_path_factory.mktemp("demo")
+    browser = folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {folder}/opened\n')
+    browser.chmod(0o755)
+    with serving(folder / "log", "--preset", "demo", "--open", env={"BROWSER": f"{browser} %s"}) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
-def demo_with_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The demo pair with its verbalizer as a stand-in for a source, as the pages say to try calls with texts."""
-    flags = ["--preset", "demo", "--source", "package:nla_launch/demo/verbalizer"]
-    with serving(tmp_path_factory.mktemp("source") / "log", *flags) as stack:
-        yield stack
+def toy_settings(toy: Stack) -> Settings:
+    """The settings of the toy pair's gateway: addresses and keys of its engines."""
+    return toy.settings()
 
 
 @pytest.fixture(scope="session")
-def demo_settings(demo: Stack) -> Settings:
-    """The settings of the demo's gateway: addresses and keys of its engines."""
-    return demo.settings()
-
-
-@pytest.fixture(scope="session")
-def demo_vectors() -> NDArray[np.float32]:
-    """Held-out demo vectors [64, d_model]."""
-    return load_demo_vectors()
+def toy_vectors() -> NDArray[np.float32]:
+    """Held-out vectors of the toy pair [64, d_model]."""
+    return load_toy_vectors()

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nla_gateway.roles import Role
-from nla_launch.demo import data
+from nla_launch.toy import data
 from tests.stack import STAND_IN, Stack, engine_of, serving
 
 EXACT: Final = ("id", "input_row", "complete", "finish_reason", "error", "model")
@@ -102,7 +102,7 @@ class Report:
 
 
 def make_vectors(path: Path, count: int) -> None:
-    """Demo vectors in row groups, with an id."""
+    """Vectors of the toy pair in row groups, with an id."""
     examples = data.sample(count, np.random.default_rng(11), held_out=True)
     flat = pa.array(examples.vectors.reshape(-1))
     column = pa.FixedSizeListArray.from_arrays(flat, data.D_MODEL)
@@ -213,7 +213,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     reports = []
-    flags = ("--preset", "demo", "--source", STAND_IN)
+    flags = ("--preset", "toy", "--source", STAND_IN)
     with tempfile.TemporaryDirectory() as name, serving(Path(name) / "log", *flags) as stack:
         for kind, count, kills in (
             (VECTORS, arguments.vectors, arguments.kills),

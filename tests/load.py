@@ -1,4 +1,4 @@
-"""Mixed load on a stack of the demo pair, of which every answer is checked: what did callers get?
+"""Mixed load on a stack of the toy pair, of which every answer is checked: what did callers get?
 
 Each outcome is one of: `right`, `refused` (rightly), the status of another error in the contract's form, `left` (by its
 caller), `nothing` (the connection broke), `wrong`.

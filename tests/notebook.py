@@ -1,6 +1,6 @@
 """Runs the example notebook. As a command, writes it anew with what came: `python -m tests.notebook URL`.
 
-The server is one of the demo pair with a stand-in for a source, as the notebook says.
+The server is one of the demo pair, as the notebook says.
 """
 
 import os

@@ -61,7 +61,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "make demo": lambda it: it.text == "make demo",
     "make": lambda it: it.runs("make") and it.text != "make demo",
     "pytest": lambda it: it.has("bash", "python -m pytest"),
-    "training": lambda it: it.has("bash", "python -m nla_launch.demo.train"),
+    "training": lambda it: it.has("bash", "python -m nla_launch."),
     "python": lambda it: it.has("python", ADDRESS) and not it.needs_a_source,
     "python with texts": lambda it: it.has("python", ADDRESS) and it.needs_a_source,
     "activations": lambda it: it.has("python", "def activations("),

@@ -16,17 +16,17 @@ from prometheus_client.samples import Sample
 
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-from nla_launch import demo
+from nla_launch import toy
 from tests.stack import Stack
 
-DEMO = Path(str(demo.__file__)).parent
+TOY = Path(str(toy.__file__)).parent
 LONG: Final = {"temperature": 50.0, "max_tokens": 900, "seed": 3}
 """Random tokens: a sample that goes on for seconds. This seed draws no end-of-text before the last token."""
 
 
-def load_demo_vectors() -> NDArray[np.float32]:
-    """Held-out demo vectors [64, d_model]."""
-    with np.load(DEMO / "vectors.npz") as stored:
+def load_toy_vectors() -> NDArray[np.float32]:
+    """Held-out vectors of the toy pair [64, d_model]."""
+    with np.load(TOY / "vectors.npz") as stored:
         vectors: NDArray[np.float32] = stored["vectors"]
     return vectors
 

@@ -20,7 +20,7 @@ import psutil
 
 from nla_gateway.roles import Role
 from tests.load import Known, Load, until
-from tests.plain import load_demo_vectors
+from tests.plain import load_toy_vectors
 from tests.stack import STAND_IN, Stack, engine_of, serving, states_of
 
 IN_FLIGHT: Final = 50
@@ -102,7 +102,7 @@ class Report:
 
 async def soak(stack: Stack, minutes: float) -> Report:
     """Load the stack for so long; the verbalizer is killed after a quarter of it."""
-    load = Load(stack, Known.of(stack, load_demo_vectors()), IN_FLIGHT, mischief=True)
+    load = Load(stack, Known.of(stack, load_toy_vectors()), IN_FLIGHT, mischief=True)
     readings: list[Reading] = []
     started = time.monotonic()
     async with load.running():
@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/soak"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    flags = ("--preset", "demo", "--source", STAND_IN)
+    flags = ("--preset", "toy", "--source", STAND_IN)
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", *flags) as stack:
         report = asyncio.run(soak(stack, arguments.minutes))
     (arguments.out / "soak.json").write_text(report.as_json())

@@ -27,8 +27,8 @@ STOP_TIMEOUT_S: Final = 60.0
 ON_CPU: Final = CPU_ENVIRONMENT
 """Run a stock SGLang on any CPU: only the platform is ours, the plugin stays out without NLA_ENGINE_ROLE."""
 
-STAND_IN: Final = "package:nla_launch/demo/verbalizer"
-"""The demo pair has no base model: one of its form is read in its place, for what needs a source."""
+STAND_IN: Final = "package:nla_launch/toy/verbalizer"
+"""The toy pair has no base model: one of its form is read in its place, for what needs a source."""
 
 A_SECOND_THREAD: Final = """
 import sys, threading, time

@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 CLIENT_FILES = ROOT / "client" / "nla_client"
 UV = str(Path(sys.executable).with_name("uv"))
 CLIENT = """
-import sys, nla_client, nla_launch.demo
+import sys, nla_client, nla_launch.toy
 from pathlib import Path
 heavy = [name for name in ("torch", "sglang", "transformers", "fastapi") if name in sys.modules]
-folder = Path(nla_launch.demo.__file__).parent
-files = [folder / "verbalizer" / "model.safetensors", folder.parent / "configs" / "demo.yaml"]
+folder = Path(nla_launch.toy.__file__).parent
+files = [folder / "verbalizer" / "model.safetensors", folder.parent / "configs" / "toy.yaml"]
 files.append(folder.parents[1] / "nla_data" / "report" / "template.html")
 print(heavy, all(path.is_file() for path in files))
 """

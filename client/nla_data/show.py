@@ -50,7 +50,7 @@ def one(url: str, api_key: str | None, place: Place, sampling: dict[str, Any]) -
     """Print the explanations of one vector, best first, with their scores where the server can score."""
     with NLAClient(url, api_key=api_key) as nla:
         served = nla.info()
-        vector, truth = _demo_vector(place.row, served) if place.file is None else (_vector(place, served), None)
+        vector, read = _demo_vector(place.row, served) if place.file is None else (_vector(place, served), None)
         told = nla.verbalize(vector, score=served.reconstructor is not None, **sampling)
     console = Console()
     warning = check_layer([vector], served)
@@ -59,8 +59,8 @@ def one(url: str, api_key: str | None, place: Place, sampling: dict[str, Any]) -
     console.print(
         _explanations(told, f"{place.file or 'demo pair'}, row {place.row}, norm {np.linalg.norm(vector):.4g}")
     )
-    if truth:
-        console.print(f"made of: {truth}", markup=False, highlight=False)
+    if read:
+        console.print(f"read at the end of: {read}", markup=False, highlight=False)
 
 
 def _explanations(told: Verbalization, title: str) -> Table:
@@ -77,13 +77,13 @@ def _explanations(told: Verbalization, title: str) -> Table:
 def _demo_vector(row: int, served: Info) -> tuple[NDArray[np.float32], str]:
     with (resources("nla_launch") / "demo" / "vectors.npz").open("rb") as stream:
         held_out = np.load(stream)
-        given, concepts = held_out["vectors"], held_out["concepts"]
+        given, contexts = held_out["vectors"], held_out["contexts"]
     if served.d_model != given.shape[1]:
         raise UsageError(f"the demo pair's vectors have {given.shape[1]} elements, not {served.d_model}: give a FILE")
     if row >= len(given):
         raise UsageError(f"the demo pair has {len(given)} vectors: no row {row}")
     vector: NDArray[np.float32] = given[row]
-    return vector, str(concepts[row])
+    return vector, str(contexts[row])
 
 
 def _vector(place: Place, served: Info) -> NDArray[np.float32]:

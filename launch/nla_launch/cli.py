@@ -41,7 +41,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch.tls import load_tls
 
     tls = load_tls(arguments.tls_cert, arguments.tls_key)
-    access = Access(api_keys=keys, allow_origins=tuple(arguments.allow_origin), docs=not arguments.no_docs)
+    access = Access(
+        api_keys=keys,
+        allow_origins=tuple(arguments.allow_origin),
+        docs=not arguments.no_docs,
+        page=not arguments.no_page,
+    )
     from nla_launch.plan.planning import plan_all
 
     if arguments.dry_run:
@@ -70,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
         service.serve(
             engines, others, elsewhere, preset, listener, forks=forks, host=arguments.host, access=access,
             limits=limits, tls=tls, log_level=arguments.log_level, workers=arguments.workers,
-            hung_after_s=arguments.hung_after,
+            hung_after_s=arguments.hung_after, open_page=arguments.open,
         )  # fmt: skip
     return 0
 
@@ -118,9 +123,9 @@ def _source(given: Source, preset: Preset) -> str | None:
     """
     if given == NONE:
         return None
-    if given == BASE and preset.base_model is None:
+    if given == BASE and preset.base is None:
         raise LaunchError(
             f"--source {BASE}: preset {preset.name} has no `base_model`: add `base_model: REPO` to it, or give --source"
             " REPO|DIR"
         )
-    return preset.base_model if given == BASE else str(given)
+    return preset.base if given == BASE else str(given)

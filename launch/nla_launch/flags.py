@@ -84,11 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let web pages from there call, such as https://lab.org; repeat for several (default none)")  # fmt: skip
     add("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
+    add("--no-page", action="store_true", help="serve no page at /")
     add = parser.add_argument_group("running").add_argument
     add("--workers", type=_positive, default=1, metavar="N",
         help="gateway processes (default 1, enough for 700 requests/s)")  # fmt: skip
     add("--hung-after", type=_seconds, default=120.0, metavar="SECONDS",
         help="restart an engine that makes no progress for so long (default 120)")  # fmt: skip
+    add("--open", action="store_true", help="open the page in a browser once all is ready")
     add("--dry-run", action="store_true", help="print the launch plan and exit")
     add(
         "--inventory",

@@ -69,6 +69,7 @@ class Access(_Frozen):
     api_keys: dict[str, str] = Field(default={}, description="By callers' names; without any, all may call.")
     allow_origins: tuple[str, ...] = Field(default=(), description="Origins whose web pages may call; `*` for all.")
     docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
+    page: bool = Field(default=True, description="Whether there is the page at /.")
 
 
 class Tls(_Frozen):

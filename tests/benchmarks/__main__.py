@@ -27,7 +27,7 @@ from tests.benchmarks import (
 from tests.benchmarks.figures import FULL, Figure, Scale
 from tests.benchmarks.report import Results
 from tests.checkpoints import write_preset
-from tests.plain import DEMO, load_demo_vectors
+from tests.plain import TOY, load_toy_vectors
 from tests.stack import Stack, serving, starting
 
 logger = logging.getLogger("bench")
@@ -58,9 +58,9 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
     """All rows, on one set of servers after the other."""
     with_a_deep_reconstructor(folder, scale, results)
     against_recipe(folder, WIDER, scale, results)
-    logger.info("the demo pair: starting")
-    with serving(folder / "demo.log", "--preset", "demo") as stack:
-        on_demo(stack, scale, results)
+    logger.info("the toy pair: starting")
+    with serving(folder / "toy.log", "--preset", "toy") as stack:
+        on_toy(stack, scale, results)
     logger.info("measuring: from texts")
     results.add(texts.measure(folder, scale))
     logger.info("measuring: starts")
@@ -96,13 +96,13 @@ def with_a_deep_reconstructor(folder: Path, scale: Scale, results: Results) -> N
         results.add(asyncio.run(reconstruct.measure("21 narrow blocks", deep.url, checkpoint, scale)))
 
 
-def on_demo(stack: Stack, scale: Scale, results: Results) -> None:
-    """The rows that any stack of the demo pair serves."""
-    vectors = load_demo_vectors()
+def on_toy(stack: Stack, scale: Scale, results: Results) -> None:
+    """The rows that any stack of the toy pair serves."""
+    vectors = load_toy_vectors()
     rows: dict[str, Callable[[], list[Figure]]] = {
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),
         "fairness": lambda: asyncio.run(gateway.measure_fairness(stack, vectors, scale)),
-        "reconstruct": lambda: asyncio.run(reconstruct.measure("demo pair", stack.url, DEMO / "reconstructor", scale)),
+        "reconstruct": lambda: asyncio.run(reconstruct.measure("toy pair", stack.url, TOY / "reconstructor", scale)),
         "parts left out": lambda: asyncio.run(ablate.measure(stack, vectors, scale)),
         "end to end": lambda: asyncio.run(whole.measure_scored(stack, vectors, scale)),
         "files": lambda: asyncio.run(dataset.measure(stack, vectors, scale)),

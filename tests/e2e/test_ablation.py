@@ -1,4 +1,4 @@
-"""`/critic` of all against all, and `/ablate`, on the demo pair: each score is that of the pair sent by itself."""
+"""`/critic` of all against all, and `/ablate`, on the toy pair: each score is that of the pair sent by itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,22 +43,22 @@ def ablate(stack: Stack, text: str, vector: NDArray[np.float32], **arguments: An
     return result.model_dump()
 
 
-def test_all_against_all(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    texts, vectors = [*SENTENCES, "", "music"], demo_vectors[:3]
+def test_all_against_all(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    texts, vectors = [*SENTENCES, "", "music"], toy_vectors[:3]
     body = {"texts": texts, "vectors": [encode(vector) for vector in vectors], "dtype": "float32", "pairs": "all"}
-    before = samples_of(demo)
-    reply = demo.http.post("/critic", json=body)
-    after = samples_of(demo)
+    before = samples_of(toy)
+    reply = toy.http.post("/critic", json=body)
+    after = samples_of(toy)
     answer = CriticMatrix.model_validate_json(reply.content)
     assert reply.headers["content-type"] == "application/json"
     assert list(reply.json()) == list(CriticMatrix.model_fields)
     assert answer.fve is not None
     for index, text in enumerate(texts):
-        for place, wanted in enumerate(scores_of(demo, [text] * 3, vectors)):
+        for place, wanted in enumerate(scores_of(toy, [text] * 3, vectors)):
             got = {"mse": answer.mse, "cosine": answer.cosine, "fve": answer.fve}
             assert_alike({name: rows[index][place] for name, rows in got.items()}, wanted)
     assert [len(rows) for rows in (answer.mse, answer.cosine, answer.fve)] == [5] * 3
-    once = demo.http.post("/reconstruct", json={"texts": texts}).json()["usage"]
+    once = toy.http.post("/reconstruct", json={"texts": texts}).json()["usage"]
     assert answer.usage.model_dump() == once
     assert (
         total(after, "nla_vectors_total", endpoint="/critic")
@@ -67,48 +67,48 @@ def test_all_against_all(demo: Stack, demo_vectors: NDArray[np.float32]) -> None
     assert total(after, "nla_unexplained_count") == total(before, "nla_unexplained_count")
 
 
-def test_each_is_what_it_was(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"texts": SENTENCES[:2], "vectors": [encode(v) for v in demo_vectors[:2]], "dtype": "float32"}
-    unsaid, said = (demo.http.post("/critic", json=body | more) for more in ({}, {"pairs": "each"}))
+def test_each_is_what_it_was(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"texts": SENTENCES[:2], "vectors": [encode(v) for v in toy_vectors[:2]], "dtype": "float32"}
+    unsaid, said = (toy.http.post("/critic", json=body | more) for more in ({}, {"pairs": "each"}))
     assert unsaid.content == said.content
     assert list(said.json()) == ["model", "results", "usage"]
     assert list(said.json()["results"][0]) == ["mse", "cosine", "fve", "index"]
 
 
 @pytest.mark.parametrize("field", ["texts", "vectors"])
-def test_too_many_of_either(demo: Stack, field: str) -> None:
+def test_too_many_of_either(toy: Stack, field: str) -> None:
     body = {"texts": "a", **ONE, "pairs": "all"}
-    assert "at most 512" in error_of(demo.http.post("/critic", json={**body, field: [body[field]] * 513}), 413, field)
+    assert "at most 512" in error_of(toy.http.post("/critic", json={**body, field: [body[field]] * 513}), 413, field)
 
 
-def test_parts_are_scored_as_texts_made_by_hand(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    result = ablate(demo, TEXT, demo_vectors[0])
+def test_parts_are_scored_as_texts_made_by_hand(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    result = ablate(toy, TEXT, toy_vectors[0])
     parts = result.pop("parts")
     assert [part["text"] for part in parts] == SENTENCES
     assert [TEXT[part["start"] : part["end"]] for part in parts] == SENTENCES
     first, second, third = SENTENCES
     without = [f"{second}\n\n{third}", f"{first}\n\n{third}", f"{first} {second}"]
     upto = [first, f"{first} {second}", TEXT]
-    made = scores_of(demo, [TEXT, "", *without, *upto], [demo_vectors[0]] * 8)
+    made = scores_of(toy, [TEXT, "", *without, *upto], [toy_vectors[0]] * 8)
     got = [result["score"], result["empty"], *(part["without"] for part in parts), *(part["upto"] for part in parts)]
     for one, wanted in zip(got, made, strict=True):
         assert_alike(one, wanted)
     assert parts[-1]["upto"] == result["score"]
 
 
-def test_each_text_is_rebuilt_once(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_each_text_is_rebuilt_once(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     texts = ["One. Two.", "Two. One.", "", "One."]
-    body = {"texts": texts, "vectors": [encode(v) for v in demo_vectors[:4]], "dtype": "float32"}
-    before = samples_of(demo)
-    answer = demo.http.post("/ablate", json=body).raise_for_status().json()
-    after = samples_of(demo)
+    body = {"texts": texts, "vectors": [encode(v) for v in toy_vectors[:4]], "dtype": "float32"}
+    before = samples_of(toy)
+    answer = toy.http.post("/ablate", json=body).raise_for_status().json()
+    after = samples_of(toy)
     needed = ["One. Two.", "Two. One.", "One.", "Two.", ""]
-    assert answer["usage"] == demo.http.post("/reconstruct", json={"texts": needed}).json()["usage"]
+    assert answer["usage"] == toy.http.post("/reconstruct", json={"texts": needed}).json()["usage"]
     assert [[part["text"] for part in it["parts"]] for it in answer["results"]] == [
         ["One.", "Two."], ["Two.", "One."], [], ["One."],
     ]  # fmt: skip
     for index, (text, result) in enumerate(zip(texts, answer["results"], strict=True)):
-        whole, empty = scores_of(demo, [text, ""], [demo_vectors[index]] * 2)
+        whole, empty = scores_of(toy, [text, ""], [toy_vectors[index]] * 2)
         assert_alike(result["score"], whole)
         assert_alike(result["empty"], empty)
         assert result["index"] == index
@@ -128,13 +128,13 @@ def test_each_text_is_rebuilt_once(demo: Stack, demo_vectors: NDArray[np.float32
         ("quote", ['"bread"']),
     ],
 )
-def test_kinds_of_parts(demo: Stack, demo_vectors: NDArray[np.float32], by: str, wanted: list[str]) -> None:
-    assert [part["text"] for part in ablate(demo, TEXT, demo_vectors[0], by=by)["parts"]] == wanted
+def test_kinds_of_parts(toy: Stack, toy_vectors: NDArray[np.float32], by: str, wanted: list[str]) -> None:
+    assert [part["text"] for part in ablate(toy, TEXT, toy_vectors[0], by=by)["parts"]] == wanted
 
 
-def test_a_text_without_parts(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_a_text_without_parts(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     for text, by in (("", "sentence"), (" \n", "word"), ("no quote", "quote")):
-        assert ablate(demo, text, demo_vectors[0], by=by)["parts"] == []
+        assert ablate(toy, text, toy_vectors[0], by=by)["parts"] == []
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str | None]] = {
@@ -159,17 +159,17 @@ BAD: dict[str, tuple[dict[str, Any], int, str | None]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_requests_name_the_field(demo: Stack, name: str) -> None:
+def test_bad_requests_name_the_field(toy: Stack, name: str) -> None:
     body, status, param = BAD[name]
-    message = error_of(demo.http.post("/ablate", json=body), status, param)
+    message = error_of(toy.http.post("/ablate", json=body), status, param)
     assert name != "many parts" or ("more than 2048 texts" in message and "`by`" in message)
 
 
-def test_unknown_pairs(demo: Stack) -> None:
-    error_of(demo.http.post("/critic", json={"texts": "a", **ONE, "pairs": "some"}), 400, "pairs")
+def test_unknown_pairs(toy: Stack) -> None:
+    error_of(toy.http.post("/critic", json={"texts": "a", **ONE, "pairs": "some"}), 400, "pairs")
 
 
-def test_a_rest_that_cannot_be_taken_is_named(demo_settings: Settings) -> None:
+def test_a_rest_that_cannot_be_taken_is_named(toy_settings: Settings) -> None:
     """Without the word before it, and so without its space, a word may have more tokens than with it."""
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -177,10 +177,10 @@ def test_a_rest_that_cannot_be_taken_is_named(demo_settings: Settings) -> None:
         message = error_of(await client.post("/ablate", json=body), 400, "texts[1]")
         assert message.startswith("texts[1] part 0 left out: the text has ")
 
-    run_with(demo_settings, work, limits={"max_text_tokens": 3})
+    run_with(toy_settings, work, limits={"max_text_tokens": 3})
 
 
-def test_limits_and_parts_of_the_server(demo_settings: Settings) -> None:
+def test_limits_and_parts_of_the_server(toy_settings: Settings) -> None:
     body = {"texts": "One. Two. Three.", **ONE}
 
     async def few(client: httpx.AsyncClient) -> None:
@@ -199,19 +199,19 @@ def test_limits_and_parts_of_the_server(demo_settings: Settings) -> None:
         for path, more in (("/ablate", {}), ("/critic", {"pairs": "all"})):
             assert "mse_scale" in error_of(await client.post(path, json=body | more), 400)
 
-    engines = demo_settings.engines
-    run_with(demo_settings, few, limits={"max_samples": 5})
-    run_with(demo_settings, none, engines={Role.AV: engines[Role.AV]})
-    run_with(demo_settings, alone, engines={Role.AR: engines[Role.AR]})
+    engines = toy_settings.engines
+    run_with(toy_settings, few, limits={"max_samples": 5})
+    run_with(toy_settings, none, engines={Role.AV: engines[Role.AV]})
+    run_with(toy_settings, alone, engines={Role.AR: engines[Role.AR]})
     described = engines[Role.AR].described().model_copy(update={"mse_scale": None})
     changed = engines[Role.AR].model_copy(update={"description": described})
-    run_with(demo_settings, unscored, engines=engines | {Role.AR: changed})
+    run_with(toy_settings, unscored, engines=engines | {Role.AR: changed})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=60), st.sampled_from(["paragraph", "line", "sentence", "word", "quote"]))
-def test_any_text_is_taken_apart(demo: Stack, text: str, by: str) -> None:
-    reply = demo.http.post("/ablate", json={"texts": text, **ONE, "by": by})
+def test_any_text_is_taken_apart(toy: Stack, text: str, by: str) -> None:
+    reply = toy.http.post("/ablate", json={"texts": text, **ONE, "by": by})
     assert reply.status_code == 200, reply.text
     for part in reply.json()["results"][0]["parts"]:
         assert text[part["start"] : part["end"]] == part["text"]

@@ -1,4 +1,4 @@
-"""The HTTP contract on the demo pair: answers, streams, errors."""
+"""The HTTP contract on the toy pair: answers, streams, errors."""
 
 import asyncio
 import base64
@@ -34,8 +34,8 @@ def error_of(reply: httpx.Response, status: int, param: str | None = None) -> st
     return error.message
 
 
-def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    answer = verbalize(demo, demo_vectors[:3], n=2, temperature=1.0, score=True)
+def test_samples_scores_and_usage(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    answer = verbalize(toy, toy_vectors[:3], n=2, temperature=1.0, score=True)
     assert [result["index"] for result in answer["results"]] == [0, 1, 2]
     for result in answer["results"]:
         assert len(result["samples"]) == 2
@@ -49,76 +49,76 @@ def test_samples_scores_and_usage(demo: Stack, demo_vectors: NDArray[np.float32]
     assert 0 <= answer["usage"]["cached_tokens"] <= answer["usage"]["prompt_tokens"]
 
 
-def test_the_prefix_is_warmed_again_after_a_flush(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    before = verbalize(demo, demo_vectors[:4])
+def test_the_prefix_is_warmed_again_after_a_flush(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    before = verbalize(toy, toy_vectors[:4])
     assert before["usage"]["cached_tokens"] > 0.8 * before["usage"]["prompt_tokens"]
-    flush_cache(verbalizer_of(demo))
-    cold = verbalize(demo, demo_vectors[:1])
+    flush_cache(verbalizer_of(toy))
+    cold = verbalize(toy, toy_vectors[:1])
     assert cold["usage"]["cached_tokens"] == 0
     deadline = time.monotonic() + 10
-    while (again := verbalize(demo, demo_vectors[:4]))["usage"] != before["usage"]:
+    while (again := verbalize(toy, toy_vectors[:4]))["usage"] != before["usage"]:
         assert time.monotonic() < deadline, "the prefix stays cold"
     assert texts_of(again) == texts_of(before)
     assert texts_of(cold) == texts_of(before)[:1]
 
 
-def test_one_vector_may_stand_alone(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32"}
-    assert len(demo.http.post("/verbalize", json=body).json()["results"]) == 1
+def test_one_vector_may_stand_alone(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32"}
+    assert len(toy.http.post("/verbalize", json=body).json()["results"]) == 1
 
 
-def test_bfloat16_is_the_default_both_ways(demo: Stack) -> None:
-    reply = demo.http.post("/reconstruct", json={"texts": "Mostly cooking."}).json()
+def test_bfloat16_is_the_default_both_ways(toy: Stack) -> None:
+    reply = toy.http.post("/reconstruct", json={"texts": "Mostly cooking."}).json()
     assert (reply["dtype"], reply["d_model"]) == ("bfloat16", D)
     assert len(base64.b64decode(reply["vectors"][0])) == 2 * D
-    again = demo.http.post("/critic", json={"texts": "Mostly cooking.", "vectors": reply["vectors"]}).json()
+    again = toy.http.post("/critic", json={"texts": "Mostly cooking.", "vectors": reply["vectors"]}).json()
     assert again["results"][0]["cosine"] > 0.999
 
 
-def test_the_same_seed_gives_the_same_samples_alone_or_in_a_batch(demo: Stack, demo_vectors: Any) -> None:
+def test_the_same_seed_gives_the_same_samples_alone_or_in_a_batch(toy: Stack, toy_vectors: Any) -> None:
     arguments: dict[str, Any] = {"temperature": 1.0, "n": 3}
-    batch = verbalize(demo, demo_vectors[:4], seed=100, **arguments)["results"]
-    assert verbalize(demo, demo_vectors[:4], seed=100, **arguments)["results"] == batch
-    alone = verbalize(demo, demo_vectors[2:3], seed=102, **arguments)["results"]
+    batch = verbalize(toy, toy_vectors[:4], seed=100, **arguments)["results"]
+    assert verbalize(toy, toy_vectors[:4], seed=100, **arguments)["results"] == batch
+    alone = verbalize(toy, toy_vectors[2:3], seed=102, **arguments)["results"]
     assert alone[0]["samples"] == batch[2]["samples"]
 
 
-def test_a_seed_does_not_care_for_its_neighbours(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_a_seed_does_not_care_for_its_neighbours(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     arguments: dict[str, Any] = {"temperature": 5.0, "seed": 3, "n": 4, "max_tokens": 40}
-    alone = verbalize(demo, demo_vectors[:1], **arguments)["results"]
+    alone = verbalize(toy, toy_vectors[:1], **arguments)["results"]
     with ThreadPoolExecutor(2) as pool:
-        neighbour = pool.submit(verbalize, demo, demo_vectors[1:3], n=4, temperature=50.0, top_k=400, top_p=0.9)
-        assert [verbalize(demo, demo_vectors[:1], **arguments)["results"] for _ in range(3)] == [alone] * 3
+        neighbour = pool.submit(verbalize, toy, toy_vectors[1:3], n=4, temperature=50.0, top_k=400, top_p=0.9)
+        assert [verbalize(toy, toy_vectors[:1], **arguments)["results"] for _ in range(3)] == [alone] * 3
         neighbour.result()
 
 
-def test_a_text_that_cannot_be_scored_has_no_score(demo_settings: Settings, demo_vectors: Any) -> None:
+def test_a_text_that_cannot_be_scored_has_no_score(toy_settings: Settings, toy_vectors: Any) -> None:
     random = {"temperature": 50.0, "max_tokens": 60, "seed": 1}
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "score": True, **random}
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "score": True, **random}
 
     async def work(client: httpx.AsyncClient) -> None:
         reply = await client.post("/verbalize", json=body)
         assert reply.status_code == 200
         assert reply.json()["results"][0]["samples"][0]["score"] is None
 
-    run_with(demo_settings, work, limits={"max_text_tokens": 30})
+    run_with(toy_settings, work, limits={"max_text_tokens": 30})
 
 
-def test_samples_differ_from_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    samples = verbalize(demo, demo_vectors[:1], n=12, temperature=5.0)["results"][0]["samples"]
+def test_samples_differ_from_each_other(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    samples = verbalize(toy, toy_vectors[:1], n=12, temperature=5.0)["results"][0]["samples"]
     assert len({sample["text"] for sample in samples}) > 6
 
 
-def test_a_text_cut_short_is_incomplete(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    sample = verbalize(demo, demo_vectors[:1], max_tokens=6)["results"][0]["samples"][0]
+def test_a_text_cut_short_is_incomplete(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    sample = verbalize(toy, toy_vectors[:1], max_tokens=6)["results"][0]["samples"][0]
     assert (sample["complete"], sample["finish_reason"]) == (False, "length")
-    whole = verbalize(demo, demo_vectors[:1])["results"][0]["samples"][0]["text"]
+    whole = verbalize(toy, toy_vectors[:1])["results"][0]["samples"][0]["text"]
     assert whole.startswith(sample["text"])
 
 
-def test_stream(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": [encode(v) for v in demo_vectors[:3]], "dtype": "float32", "temperature": 0, "n": 2}
-    reply = demo.http.post("/verbalize", json={**body, "stream": True, "score": True})
+def test_stream(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": [encode(v) for v in toy_vectors[:3]], "dtype": "float32", "temperature": 0, "n": 2}
+    reply = toy.http.post("/verbalize", json={**body, "stream": True, "score": True})
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = events_of(reply.text)
     assert events[-1][0] == "done"
@@ -128,7 +128,7 @@ def test_stream(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
     for place in places:
         assert "".join(deltas_of(events, place)) == done[place]["text"]
         assert done[place]["score"]["fve"] is not None
-    whole = demo.http.post("/verbalize", json=body).json()
+    whole = toy.http.post("/verbalize", json=body).json()
     assert [done[i, 0]["text"] for i in range(3)] == texts_of(whole)
     assert events[-1][1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
 
@@ -137,14 +137,14 @@ def deltas_of(events: list[tuple[str, dict[str, Any]]], place: tuple[int, int]) 
     return [e["text"] for name, e in events if name == "sample.delta" and (e["index"], e["sample"]) == place]
 
 
-def test_a_stream_comes_while_it_is_written(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_a_stream_comes_while_it_is_written(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     """So hot that the closing tag hardly comes: hundreds of steps, of which a busy gateway may put some together.
 
     Seeded, for an opening tag in the middle would make what was streamed before it no part of the explanation.
     """
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "temperature": 30.0, "max_tokens": 800, "n": 16}
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "temperature": 30.0, "max_tokens": 800, "n": 16}
     body["seed"] = 3
-    events = events_of(demo.http.post("/verbalize", json={**body, "stream": True}).text)
+    events = events_of(toy.http.post("/verbalize", json={**body, "stream": True}).text)
     whole = [e["text"] for name, e in sorted(events, key=lambda one: one[1].get("sample", 0)) if name == "sample.done"]
     deltas = [deltas_of(events, (0, sample)) for sample in range(16)]
     assert ["".join(pieces) for pieces in deltas] == whole
@@ -179,9 +179,9 @@ BAD: dict[str, tuple[str, dict[str, Any], str | None]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_requests_name_the_field(demo: Stack, name: str) -> None:
+def test_bad_requests_name_the_field(toy: Stack, name: str) -> None:
     path, body, param = BAD[name]
-    error_of(demo.http.post(path, json=body), 400, param)
+    error_of(toy.http.post(path, json=body), 400, param)
 
 
 @pytest.mark.parametrize(
@@ -197,41 +197,41 @@ def test_bad_requests_name_the_field(demo: Stack, name: str) -> None:
         b'{"vectors": "", "seed": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_bodies_that_are_no_object(demo: Stack, body: bytes) -> None:
-    error_of(demo.http.post("/verbalize", content=body, headers={"content-type": "application/json"}), 400)
+def test_bodies_that_are_no_object(toy: Stack, body: bytes) -> None:
+    error_of(toy.http.post("/verbalize", content=body, headers={"content-type": "application/json"}), 400)
 
 
-def test_half_a_surrogate_pair_is_no_text(demo: Stack) -> None:
+def test_half_a_surrogate_pair_is_no_text(toy: Stack) -> None:
     content = rb'{"texts": ["ok", "\ud800"]}'
-    reply = demo.http.post("/reconstruct", content=content, headers={"content-type": "application/json"})
+    reply = toy.http.post("/reconstruct", content=content, headers={"content-type": "application/json"})
     assert "surrogate" in error_of(reply, 400)
-    reply = demo.http.post("/reconstruct", content=rb'{"\ud800": 1}', headers={"content-type": "application/json"})
+    reply = toy.http.post("/reconstruct", content=rb'{"\ud800": 1}', headers={"content-type": "application/json"})
     error_of(reply, 400)
 
 
-def test_not_found_and_wrong_method(demo: Stack) -> None:
-    error_of(demo.http.get("/nope"), 404)
-    reply = demo.http.get("/verbalize")
+def test_not_found_and_wrong_method(toy: Stack) -> None:
+    error_of(toy.http.get("/nope"), 404)
+    reply = toy.http.get("/verbalize")
     error_of(reply, 405)
     assert reply.headers["allow"] == "POST"
 
 
-def test_batch_over_the_limit(demo: Stack) -> None:
-    error_of(demo.http.post("/reconstruct", json={"texts": ["a"] * 600}), 413, "texts")
+def test_batch_over_the_limit(toy: Stack) -> None:
+    error_of(toy.http.post("/reconstruct", json={"texts": ["a"] * 600}), 413, "texts")
 
 
-def test_request_id_is_kept_when_sane(demo: Stack) -> None:
-    assert demo.http.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
-    assert demo.http.get("/health", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+def test_request_id_is_kept_when_sane(toy: Stack) -> None:
+    assert toy.http.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert toy.http.get("/health", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
 
 
-def test_health_ready_info_metrics(demo: Stack) -> None:
-    assert demo.http.get("/health").status_code == 200
-    ready = demo.http.get("/ready")
+def test_health_ready_info_metrics(toy: Stack) -> None:
+    assert toy.http.get("/health").status_code == 200
+    ready = toy.http.get("/ready")
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
-    info = demo.http.get("/v1/info").json()
+    info = toy.http.get("/v1/info").json()
     assert (info["d_model"], info["layer"], info["predict_mean_mse"]) == (D, 1, 0.96)
-    assert info["verbalizer"]["model"] == "demo-verbalizer"
+    assert info["verbalizer"]["model"] == "toy-verbalizer"
     prints = {info[role]["fingerprint"] for role in ("verbalizer", "reconstructor")}
     assert [len(one) for one in prints] == [64, 64]
     for engine in info["engines"]:
@@ -240,10 +240,10 @@ def test_health_ready_info_metrics(demo: Stack) -> None:
     assert [(engine["engine"], engine["warning"]) for engine in info["engines"]] == [
         ("verbalizer", None), ("reconstructor", None),
     ]  # fmt: skip
-    metrics = demo.http.get("/metrics").text
+    metrics = toy.http.get("/metrics").text
     assert 'nla_engine_ready{engine="verbalizer"} 1.0' in metrics
     assert "nla_request_seconds_bucket" in metrics
-    assert demo.http.get("/docs").status_code == 200
+    assert toy.http.get("/docs").status_code == 200
 
 
 any_vector = hnp.arrays(np.float32, st.integers(0, 3).map(lambda n: D + n - 1), elements=st.floats(width=32))
@@ -251,23 +251,23 @@ any_vector = hnp.arrays(np.float32, st.integers(0, 3).map(lambda n: D + n - 1), 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_vector)
-def test_any_vector_is_answered_or_refused(demo: Stack, vector: NDArray[np.float32]) -> None:
+def test_any_vector_is_answered_or_refused(toy: Stack, vector: NDArray[np.float32]) -> None:
     body = {"vectors": encode(vector), "dtype": "float32", "max_tokens": 2, "score": True}
-    reply = demo.http.post("/verbalize", json=body)
+    reply = toy.http.post("/verbalize", json=body)
     good = vector.shape == (D,) and np.isfinite(vector).all() and vector.any()
     assert reply.status_code == (200 if good else 400), reply.text
 
 
-def test_a_reconstructor_survives_a_generation_request(demo: Stack, demo_settings: Settings) -> None:
-    engine = demo_settings.engines[Role.AR]
+def test_a_reconstructor_survives_a_generation_request(toy: Stack, toy_settings: Settings) -> None:
+    engine = toy_settings.engines[Role.AR]
     headers = {"authorization": f"Bearer {engine.api_key}"}
     reply = httpx.post(f"{engine.urls[0]}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
     assert reply.status_code == 400
-    assert demo.http.post("/reconstruct", json={"texts": "still here"}).status_code == 200
+    assert toy.http.post("/reconstruct", json={"texts": "still here"}).status_code == 200
 
 
-def test_engines_want_their_key(demo_settings: Settings) -> None:
-    for engine in demo_settings.engines.values():
+def test_engines_want_their_key(toy_settings: Settings) -> None:
+    for engine in toy_settings.engines.values():
         assert httpx.get(f"{engine.urls[0]}/server_info", trust_env=False).status_code == 401
 
 
@@ -281,10 +281,10 @@ def leave_early(client: httpx.Client, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_vanished_client_frees_the_engine(demo: Stack, demo_vectors: Any, stream: bool) -> None:
-    engine = verbalizer_of(demo)
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 32, "stream": stream, **LONG}
-    with httpx.Client(base_url=demo.url, timeout=60, trust_env=False) as client:
+def test_a_vanished_client_frees_the_engine(toy: Stack, toy_vectors: Any, stream: bool) -> None:
+    engine = verbalizer_of(toy)
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "n": 32, "stream": stream, **LONG}
+    with httpx.Client(base_url=toy.url, timeout=60, trust_env=False) as client:
         leave_early(client, body)
     deadline = time.monotonic() + 3
     while running(engine, timeout=5):
@@ -299,7 +299,7 @@ async def starting(client: httpx.AsyncClient) -> set[str]:
 
 @asynccontextmanager
 async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A second gateway before the demo's engines, with other settings, in this process."""
+    """A second gateway before the toy pair's engines, with other settings, in this process."""
     limits = base.limits.model_copy(update=changes.pop("limits", {}))
     app = create_app(base.model_copy(update={**changes, "limits": limits}))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -322,8 +322,8 @@ def run_with(base: Settings, work: Callable[[httpx.AsyncClient], Any], **changes
     return asyncio.run(run())
 
 
-def test_a_stop_answers_what_cannot_be_finished(demo_settings: Settings, demo_vectors: Any) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 16, **LONG}
+def test_a_stop_answers_what_cannot_be_finished(toy_settings: Settings, toy_vectors: Any) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "n": 16, **LONG}
 
     async def work(client: httpx.AsyncClient) -> None:
         asked = [
@@ -343,10 +343,10 @@ def test_a_stop_answers_what_cannot_be_finished(demo_settings: Settings, demo_ve
         assert {event["error"]["type"] for name, event in events if name == "error"} == {"engine_unavailable"}
         assert events[-1][0] == "done"
 
-    run_with(demo_settings, work, limits={"grace_s": 2.0})
+    run_with(toy_settings, work, limits={"grace_s": 2.0})
 
 
-def test_api_keys(demo_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_api_keys(toy_settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "nla_gateway.access")
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -359,13 +359,13 @@ def test_api_keys(demo_settings: Settings, caplog: pytest.LogCaptureFixture) -> 
             assert (await client.get("/v1/info", headers={"authorization": f"Bearer {key}"})).status_code == 200
         assert (await client.get("/health")).status_code == 200
 
-    run_with(demo_settings, work, access=Access(api_keys={"ada": "ada-has-this", "bob": "bob-has-that"}))
+    run_with(toy_settings, work, access=Access(api_keys={"ada": "ada-has-this", "bob": "bob-has-that"}))
     served = [record.getMessage() for record in caplog.records if record.name == "nla_gateway.access"]
     assert [line.split()[-1] for line in served if "/v1/info 200" in line] == ["ada", "bob"]
     assert not any(key in caplog.text for key in ("ada-has-this", "bob-has-that", "Bearer"))
 
 
-def test_pages_of_allowed_origins_may_call(demo_settings: Settings) -> None:
+def test_pages_of_allowed_origins_may_call(toy_settings: Settings) -> None:
     preflight = {
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type",
@@ -382,18 +382,18 @@ def test_pages_of_allowed_origins_may_call(demo_settings: Settings) -> None:
         assert other.status_code == 400
         assert "access-control-allow-origin" not in other.headers
 
-    run_with(demo_settings, work, access=Access(api_keys={"ada": "k"}, allow_origins=("https://lab.org",)))
+    run_with(toy_settings, work, access=Access(api_keys={"ada": "k"}, allow_origins=("https://lab.org",)))
 
 
-def test_docs_are_there_unless_turned_off(demo_settings: Settings) -> None:
+def test_docs_are_there_unless_turned_off(toy_settings: Settings) -> None:
     async def work(client: httpx.AsyncClient) -> list[int]:
         return [(await client.get(path)).status_code for path in ("/docs", "/openapi.json", "/health")]
 
-    assert run_with(demo_settings, work) == [200, 200, 200]
-    assert run_with(demo_settings, work, access=Access(docs=False)) == [404, 404, 200]
+    assert run_with(toy_settings, work) == [200, 200, 200]
+    assert run_with(toy_settings, work, access=Access(docs=False)) == [404, 404, 200]
 
 
-def test_body_over_the_limit(demo_settings: Settings) -> None:
+def test_body_over_the_limit(toy_settings: Settings) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(10):
             yield b" " * 300
@@ -403,11 +403,11 @@ def test_body_over_the_limit(demo_settings: Settings) -> None:
         headers = {"content-type": "application/json"}
         error_of(await client.post("/reconstruct", content=chunks(), headers=headers), 413)
 
-    run_with(demo_settings, work, limits={"max_body_bytes": 1000})
+    run_with(toy_settings, work, limits={"max_body_bytes": 1000})
 
 
-def test_overload_and_timeout(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "n": 3, **LONG}
+def test_overload_and_timeout(toy_settings: Settings, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "n": 3, **LONG}
 
     async def work(client: httpx.AsyncClient) -> None:
         first = asyncio.create_task(client.post("/verbalize", json=body))
@@ -422,19 +422,19 @@ def test_overload_and_timeout(demo_settings: Settings, demo_vectors: NDArray[np.
         assert [event["error"]["type"] for event in errors] == ["timeout"] * 3
         assert streamed[-1][0] == "done"
 
-    run_with(demo_settings, work, limits={"max_queue": 3, "request_timeout_s": 1.0})
+    run_with(toy_settings, work, limits={"max_queue": 3, "request_timeout_s": 1.0})
 
 
-def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32"}
+def test_engine_not_served_and_engine_gone(toy_settings: Settings, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32"}
 
     async def only_av(client: httpx.AsyncClient) -> None:
         assert "--only av" in error_of(await client.post("/reconstruct", json={"texts": "a"}), 503)
         assert "--only av" in error_of(await client.post("/verbalize", json={**body, "score": True}), 503)
         assert (await client.post("/verbalize", json=body)).status_code == 200
 
-    verbalizer = demo_settings.engines[Role.AV]
-    run_with(demo_settings, only_av, engines={Role.AV: verbalizer})
+    verbalizer = toy_settings.engines[Role.AV]
+    run_with(toy_settings, only_av, engines={Role.AV: verbalizer})
     nowhere = verbalizer.model_copy(update={"urls": ("http://127.0.0.1:9",)})
 
     async def unreachable(client: httpx.AsyncClient) -> None:
@@ -448,11 +448,11 @@ def test_engine_not_served_and_engine_gone(demo_settings: Settings, demo_vectors
             "reconstructor": "ready",
         }
 
-    run_with(demo_settings, unreachable, engines=demo_settings.engines | {Role.AV: nowhere})
+    run_with(toy_settings, unreachable, engines=toy_settings.engines | {Role.AV: nowhere})
 
 
-def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings) -> None:
-    reconstructor = demo_settings.engines[Role.AR]
+def test_pairs_without_mse_scale_are_not_scored(toy_settings: Settings) -> None:
+    reconstructor = toy_settings.engines[Role.AR]
     unscored = reconstructor.described().model_copy(update={"mse_scale": None})
     changed = reconstructor.model_copy(update={"description": unscored})
 
@@ -460,13 +460,13 @@ def test_pairs_without_mse_scale_are_not_scored(demo_settings: Settings) -> None
         pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
         assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400)
 
-    run_with(demo_settings, work, engines=demo_settings.engines | {Role.AR: changed})
+    run_with(toy_settings, work, engines=toy_settings.engines | {Role.AR: changed})
 
 
-def test_requests_in_flight_survive_each_other(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_requests_in_flight_survive_each_other(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     """A long request and many short ones at once: the short ones do not wait for it."""
-    long = threading.Thread(target=lambda: verbalize(demo, demo_vectors[:1], n=4, **LONG))
+    long = threading.Thread(target=lambda: verbalize(toy, toy_vectors[:1], n=4, **LONG))
     long.start()
-    assert len(texts_of(verbalize(demo, demo_vectors[:8]))) == 8
-    assert decode(encode(demo_vectors[0])).shape == (D,)
+    assert len(texts_of(verbalize(toy, toy_vectors[:8]))) == 8
+    assert decode(encode(toy_vectors[0])).shape == (D,)
     long.join()

@@ -37,13 +37,13 @@ HUNG_AFTER_S: Final = 15
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     log = tmp_path_factory.mktemp("faults") / "log"
-    with serving(log, "--preset", "demo", "--hung-after", str(HUNG_AFTER_S)) as stack:
+    with serving(log, "--preset", "toy", "--hung-after", str(HUNG_AFTER_S)) as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
-    return Known.of(stack, demo_vectors)
+def known(stack: Stack, toy_vectors: NDArray[np.float32]) -> Known:
+    return Known.of(stack, toy_vectors)
 
 
 @pytest.mark.parametrize("role", [Role.AV, Role.AR])

@@ -15,7 +15,7 @@ from tests.stack import Stack, assert_gone, free_port, kill, serving, start, sta
 MAX_TOKENS = 24
 IN_FLIGHT = 12
 KEY = {"NLA_ENGINE_KEY": "shared-between-machines"}
-AV_ONLY = ("--preset", "demo", "--only", "av")
+AV_ONLY = ("--preset", "toy", "--only", "av")
 
 
 def test_engines_over_two_machines_equal_transformers(tmp_path: Path) -> None:
@@ -33,9 +33,7 @@ def test_engines_over_two_machines_equal_transformers(tmp_path: Path) -> None:
             assert np.linalg.norm(decode(data) - rebuilt) <= 1e-4 * np.linalg.norm(rebuilt)
 
 
-def test_two_engines_elsewhere_share_the_load_and_one_may_die(
-    tmp_path: Path, demo_vectors: NDArray[np.float32]
-) -> None:
+def test_two_engines_elsewhere_share_the_load_and_one_may_die(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
     ports = [free_port(), free_port()]
     listen = [("--engine-listen", f"127.0.0.1:{port}") for port in ports]
     urls = [flag for port in ports for flag in ("--av-url", f"http://127.0.0.1:{port}")]
@@ -48,7 +46,7 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(
             mortal.wait_ready()
             other.wait_ready()
             asyncio.run(until(lambda: set(states_of(stack).values()) == {"ready"}, 240))
-            load = Load(stack, Known.of(stack, demo_vectors), IN_FLIGHT)
+            load = Load(stack, Known.of(stack, toy_vectors), IN_FLIGHT)
 
             async def run() -> None:
                 async with load.running():

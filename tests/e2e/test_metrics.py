@@ -20,28 +20,28 @@ from tests.stack import Stack
 
 
 @pytest.fixture(scope="module")
-def used(demo: Stack, demo_vectors: NDArray[np.float32]) -> dict[str, list[Sample]]:
+def used(toy: Stack, toy_vectors: NDArray[np.float32]) -> dict[str, list[Sample]]:
     """What is shown after every kind of request, one of them refused and one left."""
-    body = {"vectors": [encode(vector) for vector in demo_vectors[:2]], "dtype": "float32"}
-    verbalize(demo, demo_vectors[:3], n=2, score=True)
-    demo.http.post("/verbalize", json={**body, "stream": True}).raise_for_status()
-    demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).raise_for_status()
-    demo.http.post("/critic", json={**body, "texts": ["a", "b"]}).raise_for_status()
-    demo.http.post("/critic", json={**body, "texts": "a", "pairs": "all"}).raise_for_status()
-    demo.http.post("/ablate", json={**body, "texts": ["a", "b"]}).raise_for_status()
-    demo.http.post("/verbalize", json={**body, "n": 0})
+    body = {"vectors": [encode(vector) for vector in toy_vectors[:2]], "dtype": "float32"}
+    verbalize(toy, toy_vectors[:3], n=2, score=True)
+    toy.http.post("/verbalize", json={**body, "stream": True}).raise_for_status()
+    toy.http.post("/reconstruct", json={"texts": ["a", "b"]}).raise_for_status()
+    toy.http.post("/critic", json={**body, "texts": ["a", "b"]}).raise_for_status()
+    toy.http.post("/critic", json={**body, "texts": "a", "pairs": "all"}).raise_for_status()
+    toy.http.post("/ablate", json={**body, "texts": ["a", "b"]}).raise_for_status()
+    toy.http.post("/verbalize", json={**body, "n": 0})
     with pytest.raises(httpx.ReadTimeout):
-        demo.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)
+        toy.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)
     time.sleep(2)  # the engines write some of theirs a moment later
-    return samples_of(demo)
+    return samples_of(toy)
 
 
-def test_what_was_done_is_counted(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    before = samples_of(demo)
-    answer = verbalize(demo, demo_vectors[:3], n=2, score=True)
-    verbalize(demo, demo_vectors[:1], max_tokens=3)
-    usage = demo.http.post("/reconstruct", json={"texts": ["a", "b"]}).json()["usage"]
-    after = samples_of(demo)
+def test_what_was_done_is_counted(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    before = samples_of(toy)
+    answer = verbalize(toy, toy_vectors[:3], n=2, score=True)
+    verbalize(toy, toy_vectors[:1], max_tokens=3)
+    usage = toy.http.post("/reconstruct", json={"texts": ["a", "b"]}).json()["usage"]
+    after = samples_of(toy)
 
     def grown(name: str, **labels: str) -> float:
         return total(after, name, **labels) - total(before, name, **labels)
@@ -58,15 +58,15 @@ def test_what_was_done_is_counted(demo: Stack, demo_vectors: NDArray[np.float32]
     assert mean == pytest.approx(np.mean(scored), abs=1e-6)
 
 
-def test_requests_in_flight(demo: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    assert total(samples_of(demo), "nla_requests_in_flight") == 0
-    thread = threading.Thread(target=lambda: verbalize(demo, demo_vectors[:1], n=2, **LONG))
+def test_requests_in_flight(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    assert total(samples_of(toy), "nla_requests_in_flight") == 0
+    thread = threading.Thread(target=lambda: verbalize(toy, toy_vectors[:1], n=2, **LONG))
     thread.start()
     deadline = time.monotonic() + 5
-    while (total(found := samples_of(demo), "nla_requests_in_flight"), total(found, "nla_queue")) != (1, 2):
+    while (total(found := samples_of(toy), "nla_requests_in_flight"), total(found, "nla_queue")) != (1, 2):
         assert time.monotonic() < deadline
     thread.join()
-    assert total(samples_of(demo), "nla_requests_in_flight") == 0
+    assert total(samples_of(toy), "nla_requests_in_flight") == 0
 
 
 def test_the_engines_own_metrics_say_whose_they_are(used: dict[str, list[Sample]]) -> None:
@@ -101,18 +101,18 @@ def fits(matcher: Any, found: str) -> bool:
 
 
 def test_the_request_id_reaches_both_engines(
-    demo: Stack, demo_settings: Settings, demo_vectors: NDArray[np.float32], tmp_path: Path
+    toy: Stack, toy_settings: Settings, toy_vectors: NDArray[np.float32], tmp_path: Path
 ) -> None:
     """SGLang can write down what it was asked: there the ids are."""
-    engines = demo_settings.engines
+    engines = toy_settings.engines
     folders = {role: tmp_path / role.label for role in engines}
     try:
         for role, engine in engines.items():
             folders[role].mkdir()
             ask_engine(engine, "/configure_logging",
                        {"dump_requests_folder": str(folders[role]), "dump_requests_threshold": 1})  # fmt: skip
-        body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "score": True}
-        demo.http.post("/verbalize", json=body, headers={"x-request-id": "mine-4711"}).raise_for_status()
+        body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "score": True}
+        toy.http.post("/verbalize", json=body, headers={"x-request-id": "mine-4711"}).raise_for_status()
         for folder in folders.values():
             deadline = time.monotonic() + 10
             while not any(b"mine-4711." in file.read_bytes() for file in folder.iterdir()):

@@ -35,8 +35,8 @@ def words_and_numbers(cell: Any) -> tuple[list[str], list[float]]:
 
 
 @pytest.fixture(scope="module")
-def executed(demo_with_source: Stack) -> Any:
-    return notebook.run(demo_with_source.url)
+def executed(demo: Stack) -> Any:
+    return notebook.run(demo.url)
 
 
 def test_it_runs_from_top_to_bottom(executed: Any) -> None:

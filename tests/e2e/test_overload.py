@@ -38,10 +38,10 @@ Outcome = str | BaseException
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The demo pair, its log a pipe that nobody reads."""
+    """The toy pair, its log a pipe that nobody reads."""
     port, log = free_port(), tmp_path_factory.mktemp("overload") / "log"
     log.touch()
-    command = [sys.executable, "-m", "nla_launch", "--preset", "demo", "--port", str(port), "--log-level", "debug"]
+    command = [sys.executable, "-m", "nla_launch", "--preset", "toy", "--port", str(port), "--log-level", "debug"]
     command += ["--stall-timeout", str(STALL_S), "--max-queue", "700"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "NLA_API_KEY": ""})
@@ -164,14 +164,14 @@ def wait_for_an_empty_queue(stack: Stack, within_s: float) -> None:
         time.sleep(0.1)
 
 
-def test_a_thousand_callers_at_once(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    texts = texts_of(verbalize(stack, demo_vectors))
+def test_a_thousand_callers_at_once(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    texts = texts_of(verbalize(stack, toy_vectors))
 
     async def run() -> list[Outcome]:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=300)
         async with aiohttp.ClientSession(stack.url, connector=connector, timeout=timeout) as http:
-            load = Load(http, demo_vectors, texts)
+            load = Load(http, toy_vectors, texts)
             return await asyncio.gather(*(load.one(number) for number in range(1000)), return_exceptions=True)
 
     with Peak(stack.gateway()) as peak:
@@ -187,7 +187,7 @@ def test_a_thousand_callers_at_once(stack: Stack, demo_vectors: NDArray[np.float
     assert counts["engine_unavailable"] + counts["timeout"] < 50
     assert peak.megabytes < 1200
     wait_for_an_empty_queue(stack, within_s=20)
-    assert texts_of(verbalize(stack, demo_vectors)) == texts
+    assert texts_of(verbalize(stack, toy_vectors)) == texts
 
 
 def posted(body: dict[str, Any]) -> bytes:
@@ -205,15 +205,15 @@ def ask_and_read_nothing(stack: Stack, body: dict[str, Any]) -> socket.socket:
     return connection
 
 
-def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
     """Its samples run at their own pace; then, and where they still run, it is cut off."""
-    quick = texts_of(verbalize(stack, demo_vectors[:1]))
+    quick = texts_of(verbalize(stack, toy_vectors[:1]))
     started = time.monotonic()
-    body = {"vectors": encode(demo_vectors[0]), "n": 64, "stream": True, **RANDOM}
+    body = {"vectors": encode(toy_vectors[0]), "n": 64, "stream": True, **RANDOM}
     with ask_and_read_nothing(stack, body) as stalled:
         while queue_of(stack) < 64:
             time.sleep(0.05)
-        assert texts_of(verbalize(stack, demo_vectors[:1])) == quick
+        assert texts_of(verbalize(stack, toy_vectors[:1])) == quick
         wait_for_an_empty_queue(stack, within_s=60)
         waited = time.monotonic() - started
         stalled.settimeout(10)
@@ -225,9 +225,9 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, demo_vectors:
     assert b"event: done" not in read, "all of it fitted into the kernel's buffers: ask for more"
 
 
-def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
+def test_half_a_request_behind_one_in_work_waits_for_it(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
     """Bytes that nobody takes while another request is in work are no stalled caller."""
-    request, scheduler = posted({"vectors": encode(demo_vectors[0]), **GREEDY}), scheduler_of(stack, Role.AV)
+    request, scheduler = posted({"vectors": encode(toy_vectors[0]), **GREEDY}), scheduler_of(stack, Role.AV)
     with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
         scheduler.suspend()
         try:

@@ -60,18 +60,18 @@ def test_curl_lines(demo: Stack, snippet: Snippet) -> None:
 
 
 @pytest.mark.parametrize("snippet", of_kind("curl with texts"), ids=path_of)
-def test_curl_lines_with_texts(demo_with_source: Stack, snippet: Snippet) -> None:
-    ask(demo_with_source, snippet)
+def test_curl_lines_with_texts(demo: Stack, snippet: Snippet) -> None:
+    ask(demo, snippet)
 
 
-@pytest.mark.parametrize("snippet", of_kind("python"), ids=["first", "vectors", "doubt", "files"])
+@pytest.mark.parametrize("snippet", of_kind("python"), ids=["vectors", "doubt", "files"])
 def test_python_blocks(demo: Stack, snippet: Snippet, tmp_path: Path) -> None:
     follow(demo, snippet, tmp_path)
 
 
 @pytest.mark.parametrize("snippet", of_kind("python with texts"), ids=["first", "all"])
-def test_python_blocks_with_texts(demo_with_source: Stack, snippet: Snippet, tmp_path: Path) -> None:
-    follow(demo_with_source, snippet, tmp_path)
+def test_python_blocks_with_texts(demo: Stack, snippet: Snippet, tmp_path: Path) -> None:
+    follow(demo, snippet, tmp_path)
 
 
 def test_nla_commands(demo: Stack, tmp_path: Path) -> None:

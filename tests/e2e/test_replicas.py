@@ -20,13 +20,13 @@ ENDED: Final = "{}: hangs, and is ended"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     log = tmp_path_factory.mktemp("replicas") / "log"
-    with serving(log, "--preset", "demo", "--dp", str(REPLICAS), "--hung-after", str(HUNG_AFTER_S)) as stack:
+    with serving(log, "--preset", "toy", "--dp", str(REPLICAS), "--hung-after", str(HUNG_AFTER_S)) as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
-def known(stack: Stack, demo_vectors: NDArray[np.float32]) -> Known:
-    return Known.of(stack, demo_vectors)
+def known(stack: Stack, toy_vectors: NDArray[np.float32]) -> Known:
+    return Known.of(stack, toy_vectors)
 
 
 @pytest.mark.parametrize(("role", "harm"), [(Role.AV, "suspend"), (Role.AR, "suspend"), (Role.AV, "kill")])

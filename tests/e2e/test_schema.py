@@ -20,7 +20,7 @@ from tests.stack import STAND_IN, Stack, serving
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with serving(tmp_path_factory.mktemp("schema") / "log", "--preset", "demo", "--source", STAND_IN) as stack:
+    with serving(tmp_path_factory.mktemp("schema") / "log", "--preset", "toy", "--source", STAND_IN) as stack:
         yield stack
 
 

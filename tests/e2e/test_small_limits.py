@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     issued.private_key_pem.write_to_path(folder / "key.pem")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     (folder / "keys.yaml").write_text(f"ada: {KEY}\n")
-    flags = ["--preset", "demo", "--api-keys", "keys.yaml", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]
+    flags = ["--preset", "toy", "--api-keys", "keys.yaml", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]
     flags = [str(folder / flag) if "." in flag else flag for flag in flags]
     flags += ["--log-format", "json", "--log-level", "debug"]
     flags += ["--max-batch", "1", "--max-body-bytes", "2000", "--max-held-bytes", "2000000", "--max-tokens", "30"]
@@ -42,13 +42,13 @@ def _trusting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLA_API_KEY", KEY)
 
 
-def test_clients_do_with_little(stack: Stack, demo_vectors: NDArray[np.float32]) -> None:
-    expected = [texts_of(verbalize(stack, demo_vectors[k : k + 1], max_tokens=30))[0] for k in range(10)]
+def test_clients_do_with_little(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    expected = [texts_of(verbalize(stack, toy_vectors[k : k + 1], max_tokens=30))[0] for k in range(10)]
     with NLAClient(stack.url) as nla, NLACritic(stack.url) as critic:
-        told = [str(one) for one in nla.verbalize(demo_vectors[:10], dtype="float32", temperature=0, max_tokens=30)]
+        told = [str(one) for one in nla.verbalize(toy_vectors[:10], dtype="float32", temperature=0, max_tokens=30)]
         assert told == expected
         assert critic.reconstruct(told).shape == (10, 256)
-        assert len(critic.score(told, demo_vectors[:10])) == 10
+        assert len(critic.score(told, toy_vectors[:10])) == 10
         with pytest.raises(PayloadTooLargeError, match="over 2000 bytes"):
             critic.reconstruct("a" * 3000)
 

@@ -180,9 +180,9 @@ def test_what_is_wrong_is_named(served: Served) -> None:
     ask("/explain", 413, "positions", texts=["word " * 200] * 20, positions="all", n=2)
 
 
-def test_without_a_source_it_is_said_how_to_start_one(demo: Stack) -> None:
+def test_without_a_source_it_is_said_how_to_start_one(toy: Stack) -> None:
     for path in ("/tokenize", "/extract", "/explain"):
-        reply = demo.http.post(path, json={"texts": "a"})
+        reply = toy.http.post(path, json={"texts": "a"})
         assert reply.status_code == 503
         assert "--source base" in error_in(reply).message
         assert "retry-after" not in reply.headers

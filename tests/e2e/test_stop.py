@@ -19,7 +19,7 @@ from tests.stack import Stack, assert_gone, assert_port_free, kill, start
     [(0.2, signal.SIGINT), (0.6, signal.SIGTERM), (3, signal.SIGTERM), (8, signal.SIGINT), (14, signal.SIGTERM)],
 )
 def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> None:
-    stack = start(tmp_path / "log", "--preset", "demo", "--device", "cpu")
+    stack = start(tmp_path / "log", "--preset", "toy", "--device", "cpu")
     try:
         time.sleep(after_s)
         assert stack.process.poll() is None, stack.log_text()
@@ -30,7 +30,7 @@ def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> N
 
 
 def test_killed_outright_takes_its_children_along(tmp_path: Path) -> None:
-    stack = start(tmp_path / "log", "--preset", "demo", "--device", "cpu")
+    stack = start(tmp_path / "log", "--preset", "toy", "--device", "cpu")
     try:
         while not any("sglang::scheduler" in " ".join(process.cmdline()) for process in stack.family()):
             assert stack.process.poll() is None, stack.log_text()
@@ -44,11 +44,11 @@ def test_killed_outright_takes_its_children_along(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_the_port_is_told_so_at_once(tmp_path: Path) -> None:
-    first = start(tmp_path / "first", "--preset", "demo")
+    first = start(tmp_path / "first", "--preset", "toy")
     try:
         while "starting" not in first.log_text():
             time.sleep(0.1)
-        second = start(tmp_path / "second", "--preset", "demo", port=first.port)
+        second = start(tmp_path / "second", "--preset", "toy", port=first.port)
         assert second.process.wait(60) == 2
         assert "cannot listen on 127.0.0.1" in second.log_text()
         assert len(second.log_text().splitlines()) == 1

@@ -64,7 +64,7 @@ def collecting() -> Iterator[Collector]:
 
 @contextmanager
 def traced_gateway(settings: Settings, collector: Collector) -> Iterator[httpx.Client]:
-    """One more gateway before the demo's engines, told to export; all spans are out when the block is left."""
+    """One more gateway before the toy pair's engines, told to export; all spans are out when the block is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         exporter = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
         process = start(settings, listener, **exporter)
@@ -85,11 +85,11 @@ def attributes(span: Span) -> dict[str, str]:
     return {pair.key: pair.value.string_value for pair in span.attributes}
 
 
-def test_a_request_and_its_engine_calls(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": [encode(vector) for vector in demo_vectors[:3]], "dtype": "float32", "score": True}
+def test_a_request_and_its_engine_calls(toy_settings: Settings, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": [encode(vector) for vector in toy_vectors[:3]], "dtype": "float32", "score": True}
     headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "x-request-id": "mine"}
     with collecting() as collector:
-        with traced_gateway(demo_settings, collector) as client:
+        with traced_gateway(toy_settings, collector) as client:
             assert client.post("/verbalize", json=body, headers=headers).status_code == 200
             assert client.get("/metrics").status_code == 200
             assert client.post("/reconstruct", json={"texts": [1]}).status_code == 400
@@ -115,10 +115,10 @@ def test_a_request_and_its_engine_calls(demo_settings: Settings, demo_vectors: N
     assert len({attributes(call)["nla.rid"] for call in calls}) == 6
 
 
-def test_a_stream_is_traced_to_its_end(demo_settings: Settings, demo_vectors: NDArray[np.float32]) -> None:
-    body = {"vectors": encode(demo_vectors[0]), "dtype": "float32", "stream": True}
+def test_a_stream_is_traced_to_its_end(toy_settings: Settings, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "stream": True}
     with collecting() as collector:
-        with traced_gateway(demo_settings, collector) as client:
+        with traced_gateway(toy_settings, collector) as client:
             started = time.monotonic()
             client.post("/verbalize", json={**body, **LONG, "max_tokens": 100})
             whole_s = time.monotonic() - started

@@ -14,20 +14,20 @@ from tests.stack import serving
 REQUESTS = 40
 
 
-def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, demo_vectors: NDArray[np.float32]) -> None:
+def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
     (tmp_path / "keys.yaml").write_text("ada: ada-has-this\n")
     flags = ("--workers", "2", "--api-keys", str(tmp_path / "keys.yaml"), "--no-docs")
     (inherited := tmp_path / "inherited").mkdir()  # of another service, say, that started this one
     environment = {COUNTERS_VARIABLE: str(inherited)}
-    with serving(tmp_path / "log", "--preset", "demo", "--only", "av", *flags, env=environment) as stack:
+    with serving(tmp_path / "log", "--preset", "toy", "--only", "av", *flags, env=environment) as stack:
         assert stack.http.get("/v1/info").status_code == 401
         stack.http.headers["authorization"] = "Bearer ada-has-this"
         assert stack.http.get("/openapi.json").status_code == 404
 
-        vectors = [demo_vectors[k : k + 1] for k in range(REQUESTS)]
+        vectors = [toy_vectors[k : k + 1] for k in range(REQUESTS)]
         with ThreadPoolExecutor(16) as pool:
             apart = list(pool.map(lambda vector: texts_of(verbalize(stack, vector))[0], vectors))
-        assert apart == texts_of(verbalize(stack, demo_vectors[:REQUESTS]))
+        assert apart == texts_of(verbalize(stack, toy_vectors[:REQUESTS]))
 
         # Each on a connection of its own, which the kernel gives to whichever gateway is free.
         for _ in range(REQUESTS):

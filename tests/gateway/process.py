@@ -14,22 +14,24 @@ import psutil
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
-from nla_gateway.settings import EngineSettings, Settings, Tls, write_settings
+from nla_gateway.settings import Access, EngineSettings, Settings, Tls, write_settings
 from nla_launch.run.service import listen
 from tests.descriptions import described
-from tests.plain import DEMO
+from tests.plain import TOY
 
 NOBODY = EngineSettings(
     urls=("http://127.0.0.1:9",),
     api_key="unused",
-    checkpoint=DEMO / "reconstructor",
-    model="demo-reconstructor",
+    checkpoint=TOY / "reconstructor",
+    model="toy-reconstructor",
     dtype="float32",
     context_length=1024,
     max_in_flight=8,
     shared_in_flight=1,
-    description=described(Role.AR, DEMO / "reconstructor"),
+    description=described(Role.AR, TOY / "reconstructor"),
 )
+
+OPEN = Access()
 
 
 @dataclass
@@ -62,8 +64,8 @@ def start(settings: Settings, listener: socket.socket, **environment: str) -> su
 
 
 @contextmanager
-def gateway(limits: GatewayLimits, tls: Tls | None = None) -> Iterator[Running]:
-    settings = Settings(engines={Role.AR: NOBODY}, limits=limits, tls=tls)
+def gateway(limits: GatewayLimits, tls: Tls | None = None, access: Access = OPEN) -> Iterator[Running]:
+    settings = Settings(engines={Role.AR: NOBODY}, limits=limits, tls=tls, access=access)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     process = start(settings, listener)

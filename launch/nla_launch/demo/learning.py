@@ -24,7 +24,9 @@ def answer_loss(model: Any, prompt: torch.Tensor, at: int, rows: torch.Tensor, t
     prefix.batch_repeat_interleave(len(rows))
     rest = torch.cat([prompt[at + 1 :].expand(len(rows), -1), targets.clamp(min=0)], dim=1)
     embeds = torch.cat([rows[:, None], model.get_input_embeddings()(rest)], dim=1)
-    logits = model(inputs_embeds=embeds, past_key_values=prefix, logits_to_keep=targets.shape[1] + 1).logits
+    # As indices: states cut out by a slice are not contiguous, and the head's weights would be copied for each row.
+    last = torch.arange(embeds.shape[1] - targets.shape[1] - 1, embeds.shape[1])
+    logits = model(inputs_embeds=embeds, past_key_values=prefix, logits_to_keep=last).logits
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 

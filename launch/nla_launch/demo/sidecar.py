@@ -24,7 +24,7 @@ def marker_id(tokenizer: Any, marker: str) -> int:
 
 def write_sidecar(
     folder: Path, role: Role, tokenizer: Any, *,
-    templates: dict[Role, str], marker: str, injection_scale: float, d_model: int, layer: int,
+    templates: dict[Role, str], marker: str, suffix: str, injection_scale: float, d_model: int, layer: int,
 ) -> None:  # fmt: skip
     """Write `nla_meta.yaml`, with the ids that the tokenizer makes of the prompts."""
     ids, token = verbalizer_ids(tokenizer, templates[Role.AV], marker), marker_id(tokenizer, marker)
@@ -41,7 +41,7 @@ def write_sidecar(
             "injection_token_id": token,
             "injection_left_neighbor_id": ids[at - 1],
             "injection_right_neighbor_id": ids[at + 1],
-            "critic_suffix_ids": tokenizer.encode("text> <summary>", add_special_tokens=False),
+            "critic_suffix_ids": tokenizer.encode(suffix, add_special_tokens=False) if suffix else [],
         },
         "prompt_templates": {role.value: template for role, template in templates.items()},
     }

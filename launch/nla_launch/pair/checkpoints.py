@@ -1,4 +1,4 @@
-"""From what a user writes to a local folder: local paths, folders inside packages, hub repositories."""
+"""From what a user writes to a local folder: local paths, folders inside packages, what is made, hub repositories."""
 
 import logging
 import re
@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, Self
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.made import MADE, MODEL, made
 from nla_launch.pair.shards import wanted_files
 from nla_launch.pair.sources import AdapterSource, Source
 
@@ -161,6 +162,9 @@ def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = 
     if source.startswith(PACKAGE):
         inside = _in_package(source)
         return Checkpoint("-".join(inside.parts[-2:]), source, inside)
+    if source.startswith(MADE):
+        ready = made(source.removeprefix(MADE))
+        return Checkpoint(f"{MODEL}-{ready.name}", source, ready)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
     place = Place.read(source)

@@ -13,6 +13,7 @@ from nla_launch.pair.sources import Source
 from nla_launch.yaml_files import read_yaml
 
 DEFAULT: Final = "llama-3.3-70b-l53"
+ALIASES: Final = {"demo": "smollm2-135m-l20"}
 BASE: Final = "base"
 """As a source: the preset's `base_model`."""
 NONE: Final = "none"
@@ -55,8 +56,8 @@ FIXED_OF_SOURCE: Final = dict.fromkeys(("--chunked-prefill-size", "--enable-mixe
 class Preset(Rules):
     """One pair, with what is stated of its use over what its sidecars say.
 
-    A checkpoint is a folder on the hub `owner/name[@revision][:folder]`, a local folder, or `package:NAME/FOLDER` for
-    one that ships inside an installed Python package.
+    A checkpoint is a folder on the hub `owner/name[@revision][:folder]`, a local folder, `package:NAME/FOLDER` for
+    one that ships inside an installed Python package, or `demo:NAME` for one that is made at the first start.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Preset(Rules):
         default=None, description=f"Model that texts are read by; `{BASE}`: base_model; null or `{NONE}`: none."
     )
     base_model: str | None = None
+    base_checkpoint: str | None = Field(default=None, description="Where base_model is, if not on the hub by its name.")
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve; without it fve is null.")
     device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where --device auto leaves it open.")
     attention_backend: str | None = Field(
@@ -77,11 +79,16 @@ class Preset(Rules):
     )
 
     @property
+    def base(self) -> str | None:
+        """The base model's checkpoint."""
+        return self.base_checkpoint or self.base_model
+
+    @property
     def sources(self) -> dict[Role, Source]:
         """Its checkpoints by role, those that there are."""
         found = {role: source for role in Role if (source := getattr(self, role)) is not None}
-        if self.source == BASE and self.base_model is not None:
-            found[Role.SOURCE] = self.base_model
+        if self.source == BASE and self.base is not None:
+            found[Role.SOURCE] = self.base
         return found
 
     @field_validator("source")
@@ -117,7 +124,7 @@ def preset_folder() -> Path:
 
 def known_presets() -> list[str]:
     """List the presets that come with nla-serve."""
-    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+    return sorted([*(path.stem for path in preset_folder().glob("*.yaml")), *ALIASES])
 
 
 def load_preset(name_or_file: str) -> Preset:
@@ -128,7 +135,7 @@ def load_preset(name_or_file: str) -> Preset:
     """
     path = Path(name_or_file)
     if path.suffix not in (".yaml", ".yml"):
-        path = preset_folder() / f"{name_or_file}.yaml"
+        path = preset_folder() / f"{ALIASES.get(name_or_file, name_or_file)}.yaml"
     if not path.is_file():
         raise LaunchError(f"no preset {name_or_file!r}: known are {', '.join(known_presets())}, or give a .yaml file")
     return read_yaml(path, "preset", Preset)

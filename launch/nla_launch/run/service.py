@@ -64,6 +64,7 @@ def serve(
     log_level: str,
     workers: int,
     hung_after_s: float,
+    open_page: bool,
 ) -> None:
     """Run the service until it is told to stop.
 
@@ -81,6 +82,7 @@ def serve(
         log_level: of the gateways.
         workers: gateway processes.
         hung_after_s: how long an engine may make no progress.
+        open_page: in a browser of this machine, once all is ready.
 
     Raises:
         ServiceError: it failed.
@@ -108,6 +110,7 @@ def serve(
             grace_s=settings.limits.grace_s,
             forks=forks,
             key=next(iter(access.api_keys.values()), None),
+            open_page=open_page,
         )
         asyncio.run(supervisor.run())
 

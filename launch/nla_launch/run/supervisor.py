@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
 from typing import Final
 
@@ -50,6 +51,7 @@ class Supervisor:
         grace_s: float,
         forks: ForkServer,
         key: str | None = None,
+        open_page: bool = False,
     ) -> None:
         self._engines, self._gateways = {engine.label: engine for engine in engines}, list(gateways.values())
         self._restarts = {child: Restarts() for child in (*engines, *self._gateways)}
@@ -58,6 +60,7 @@ class Supervisor:
         self._was_ready = not gateways
         self._forks = forks
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._open_page = open_page
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -148,6 +151,8 @@ class Supervisor:
                     self._was_ready = True
                     sys.stdout.write(f"nla-serve ready on {self._url}\n")
                     sys.stdout.flush()
+                    if self._open_page and not await asyncio.to_thread(webbrowser.open, self._url):
+                        logger.warning("no browser could be opened: open %s yourself", self._url)
                 if time.monotonic() - spoken > HEARTBEAT_S:
                     spoken = time.monotonic()
                     self._show_progress(spoken)

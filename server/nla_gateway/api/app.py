@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from nla_client.wire import REQUEST_ID_HEADER
 from nla_gateway.api.http import EdgeMiddleware, install_error_handlers
+from nla_gateway.api.page import page_router
 from nla_gateway.api.routes import router
 from nla_gateway.gateway import open_gateway
 from nla_gateway.settings import Settings
@@ -49,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
                   docs_url="/docs" if docs else None, openapi_url="/openapi.json" if docs else None,
                   redoc_url=None, redirect_slashes=False, separate_input_output_schemas=False,
                   routes=router.routes)  # fmt: skip
+    if settings.access.page:
+        app.include_router(page_router())
     install_error_handlers(app)
     tracing.trace_requests(app)
     app.add_middleware(

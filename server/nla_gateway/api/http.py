@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
 from nla_gateway.api.bodies import Bodies
+from nla_gateway.api.page import is_of_the_page
 from nla_gateway.errors import RequestError
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.telemetry.metrics import Metrics
@@ -151,7 +152,7 @@ class EdgeMiddleware:
     def _refusal(
         self, path: str, headers: dict[bytes, bytes], caller: str | None, request_id: str
     ) -> JSONResponse | None:
-        if self._keys and caller is None and path not in OPEN_PATHS:
+        if self._keys and caller is None and path not in OPEN_PATHS and not is_of_the_page(path):
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._keys and not is_loopback(host):

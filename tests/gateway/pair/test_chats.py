@@ -10,7 +10,7 @@ from nla_client.wire import ChatMessage
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.texts import SourceTokenizer
 from tests.gateway.pair.chats import Piece, chat, check_pieces, read_chat
-from tests.plain import DEMO
+from tests.plain import TOY
 
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=20)
 WORDS = (
@@ -38,8 +38,8 @@ TURN = "{% for m in messages %}[{{ m.role }}]{{ CONTENT }}[end]{% endfor %}"
 
 @cache
 def saying(content: str) -> SourceTokenizer:
-    """The demo's tokenizer with a template of our own."""
-    made = SourceTokenizer.load(DEMO / "verbalizer")
+    """The toy pair's tokenizer with a template of our own."""
+    made = SourceTokenizer.load(TOY / "verbalizer")
     made.tokenizer.chat_template = content if "messages" in content else TURN.replace("CONTENT", content)
     return made
 
@@ -50,7 +50,7 @@ def turn(index: int, role: str, *said: str | Piece) -> list[Piece]:
     return [Piece(f"[{role}]", index), *contents, Piece("[end]", index)]
 
 
-def demo_pieces(messages: list[ChatMessage], *, prompt: bool, stays_open: bool) -> list[Piece]:
+def toy_pieces(messages: list[ChatMessage], *, prompt: bool, stays_open: bool) -> list[Piece]:
     pieces = []
     for index, message in enumerate(messages):
         header, content = f"<|im_start|>{message.role}\n", Piece(message.content, index, content=True)
@@ -60,13 +60,13 @@ def demo_pieces(messages: list[ChatMessage], *, prompt: bool, stays_open: bool) 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> SourceTokenizer:
-    return SourceTokenizer.load(DEMO / "verbalizer")
+    return SourceTokenizer.load(TOY / "verbalizer")
 
 
 @given(messages=MESSAGES, end=st.sampled_from(["prompt", "open", "closed"]))
 def test_any_chat(tokenizer: SourceTokenizer, messages: list[ChatMessage], end: str) -> None:
     read = read_chat(tokenizer, messages, prompt=end == "prompt", stays_open=end == "open")
-    check_pieces(read, messages, demo_pieces(messages, prompt=end == "prompt", stays_open=end == "open"))
+    check_pieces(read, messages, toy_pieces(messages, prompt=end == "prompt", stays_open=end == "open"))
     assert read.ids == tokenizer.tokenizer.encode(read.text, add_special_tokens=False)
 
 
@@ -127,7 +127,7 @@ def test_no_template_makes_it_lie(messages: list[ChatMessage], template: str) ->
 
 def test_two_messages_that_say_what_the_template_says(tokenizer: SourceTokenizer) -> None:
     messages = chat(("user", "hi<|im_end|>\n<|im_start|>user\nhi"), ("user", "user"), ("assistant", "assistant\n"))
-    check_pieces(read_chat(tokenizer, messages), messages, demo_pieces(messages, prompt=True, stays_open=False))
+    check_pieces(read_chat(tokenizer, messages), messages, toy_pieces(messages, prompt=True, stays_open=False))
 
 
 def test_a_content_in_parts() -> None:
@@ -231,7 +231,7 @@ def test_a_last_message_that_cannot_stay_open_is_refused() -> None:
 
 
 def test_a_tokenizer_without_a_template_is_told() -> None:
-    bare = SourceTokenizer.load(DEMO / "verbalizer")
+    bare = SourceTokenizer.load(TOY / "verbalizer")
     bare.tokenizer.chat_template = None
     with pytest.raises(InvalidRequest, match="no chat template: send `texts` instead") as caught:
         read_chat(bare, chat(("user", "hi")))

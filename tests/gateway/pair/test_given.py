@@ -9,7 +9,7 @@ from nla_client.wire import TokenizeRequest
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import given_texts
 from nla_gateway.pair.texts import SourceTokenizer
-from tests.plain import DEMO
+from tests.plain import TOY
 
 HI: dict[str, Any] = {"role": "user", "content": "hi"}
 HO: dict[str, Any] = {"role": "assistant", "content": "ho"}
@@ -18,7 +18,7 @@ BROKEN: dict[str, Any] = {"role": "user", "content": "\ud800"}
 
 @pytest.fixture(scope="module")
 def tokenizer() -> SourceTokenizer:
-    return SourceTokenizer.load(DEMO / "verbalizer")
+    return SourceTokenizer.load(TOY / "verbalizer")
 
 
 def request(**fields: Any) -> TokenizeRequest:

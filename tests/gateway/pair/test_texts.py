@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from nla_gateway.errors import CheckpointError, InvalidRequest
 from nla_gateway.pair.texts import SourceTokenizer
 from tests.gateway.pair.spans import check_tokens
-from tests.plain import DEMO
+from tests.plain import TOY
 
 Make = Callable[[], Tokenizer]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -67,16 +67,16 @@ def save(make: Make, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen() -> SourceTokenizer:
-    return SourceTokenizer.load(DEMO / "verbalizer")
+    return SourceTokenizer.load(TOY / "verbalizer")
 
 
 @pytest.fixture(
     scope="module",
     params=[byte_level, sentencepiece, wordpiece, None],
-    ids=lambda make: getattr(make, "__name__", "demo"),
+    ids=lambda make: getattr(make, "__name__", "toy"),
 )
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SourceTokenizer:
-    folder = DEMO / "verbalizer" if request.param is None else save(request.param, tmp_path_factory.mktemp("tokenizer"))
+    folder = TOY / "verbalizer" if request.param is None else save(request.param, tmp_path_factory.mktemp("tokenizer"))
     return SourceTokenizer.load(folder)
 
 
@@ -181,7 +181,7 @@ def test_ids_that_the_tokenizer_lacks_are_refused(qwen: SourceTokenizer, token: 
 
 def test_tokens_that_the_model_lacks_are_refused(tmp_path: Path) -> None:
     """Gemma 3 of 270m has no row for the last of its tokenizer's tokens."""
-    for path in (DEMO / "verbalizer").glob("tokenizer*.json"):
+    for path in (TOY / "verbalizer").glob("tokenizer*.json"):
         shutil.copy(path, tmp_path)
     for config in ({"vocab_size": 756}, {"text_config": {"vocab_size": 756}}):
         (tmp_path / "config.json").write_text(json.dumps(config))

@@ -44,8 +44,8 @@ def test_a_folder_is_named_by_its_last_part(tmp_path: Path) -> None:
 
 
 def test_a_folder_inside_a_package() -> None:
-    found = locate("package:nla_launch/demo/verbalizer", "all")
-    assert found.name == "demo-verbalizer"
+    found = locate("package:nla_launch/toy/verbalizer", "all")
+    assert found.name == "toy-verbalizer"
     assert found.folder is not None
     assert (found.folder / "nla_meta.yaml").is_file()
 

@@ -60,10 +60,10 @@ def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -
         assert understood.trust_remote_code == request_.trust_remote_code
 
 
-def test_the_demo_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_toy_pair_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_gpus", lambda: gpus(8, 80))
-    arguments = build_parser().parse_args(["--preset", "demo", "--dry-run"])
-    engines, _ = planning.plan_all(load_preset("demo"), arguments)
+    arguments = build_parser().parse_args(["--preset", "toy", "--dry-run"])
+    engines, _ = planning.plan_all(load_preset("toy"), arguments)
     assert {engine.device for engine in engines} == {"cpu"}
     # Their weights are here, and counted.
     assert all(engine.config is not None and engine.config.stored is not None for engine in engines)

@@ -1,0 +1,97 @@
+"""The demo's checkpoints: made once, in a cache folder, of its base model's package and of what was trained here."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from nla_launch.errors import LaunchError
+
+logger = logging.getLogger(__name__)
+
+MADE: Final = "demo:"
+"""Before the name of one of them."""
+NAMES: Final = ("base", "verbalizer", "reconstructor")
+MODEL: Final = "smollm2-135m-l20"
+JOINING: Final = "nla_launch.demo.joining"
+"""Run in a process of its own: it imports torch and transformers."""
+RECIPE: Final = ("base.py", "joining.py", "prompts.py", "sidecar.py")
+"""What decides how they come out, beside the adapters."""
+KINDS: Final = frozenset({".json", ".jinja", ".safetensors"})
+"""Files in the folders beside it that are put in."""
+DIGESTS: Final = "sha256.json"
+
+
+def made(name: str) -> Path:
+    """Find one of the checkpoints; all are made first where they are not there, or not as they were made.
+
+    Raises:
+        LaunchError: there is no such one, or they cannot be made.
+    """
+    if name not in NAMES:
+        raise LaunchError(f"{MADE}{name}: the demo has {', '.join(MADE + known for known in NAMES)}")
+    parts = Path(str(files("nla_launch"))) / "demo"
+    put_in = sorted(path for path in parts.glob("*/*") if path.suffix in KINDS)
+    ingredients = [*(parts / name for name in RECIPE), *put_in]
+    folder = cache_folder() / f"{MODEL}-{_digest_of(ingredients)[:16]}"
+    if not _is_whole(folder):
+        logger.info("making the demo's checkpoints in %s (once, about half a minute)", folder)
+        _make(parts, folder)
+    return folder / name
+
+
+def cache_folder() -> Path:
+    """Find where they are kept, as the XDG base directory specification says."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nla-serve"
+
+
+def _make(parts: Path, folder: Path) -> None:
+    """Make them beside their place, then put them there whole; who comes second leaves what is there."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as half:
+            _join(parts, Path(half))
+            if not _is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(half).rename(folder)
+    except OSError as error:
+        if not _is_whole(folder):
+            raise LaunchError(f"the demo's checkpoints could not be written: {error}") from None
+
+
+def _join(parts: Path, folder: Path) -> None:
+    command = [sys.executable, "-P", "-m", JOINING, str(parts), str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
+        raise LaunchError(f"the demo's checkpoints could not be made: {last.rpartition('Error: ')[2]}")
+    digests = {str(path.relative_to(folder)): _digest_of([path]) for path in _files(folder)}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether each file is as it was made."""
+    try:
+        digests: dict[str, str] = json.loads((folder / DIGESTS).read_text())
+        return {str(path.relative_to(folder)): _digest_of([path]) for path in _files(folder)} == digests
+    except (OSError, ValueError):
+        return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*/*") if path.is_file())
+
+
+def _digest_of(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+// @ts-check
+/** The public HTTP API: one way to send, errors in the server's own words, and server-sent events. */
+
+const KEY = "nla-api-key";
+/** An event of the window: the server asks for a key. */
+export const LOCKED = "locked";
+
+/** What the server refused, or why it was not reached. */
+export class Refused extends Error {
+  /**
+   * @param {string} message
+   * @param {number} status 0: it was not reached
+   */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** @param {string} key */
+export function keepKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/**
+ * @param {string} path
+ * @param {unknown} body sent by POST; undefined: GET
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<Response>}
+ */
+async function send(path, body, signal) {
+  /** @type {Record<string, string>} */
+  const headers = hasKey() ? { authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : {};
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const method = body === undefined ? "GET" : "POST";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Refused("The server cannot be reached. What is here stays; try again when it is back.", 0);
+  }
+  if (response.ok) return response;
+  if (response.status === 401) dispatchEvent(new Event(LOCKED));
+  const told = await response.json().catch(() => null);
+  throw new Refused(told?.error?.message ?? `The server answered ${response.status}.`, response.status);
+}
+
+/**
+ * @param {string} path
+ * @param {unknown} [body]
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<any>}
+ */
+export async function ask(path, body, signal) {
+  return (await send(path, body, signal)).json();
+}
+
+/**
+ * Yield events as they come.
+ * @param {string} path
+ * @param {unknown} body
+ * @param {AbortSignal} signal
+ * @returns {AsyncGenerator<{name: string, data: any}>}
+ */
+export async function* events(path, body, signal) {
+  const response = await send(path, body, signal);
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let last = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop() ?? "";
+      for (const block of blocks) {
+        const event = parse(block);
+        if (event) {
+          last = event.name;
+          yield event;
+        }
+      }
+    }
+  } catch (error) {
+    if (signal.aborted) throw error;
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+  if (last !== "done") throw new Refused("The connection was lost. What came stays; Explain goes on with the rest.", 0);
+}
+
+/** @param {string} block */
+function parse(block) {
+  const lines = block.split("\n");
+  const name = lines.find((line) => line.startsWith("event: "))?.slice(7);
+  const data = lines.find((line) => line.startsWith("data: "))?.slice(6);
+  return name && data ? { name, data: JSON.parse(data) } : null;
+}

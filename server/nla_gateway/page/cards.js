@@ -1,0 +1,150 @@
+// @ts-check
+/** A card a token: what was said and how well it scores; see carrying.js and own.js for what else is on it. */
+
+import { carries } from "./carrying.js";
+import { byId, colour, figure, make } from "./dom.js";
+import { own } from "./own.js";
+import { measure, on, ranked, set, share, state } from "./store.js";
+
+/** @typedef {import("./store.js").Explained} Explained */
+/** @typedef {import("./store.js").Sample} Sample */
+/** @typedef {{card: HTMLElement, said: HTMLElement, remark: HTMLElement, found: Explained}} Card */
+
+const region = byId("explanations");
+const WIDE = matchMedia("(min-width: 60rem)");
+/** @type {Map<number, Card>} */
+const cards = new Map();
+/** Positions that are drawn in the next frame. @type {Set<number>} */
+const stale = new Set();
+
+export function start() {
+  on(["explained"], renderAll);
+  on(["at"], mark);
+}
+
+/**
+ * Make room for what is to come.
+ * @param {number[]} positions
+ * @param {number} n
+ * @param {string} asked with which settings
+ */
+export function begin(positions, n, asked) {
+  const explained = new Map(state.explained);
+  for (const position of positions) {
+    const blank = () => ({ text: "", complete: true, finish_reason: null, score: null, running: true });
+    const own = state.explained.get(position)?.own ?? "";
+    const samples = Array.from({ length: n }, blank);
+    explained.set(position, { token: { ...state.tokens[position] }, samples, problem: null, own, asked });
+  }
+  set({ explained: new Map([...explained].sort(([a], [b]) => a - b)) });
+}
+
+/**
+ * Draw a card anew, once a frame however much comes.
+ * @param {number} position
+ */
+export function show(position) {
+  if (!stale.size) requestAnimationFrame(() => {
+    for (const one of stale) draw(one);
+    stale.clear();
+  });
+  stale.add(position);
+}
+
+/** The cards, for those who order and filter them. */
+export function all() {
+  return [...cards].map(([position, { card }]) => ({ position, card }));
+}
+
+function renderAll() {
+  for (const [position, { card, found }] of cards) {
+    if (state.explained.get(position) === found) continue;
+    card.remove();
+    cards.delete(position);
+  }
+  for (const [position, found] of state.explained) {
+    if (cards.has(position)) continue;
+    cards.set(position, build(position, found));
+    draw(position);
+  }
+  region.append(...[...state.explained.keys()].flatMap((position) => cards.get(position)?.card ?? []));
+  byId("nothing").hidden = state.explained.size > 0;
+  mark();
+}
+
+/**
+ * @param {number} position
+ * @param {Explained} found
+ * @returns {Card}
+ */
+function build(position, found) {
+  const name = found.token.text.trim() || "white space";
+  const said = make("div", { class: "samples" });
+  const remark = make("p", { class: "remark" });
+  const card = make("article", { "aria-label": `Token ${position}: ${name}` },
+    make("h3", {}, `${position} `, make("code", {}, found.token.text)), remark, said);
+  if (state.info.reconstructor) card.append(own(position, found));
+  const look = () => state.at !== position && set({ at: position });
+  card.addEventListener("pointerenter", look);
+  card.addEventListener("focusin", look);
+  carries(card, position, () => draw(position));
+  return { card, said, remark, found };
+}
+
+function mark() {
+  for (const [position, { card }] of cards) card.classList.toggle("at", position === state.at);
+  const card = cards.get(state.at)?.card;
+  // The tokens stay where they are: only the other column moves.
+  if (card && WIDE.matches && document.activeElement?.id === "tokens") byId("explained").scrollTop = card.offsetTop - region.offsetTop;
+}
+
+/** @param {number} position */
+function draw(position) {
+  const found = state.explained.get(position);
+  const at = cards.get(position);
+  if (!found || !at) return;
+  const { norm, remark } = found.token;
+  const told = [remark ? `Reads badly: ${remark}.` : "", norm === undefined ? "" : `Norm ${figure(norm, 1)}.`];
+  at.remark.textContent = told.join(" ").trim();
+  at.remark.classList.toggle("hint", !remark);
+  at.said.replaceChildren(...ranked(found).map(drawn));
+  if (found.problem) at.said.append(make("p", { class: "problem" }, found.problem));
+}
+
+/** @param {Sample} sample */
+function drawn(sample) {
+  const text = make("p", { class: "text" });
+  if (sample.parts?.length) text.append(...shaded(sample));
+  else text.textContent = sample.text || (sample.running ? "…" : "");
+  const figures = make("p", { class: "figures" });
+  if (sample.score) {
+    const fill = make("i");
+    fill.style.width = `${Math.min(1, Math.max(0, share(sample.score))) * 100}%`;
+    figures.append(make("span", { class: "bar", "aria-hidden": "true" }, fill), ` ${scores(sample.score)}`);
+  }
+  if (!sample.running && sample.finish_reason === null) figures.append(" stopped before its end");
+  else if (!sample.complete) figures.append(" incomplete: it has no closing tag");
+  return make("div", {}, text, figures);
+}
+
+/** @param {import("./store.js").Score} score */
+export function scores({ fve, mse, cosine }) {
+  return `fve ${figure(fve)} · mse ${figure(mse, 3)} · cosine ${figure(cosine, 3)}`;
+}
+
+/** The text with each part over a line that is the stronger the more is lost without it. @param {Sample} sample */
+function* shaded(sample) {
+  const characters = [...sample.text]; // the server counts whole ones, not halves of pairs
+  const whole = sample.whole ? share(sample.whole) : 0;
+  let end = 0;
+  for (const { text, start, end: next, without, upto } of sample.parts ?? []) {
+    yield document.createTextNode(characters.slice(end, start).join(""));
+    const lost = whole - share(without);
+    const span = make("span", { class: "part", tabindex: "0" }, text);
+    span.title = `${measure()} without this: ${figure(share(without))} (${figure(-lost)}); up to here: ${figure(share(upto))}`;
+    colour(span, whole > 0 ? lost / whole : 0);
+    yield span;
+    end = next;
+  }
+  yield document.createTextNode(characters.slice(end).join(""));
+}

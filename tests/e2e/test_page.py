@@ -1,0 +1,382 @@
+"""The page in Chromium, before real engines, as a person uses it: at both widths, in the light and in the dark."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from nla_gateway.limits import GatewayLimits
+from nla_gateway.settings import Access
+from tests.browser import BUILD, WAIT_MS, chromium, listened, overflow
+from tests.gateway.process import Running, gateway
+from tests.plain import LONG, running, verbalize, verbalizer_of
+from tests.real.conftest import folder_of
+from tests.real.fetch import AXE
+from tests.stack import Stack
+
+SIZES: Final = {"narrow": (390, 844, "dark"), "wide": (1600, 900, "light")}
+NONE: Final = r"(?!)"
+"""Matches no complaint."""
+EVIL: Final = "<img src=x onerror=alert(1)><b>bold</b>"
+expect.set_options(timeout=WAIT_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def open_page(browser: Any, size: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Open the page; at the end nothing was complained of, asked for elsewhere, or wider than the window."""
+    width, height, scheme = SIZES[size]
+    opened: list[tuple[Any, Page, list[str], list[str], str, str]] = []
+
+    def opening(stack: Stack | Running, path: str = "/", *, complaint: str = NONE, **options: Any) -> Page:
+        context = browser.new_context(
+            **{"viewport": {"width": width, "height": height}, "color_scheme": scheme, **options}
+        )
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda one: asked.append(one.url))
+        opened.append((context, page, listened(page), asked, stack.url, complaint))
+        page.goto(f"{stack.url}{path}")
+        return page
+
+    yield opening
+    for number, (context, page, said, asked, url, complaint) in enumerate(opened):
+        name = re.sub(r"\W+", "-", request.node.name)
+        page.screenshot(path=str(BUILD / "page" / f"{name}{number}.png"), full_page=True)
+        wider = overflow(page)
+        context.close()
+        assert [one for one in said if not re.search(complaint, one)] == []
+        assert [one for one in asked if not one.startswith((url, "blob:"))] == []
+        assert wider <= 0
+
+
+def options(page: Page) -> Any:
+    return page.get_by_role("listbox", name="Tokens").get_by_role("option")
+
+
+def chosen(page: Page) -> list[int]:
+    marked = options(page).and_(page.locator("[aria-selected=true]"))
+    return [int(one.get_attribute("data-position")) for one in marked.all()]
+
+
+def explain(page: Page) -> None:
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
+
+
+def explanations(page: Page) -> Any:
+    return page.get_by_role("region", name="Explanations").get_by_role("article")
+
+
+def test_one_click_shows_something(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    expect(options(page).first).to_be_visible()
+    before = chosen(page)
+    assert len(before) == 16
+    explain(page)
+    expect(explanations(page)).to_have_count(16)
+    expect(page.get_by_role("status", name="Progress")).to_have_text("16 of 16")
+    for position in before:
+        expect(page.locator(f"#token-{position}")).to_have_attribute("data-fve", re.compile(r"^−?\d\.\d\d$"))
+    expect(explanations(page).first).to_contain_text(re.compile(r"fve −?\d"))
+
+
+def test_a_text_is_tokenized_while_it_is_typed(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    page.get_by_role("textbox", name="Text").fill("Cooking\n and music")
+    expect(options(page).first).to_have_text(re.compile("Cooking|Co|C"))
+    wanted = toy_with_source.http.post("/tokenize", json={"texts": "Cooking\n and music"}).json()["results"][0][
+        "tokens"
+    ]
+    expect(options(page)).to_have_count(len(wanted))
+    page.get_by_role("checkbox", name="show white space").check()
+    expect(page.get_by_role("listbox", name="Tokens")).to_contain_text("↵")
+
+
+def test_a_chat(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.get_by_role("tab", name="Chat")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("textbox", name="Message 1").fill("What about cooking?")
+    page.get_by_role("button", name="Add a message").click()
+    page.get_by_role("textbox", name="Message 2").fill("It is fun.")
+    expect(page.locator(".token.template, .token.special").first).to_be_visible()
+    whole = options(page).count()
+    page.get_by_role("button", name="Remove message 2").click()
+    expect(page.get_by_role("textbox", name="Message 2")).to_have_count(0)
+    expect(options(page)).not_to_have_count(whole)
+    page.get_by_role("button", name="last", exact=True).click()
+    explain(page)
+    expect(explanations(page)).to_have_count(1)
+
+
+def test_tokens_are_chosen_by_pointer_and_keyboard(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    expect(options(page).first).to_be_visible()
+    options(page).nth(3).click()
+    assert chosen(page) == [3]
+    options(page).nth(6).click(modifiers=["Shift"])
+    assert chosen(page) == [3, 4, 5, 6]
+    options(page).nth(9).click(modifiers=["Control"])
+    assert chosen(page) == [3, 4, 5, 6, 9]
+    options(page).nth(1).hover()
+    page.mouse.down()
+    options(page).nth(4).hover()
+    page.mouse.up()
+    assert chosen(page) == [1, 2, 3, 4]
+    tokens = page.get_by_role("listbox", name="Tokens")
+    tokens.focus()
+    for key in ("Home", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    assert chosen(page) == [1]
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert chosen(page) == [1, 2, 3]
+    for word, count in (("last", 1), ("all", options(page).count())):
+        page.get_by_role("button", name=word, exact=True).click()
+        assert len(chosen(page)) == count
+
+
+def test_a_card_tells_what_carries_it_and_takes_ones_own_words(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    page.get_by_role("spinbutton", name="samples").fill("3")
+    page.get_by_role("spinbutton", name="temperature").fill("1")
+    page.get_by_role("button", name="last", exact=True).click()
+    explain(page)
+    card = explanations(page).first
+    expect(card.locator(".samples > div")).to_have_count(3)
+    shown = [float(text.replace("−", "-")) for text in re.findall(r"mse ([\d.]+)", card.inner_text())]
+    assert shown == sorted(shown)
+    card.hover()
+    expect(card.locator(".part").first).to_have_attribute("title", re.compile("fve without this: "))
+    own = card.get_by_role("textbox", name="Your explanation")
+    own.fill("Mostly cooking.")
+    status = card.get_by_role("status")
+    expect(status).to_have_text(re.compile("yours: fve"))
+    first = status.inner_text()
+    own.press_sequentially(" Also a hint of databases.")
+    expect(status).not_to_have_text(first)
+
+
+def test_texts_against_tokens_and_differences(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    explain(page)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("region", name="Texts against tokens").get_by_role("cell")).to_have_count(17 * 17 - 32)
+    page.get_by_text("Difference of two").click()
+    words = page.get_by_role("button", name="Put it in words")
+    words.click()
+    result = page.get_by_role("status", name="Difference in words")
+    expect(result).to_have_text(re.compile(r"With alpha 1\.00.*about", re.DOTALL))
+    page.get_by_role("combobox", name="of", exact=True).select_option("texts")
+    words.click()
+    expect(page.get_by_text("Write both texts")).to_be_visible()
+    page.get_by_role("textbox", name="Before").fill("Mostly cooking.")
+    page.get_by_role("textbox", name="After").fill("Mostly databases.")
+    words.click()
+    expect(result).to_have_text(re.compile(r"With alpha 1\.00.*about", re.DOTALL))
+
+
+def test_explanations_are_searched_filtered_and_sorted(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    explain(page)
+    texts = explanations(page).locator(".text").all_inner_texts()
+    word = texts[0].split()[-1]
+    page.get_by_role("searchbox", name="Search in explanations").fill(word)
+    expect(page.get_by_role("status", name="Found")).to_have_text(f"{sum(word in text for text in texts)} of 16")
+    page.get_by_role("searchbox", name="Search in explanations").fill("")
+    page.get_by_role("spinbutton", name="fve at least").fill("1")
+    expect(page.get_by_role("status", name="Found")).to_have_text("0 of 16")
+    page.get_by_role("spinbutton", name="fve at least").fill("")
+    page.get_by_role("combobox", name="order").select_option("best first")
+    shown = [re.search(r"fve (\S+)", text) for text in explanations(page).all_inner_texts()]
+    shares = [float(share[1].replace("−", "-")) for share in shown if share]
+    assert len(shares) == 16
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_link_restores_everything_and_commands_are_what_was_asked(
+    open_page: Any, toy_with_source: Stack, tmp_path: Path
+) -> None:
+    page = open_page(toy_with_source)
+    page.get_by_role("textbox", name="Text").fill("Some music & cooking, 100 %.")
+    expect(page.get_by_role("status", name="Choice")).to_contain_text("chosen")
+    expect(options(page)).not_to_have_count(38)
+    options(page).nth(2).click()
+    page.get_by_role("spinbutton", name="seed").fill("7")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page).to_have_url(re.compile("#"))
+    again = open_page(toy_with_source, f"/{page.url.removeprefix(toy_with_source.url).lstrip('/')}")
+    expect(again.get_by_role("textbox", name="Text")).to_have_value("Some music & cooking, 100 %.")
+    expect(options(again).nth(2)).to_have_attribute("aria-selected", "true")
+    assert chosen(again) == [2]
+    expect(again.get_by_role("spinbutton", name="seed")).to_have_value("7")
+    again.get_by_role("button", name="as curl").click()
+    command = again.get_by_label("Command").inner_text()
+    body = json.loads(command[command.index("-d '") + 4 : -1])
+    assert body["positions"] == [2]
+    assert body["seed"] == 7
+    explain(again)
+    told = toy_with_source.http.post("/explain", json=body).json()["results"][0]["tokens"][0]["samples"][0]["text"]
+    expect(explanations(again).first).to_contain_text(told)
+    again.get_by_role("button", name="as Python").click()
+    script = again.get_by_label("Command").inner_text()
+    lines: list[str] = []
+    names: dict[str, Any] = {"print": lambda *shown: lines.append(shown[-1])}
+    exec(script, names)  # noqa: S102 - the page's own command
+    names["nla"].close()
+    assert lines == [told]
+    with again.expect_download() as download:
+        again.get_by_role("button", name="JSON lines").click()
+    download.value.save_as(tmp_path / "rows.jsonl")
+    (row,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert (row["position"], row["explanation"]) == (2, told)
+
+
+def test_vectors_without_a_source(open_page: Any, toy: Stack, toy_vectors: Any, tmp_path: Path) -> None:
+    page = open_page(toy)
+    expect(page.get_by_role("tab", name="Text")).to_be_disabled()
+    np.save(tmp_path / "rows.npy", toy_vectors[:3])
+    np.savez_compressed(tmp_path / "rows.npz", vectors=toy_vectors[:4])
+    chooser = page.get_by_label("or a file")
+    for name, count in (("rows.npy", 3), ("rows.npz", 4)):
+        chooser.set_input_files(tmp_path / name)
+        expect(options(page)).to_have_count(count)
+    explain(page)
+    expect(explanations(page)).to_have_count(4)
+    told = verbalize(toy, toy_vectors[:4])["results"]
+    for card, result in zip(explanations(page).all(), told, strict=True):
+        expect(card).to_contain_text(result["samples"][0]["text"])
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<i8'}")
+    chooser.set_input_files(tmp_path / "bad.npy")
+    expect(page.get_by_text("elements of type <i8")).to_be_visible()
+
+
+def test_stopping_ends_the_samples_in_the_engine(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source, complaint="/explain$")
+    page.get_by_role("spinbutton", name="temperature").fill(str(LONG["temperature"]))
+    page.get_by_role("spinbutton", name="samples").fill("8")
+    page.get_by_role("spinbutton", name="samples").press("Tab")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(explanations(page)).to_have_count(16)
+    assert running(verbalizer_of(toy_with_source)) > 0
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
+    expect(page.get_by_role("status", name="Progress")).to_contain_text("ended after")
+    for _ in range(20):
+        if not running(verbalizer_of(toy_with_source)):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("samples go on in the engine")
+
+
+def test_what_comes_from_elsewhere_is_text(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    page.route("**/explain", lambda route: route.fulfill(body=evil_events(), content_type="text/event-stream"))
+    page.get_by_role("textbox", name="Text").fill(EVIL)
+    expect(page.get_by_role("listbox", name="Tokens")).to_contain_text("onerror")
+    page.get_by_role("button", name="last", exact=True).click()
+    explain(page)
+    card = explanations(page).first
+    expect(card.locator(".text")).to_have_text(EVIL)
+    card.get_by_role("textbox", name="Your explanation").fill(EVIL)
+    expect(card.get_by_role("status")).to_have_text(re.compile("yours: fve"))
+    assert page.locator("img, article b, script:not([src])").count() == 0
+
+
+def evil_events() -> str:
+    """A model that writes HTML, at the last token of the text."""
+    position = len(EVIL) - 1
+    sample = {"text": EVIL, "complete": True, "finish_reason": "stop", "score": {"mse": 1, "cosine": 0.5, "fve": 0.1}}
+    events: list[tuple[str, dict[str, Any]]] = [("tokens", {"index": 0, "text": EVIL, "tokens": []})]
+    events += [("sample.done", {"index": 0, "position": at, "sample": 0, **sample}) for at in range(position + 1)]
+    events.append(("done", {"usage": {}}))
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+
+def test_the_servers_own_sentence_is_shown_where_it_failed(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source, complaint="status of 400")
+    explain(page)
+    page.get_by_role("spinbutton", name="temperature").fill("-1")
+    page.get_by_role("spinbutton", name="temperature").press("Tab")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.locator("#explain-problem")).to_contain_text("temperature")
+    expect(explanations(page)).to_have_count(16)
+    expect(explanations(page).first).to_contain_text("fve")
+
+
+def test_a_lost_connection_keeps_what_is_there(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source, complaint="/explain$|/tokenize$|ERR_")
+    explain(page)
+    before = explanations(page).all_inner_texts()
+    for path in ("explain", "tokenize"):
+        page.route(f"**/{path}", lambda route: route.abort())
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_text("The server cannot be reached")).to_be_visible()
+    assert explanations(page).all_inner_texts() == before
+    page.unroute_all()
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_text("The server cannot be reached")).to_be_hidden()
+    page.get_by_role("tab", name="Chat").click()
+    page.get_by_role("tab", name="Text").click()
+    expect(explanations(page)).to_have_count(16)
+
+
+def test_a_key_is_asked_for(open_page: Any) -> None:
+    with gateway(GatewayLimits(), access=Access(api_keys={"me": "secret"})) as locked:
+        page = open_page(locked, complaint="status of 401|status of 503")
+        field = page.get_by_label("API key")
+        field.fill("wrong")
+        field.press("Enter")
+        expect(page.get_by_text("The server does not know this key.")).to_be_visible()
+        field.fill("secret")
+        field.press("Enter")
+        expect(field).to_be_hidden()
+        expect(page.get_by_text("There is no verbalizer")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page: Any, toy_with_source: Stack, scheme: str) -> None:
+    axe = folder_of(AXE) / "axe.min.js"
+    page = open_page(toy_with_source, bypass_csp=True, color_scheme=scheme)
+    explain(page)
+    for summary in page.locator("summary").all():
+        summary.click()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("region", name="Texts against tokens")).to_be_visible()
+    page.add_script_tag(path=str(axe))
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_a_long_text(open_page: Any, toy_with_source: Stack) -> None:
+    """Chips come some at a time; all of them can be chosen, up to what is said to be the limit."""
+    page = open_page(toy_with_source)
+    text = "Cooking and music, with rain. " * 400
+    whole = toy_with_source.http.post("/tokenize", json={"texts": text}).json()["results"][0]["tokens"]
+    page.get_by_role("textbox", name="Text").fill(text)
+    expect(options(page)).to_have_count(len(whole))
+    page.get_by_role("button", name="all", exact=True).click()
+    limit = toy_with_source.http.get("/v1/info").json()["limits"]["max_samples"]
+    expect(page.get_by_role("status", name="Choice")).to_contain_text(f"{limit} of {len(whole)} chosen")
+    expect(options(page).last).to_have_attribute("aria-selected", "true")
+    page.get_by_role("listbox", name="Tokens").focus()
+    for key, place in (("Home", "first"), ("End", "last")):
+        page.keyboard.press(key)
+        expect(getattr(options(page), place)).to_have_class(re.compile(r"\bat\b"))
