@@ -126,7 +126,7 @@ def run(command: str, folder: Path = ROOT, **environment: str) -> str:
     """Run a command as a reader would, from the repository's root, with this environment's programs."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=400,
         env={**os.environ, "PATH": path, **environment},
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
