@@ -163,7 +163,7 @@ def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = 
         inside = _in_package(source)
         return Checkpoint("-".join(inside.parts[-2:]), source, inside)
     if source.startswith(MADE):
-        ready = made(source.removeprefix(MADE))
+        ready = made(source.removeprefix(MADE), planned=need == "plan")
         return Checkpoint(f"{MODEL}-{ready.name}", source, ready)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())

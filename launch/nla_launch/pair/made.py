@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ NAMES: Final = ("base", "verbalizer", "reconstructor")
 MODEL: Final = "smollm2-135m-l20"
 JOINING: Final = "nla_launch.demo.joining"
 """Run in a process of its own: it imports torch and transformers."""
+PARTS: Final = Path(str(files("nla_launch"))) / "demo"
 RECIPE: Final = ("base.py", "joining.py", "prompts.py", "sidecar.py")
 """What decides how they come out, beside the adapters."""
 KINDS: Final = frozenset({".json", ".jinja", ".safetensors"})
@@ -29,22 +31,41 @@ KINDS: Final = frozenset({".json", ".jinja", ".safetensors"})
 DIGESTS: Final = "sha256.json"
 
 
-def made(name: str) -> Path:
+def made(name: str, *, planned: bool = False) -> Path:
     """Find one of the checkpoints; all are made first where they are not there, or not as they were made.
+
+    Args:
+        name: its.
+        planned: it is only planned with: that they are there is enough.
 
     Raises:
         LaunchError: there is no such one, or they cannot be made.
     """
     if name not in NAMES:
         raise LaunchError(f"{MADE}{name}: the demo has {', '.join(MADE + known for known in NAMES)}")
-    parts = Path(str(files("nla_launch"))) / "demo"
-    put_in = sorted(path for path in parts.glob("*/*") if path.suffix in KINDS)
-    ingredients = [*(parts / name for name in RECIPE), *put_in]
-    folder = cache_folder() / f"{MODEL}-{_digest_of(ingredients)[:16]}"
+    folder = cache_folder() / f"{MODEL}-{_ingredients()[:16]}"
+    if not (planned and (folder / DIGESTS).is_file()):
+        ensure(folder)
+    return folder / name
+
+
+@cache
+def ensure(folder: Path) -> None:
+    """Make them where they are not there, or not as they were made: 720 MB are read, once a start.
+
+    Raises:
+        LaunchError: they cannot be made.
+    """
     if not _is_whole(folder):
         logger.info("making the demo's checkpoints in %s (once, about half a minute)", folder)
-        _make(parts, folder)
-    return folder / name
+        _make(folder)
+
+
+@cache
+def _ingredients() -> str:
+    """The digest of all that they are made of, but for the base model."""
+    put_in = sorted(path for path in PARTS.glob("*/*") if path.suffix in KINDS)
+    return _digest_of([*(PARTS / name for name in RECIPE), *put_in])
 
 
 def cache_folder() -> Path:
@@ -52,12 +73,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nla-serve"
 
 
-def _make(parts: Path, folder: Path) -> None:
+def _make(folder: Path) -> None:
     """Make them beside their place, then put them there whole; who comes second leaves what is there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as half:
-            _join(parts, Path(half))
+            _join(Path(half))
             if not _is_whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 Path(half).rename(folder)
@@ -66,8 +87,8 @@ def _make(parts: Path, folder: Path) -> None:
             raise LaunchError(f"the demo's checkpoints could not be written: {error}") from None
 
 
-def _join(parts: Path, folder: Path) -> None:
-    command = [sys.executable, "-P", "-m", JOINING, str(parts), str(folder)]
+def _join(folder: Path) -> None:
+    command = [sys.executable, "-P", "-m", JOINING, str(PARTS), str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]

@@ -35,6 +35,12 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "log"
 
 
+def made_at_a_start(name: str) -> Path:
+    """As a process does that has not looked yet."""
+    made.ensure.cache_clear()
+    return made.made(name)
+
+
 def left_over(tmp_path: Path) -> list[str]:
     return sorted(path.name.partition("-")[0] for path in (tmp_path / "cache/nla-serve").iterdir())
 
@@ -48,12 +54,25 @@ def test_they_are_made_once(log: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_changed_or_lost_is_made_anew(log: Path) -> None:
-    weights = made.made("base") / "weights"
+    weights = made_at_a_start("base") / "weights"
     weights.write_text("damaged")
-    assert (made.made("base") / "weights").read_text() == "base"
+    assert (made_at_a_start("base") / "weights").read_text() == "base"
     weights.unlink()
-    assert (made.made("verbalizer").parent / "base/weights").read_text() == "base"
+    assert (made_at_a_start("verbalizer").parent / "base/weights").read_text() == "base"
     assert log.read_text() == "made\n" * 3
+
+
+def test_they_are_read_once_a_start_and_for_a_plan_not_at_all(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_at_a_start("base")
+    read: list[Path] = []
+    monkeypatch.setattr(made, "_is_whole", lambda folder: read.append(folder) or True)
+    made.ensure.cache_clear()
+    for name in made.NAMES:
+        find(f"demo:{name}", "plan")
+    assert read == []
+    for name in made.NAMES:
+        find(f"demo:{name}", "all")
+    assert len(read) == 1
 
 
 def test_two_at_once_do_not_disturb_each_other(log: Path, tmp_path: Path) -> None:
