@@ -34,13 +34,12 @@ def write(model: Any, tokenizer: Any, held_out: Examples, folder: Path, page: Pa
     )  # fmt: skip
     encoded = [encode_vector(vector, "bfloat16") for vector in some.vectors[:ON_THE_PAGE]]
     (page / "vectors.json").write_text(json.dumps({"dtype": "bfloat16", "vectors": encoded}) + "\n", encoding="utf-8")
-    encoded = encoded[:2]
-    texts = some.explanations[:2].tolist()
+    vectors, texts = encoded[:2], some.explanations[:2].tolist()
     bodies = {
         "explain.json": {"texts": [SENTENCE], "positions": "content", "temperature": 0, "score": True},
-        "verbalize.json": {"vectors": encoded, "dtype": "bfloat16", "score": True, "seed": 0},
+        "verbalize.json": {"vectors": vectors, "dtype": "bfloat16", "score": True, "seed": 0},
         "reconstruct.json": {"texts": texts},
-        "critic.json": {"texts": texts, "vectors": encoded, "dtype": "bfloat16"},
+        "critic.json": {"texts": texts, "vectors": vectors, "dtype": "bfloat16"},
     }
     for name, body in bodies.items():
         (folder / name).write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")

@@ -56,7 +56,8 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
     tokenizer = load_tokenizer()
     training, held_out = read(arguments.corpus, arguments.out, tokenizer, arguments.examples)
     torch.manual_seed(0)
