@@ -23,9 +23,8 @@ LAYER: Final = 20
 
 
 @pytest.fixture(scope="module")
-def held_out() -> dict[str, Any]:
-    with np.load(FOLDER / "vectors.npz") as stored:
-        return dict(stored)
+def held_out() -> Examples:
+    return Examples.load(FOLDER / "vectors.npz")
 
 
 def test_info_says_what_is_served(demo: Stack) -> None:
@@ -43,20 +42,19 @@ def test_its_page_was_opened(demo: Stack) -> None:
     assert opened.read_text() == f"{demo.url}\n"
 
 
-def test_figures_are_those_of_its_page(demo: Stack, held_out: dict[str, Any]) -> None:
+def test_figures_are_those_of_its_page(demo: Stack, held_out: Examples) -> None:
     """Within three standard errors: another machine's rounding may end some texts otherwise."""
     table = re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     told = {name: float(value) for name, value in table}
-    examples = Examples(held_out["vectors"], held_out["explanations"], held_out["contexts"])
     with served(demo.url) as (say, rebuild):
-        said, true = say(examples.vectors), examples.explanations.tolist()
-        figures = measure(lambda _: said, rebuild, examples)
+        said, true = say(held_out.vectors), held_out.explanations.tolist()
+        figures = measure(lambda _: said, rebuild, held_out)
         rebuilt = {
             name: normed(rebuild(texts)) for name, texts in (("true explanations", true), ("verbalizer's", said))
         }
     assert figures.keys() == told.keys()
     for name, vectors in rebuilt.items():
-        spread = spread_of_fve(vectors, normed(examples.vectors))
+        spread = spread_of_fve(vectors, normed(held_out.vectors))
         assert figures[f"fve of the {name}"] == pytest.approx(told[f"fve of the {name}"], abs=3 * spread)
     for name in ("complete", "top-1 of 40", "last word right"):
         share = told[name]
@@ -71,36 +69,36 @@ def spread_of_fve(rebuilt: NDArray[np.float32], wanted: NDArray[np.float32]) -> 
     return float(np.std([fve(rebuilt[rows], wanted[rows]) for rows in draws]))
 
 
-def test_what_the_source_reads_is_what_transformers_read(demo: Stack, held_out: dict[str, Any]) -> None:
+def test_what_the_source_reads_is_what_transformers_read(demo: Stack, held_out: Examples) -> None:
     reference = ReferenceSource(made("base"), LAYER)
-    texts = held_out["contexts"][:6].tolist()
+    texts = held_out.contexts[:6].tolist()
     answer = demo.http.post("/extract", json={"texts": texts, "dtype": "float32"}).json()
-    for text, result, stored in zip(texts, answer["results"], held_out["vectors"], strict=False):
+    for text, result, stored in zip(texts, answer["results"], held_out.vectors, strict=False):
         wanted = reference.vectors(reference.ids(text))[-1]
         (token,) = result["tokens"]
         for found in (decode(token["vector"]), stored):
             assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
-def test_greedy_texts_equal_transformers(demo: Stack, held_out: dict[str, Any]) -> None:
+def test_greedy_texts_equal_transformers(demo: Stack, held_out: Examples) -> None:
     reference = ReferenceVerbalizer(made("verbalizer"))
-    vectors = held_out["vectors"][:6]
+    vectors = held_out.vectors[:6]
     samples = [result["samples"][0] for result in verbalize(demo, vectors, max_tokens=80)["results"]]
     expected = [reference.text(reference.greedy(vector, 80)) for vector in vectors]
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
 
 
-def test_rebuilt_vectors_equal_transformers(demo: Stack, held_out: dict[str, Any]) -> None:
+def test_rebuilt_vectors_equal_transformers(demo: Stack, held_out: Examples) -> None:
     reference = ReferenceReconstructor(made("reconstructor"))
-    texts = [*held_out["explanations"][:6].tolist(), "", "Something else entirely 🙂"]
+    texts = [*held_out.explanations[:6].tolist(), "", "Something else entirely 🙂"]
     rebuilt = demo.http.post("/reconstruct", json={"texts": texts, "dtype": "float32"}).json()["vectors"]
     for text, vector in zip(texts, rebuilt, strict=True):
         wanted = reference.vector(text)
         assert np.abs(decode(vector) - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
-def test_explaining_is_reading_and_then_verbalizing(demo: Stack, held_out: dict[str, Any]) -> None:
-    text = held_out["contexts"][0].item()
+def test_explaining_is_reading_and_then_verbalizing(demo: Stack, held_out: Examples) -> None:
+    text = held_out.contexts[0].item()
     body = {"texts": text, "positions": [5, -1], "temperature": 0, "score": True}
     tokens = demo.http.post("/explain", json=body).json()["results"][0]["tokens"]
     read = demo.http.post("/extract", json={"texts": text, "positions": [5, -1], "dtype": "float32"}).json()
@@ -116,9 +114,9 @@ CASES: Final[dict[str, Callable[[NDArray[np.float32]], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("path", CASES)
-def test_its_bodies_work(demo: Stack, held_out: dict[str, Any], path: str) -> None:
+def test_its_bodies_work(demo: Stack, held_out: Examples, path: str) -> None:
     """Those beside it, and a call as short as can be."""
-    assert demo.http.post(f"/{path}", json=CASES[path](held_out["vectors"])).status_code == 200
+    assert demo.http.post(f"/{path}", json=CASES[path](held_out.vectors)).status_code == 200
     body = (FOLDER / f"{path}.json").read_bytes()
     headers = {"content-type": "application/json"}
     assert demo.http.post(f"/{path}", content=body, headers=headers).status_code == 200

@@ -89,7 +89,7 @@ def served(url: str) -> Iterator[tuple[Say, Rebuild]]:
 def main() -> int:
     """Print what a server reaches."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("examples", type=Path, help="held-out.npz of the training")
+    parser.add_argument("examples", type=Path, help="vectors.npz of the pair, or held-out.npz of its training")
     parser.add_argument("url", help="of a running nla-serve")
     given = parser.parse_args()
     with served(given.url) as halves:

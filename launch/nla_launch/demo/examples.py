@@ -33,14 +33,14 @@ class Examples:
     vectors: NDArray[np.float32]
     """[N, d_model]"""
     explanations: NDArray[np.str_]
-    befores: NDArray[np.str_]
+    contexts: NDArray[np.str_]
     """The last characters up to each, for those who look."""
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, rows: Any) -> "Examples":
-        return Examples(self.vectors[rows], self.explanations[rows], self.befores[rows])
+        return Examples(self.vectors[rows], self.explanations[rows], self.contexts[rows])
 
     def __add__(self, others: "Examples") -> "Examples":
         both = zip(vars(self).values(), vars(others).values(), strict=True)
@@ -49,14 +49,14 @@ class Examples:
     def save(self, path: Path) -> None:
         """Write them whole or not at all."""
         half = path.with_suffix(".half.npz")
-        np.savez(half, vectors=self.vectors, explanations=self.explanations, befores=self.befores)
+        np.savez(half, vectors=self.vectors, explanations=self.explanations, contexts=self.contexts)
         half.rename(path)
 
     @classmethod
     def load(cls, path: Path) -> "Examples":
         """Read what was saved."""
         with np.load(path) as read:
-            return cls(read["vectors"], read["explanations"], read["befores"])
+            return cls(read["vectors"], read["explanations"], read["contexts"])
 
 
 def collect(
@@ -66,7 +66,7 @@ def collect(
     rng = np.random.default_rng(seed)
     vectors: list[NDArray[np.float32]] = []
     told: list[str] = []
-    befores: list[str] = []
+    contexts: list[str] = []
     passages = _passages(tokenizer, documents, rng)
     while len(vectors) < count:
         some = [next(passages) for _ in range(BATCH)]
@@ -76,9 +76,9 @@ def collect(
                 before = tokenizer.decode(ids[: place + 1])
                 vectors.append(state[place].float().cpu().numpy().copy())  # a view would keep the whole batch
                 told.append(_told(tokenizer, before, kind, scores[place]))
-                befores.append(before[-SHOWN:])
+                contexts.append(before[-SHOWN:])
     order = rng.permutation(len(vectors))[:count]
-    return Examples(np.stack(vectors)[order], np.array(told)[order], np.array(befores)[order])
+    return Examples(np.stack(vectors)[order], np.array(told)[order], np.array(contexts)[order])
 
 
 def read_ends(model: Any, tokenizer: Any, texts: Sequence[str], kinds: Sequence[str], layer: int = LAYER) -> Examples:

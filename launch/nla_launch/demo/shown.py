@@ -25,13 +25,10 @@ SENTENCE: Final = "The doctor listened to her heart and said that she would need
 
 def write(model: Any, tokenizer: Any, held_out: Examples, folder: Path, page: Path) -> None:
     """Write them. Each vector is that of its own context's last token: whoever reads the context finds it."""
-    contexts = [text.partition(" ")[2] if text.count(" ") > 1 else text for text in held_out.befores[:COUNT].tolist()]
+    contexts = [text.partition(" ")[2] if text.count(" ") > 1 else text for text in held_out.contexts[:COUNT].tolist()]
     some = read_ends(model, tokenizer, contexts, [kind_of(text) for text in held_out.explanations[:COUNT].tolist()])
     tokens = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][-1:]) for text in contexts]
-    np.savez_compressed(
-        folder / "vectors.npz", vectors=some.vectors, tokens=np.array(tokens), contexts=some.befores,
-        explanations=some.explanations,
-    )  # fmt: skip
+    np.savez_compressed(folder / "vectors.npz", tokens=np.array(tokens), **vars(some))
     encoded = [encode_vector(vector, "bfloat16") for vector in some.vectors[:ON_THE_PAGE]]
     (page / "vectors.json").write_text(json.dumps({"dtype": "bfloat16", "vectors": encoded}) + "\n", encoding="utf-8")
     vectors, texts = encoded[:2], some.explanations[:2].tolist()

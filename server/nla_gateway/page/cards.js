@@ -2,7 +2,7 @@
 /** A card a token: what was said and how well it scores; see carrying.js and own.js for what else is on it. */
 
 import { carries } from "./carrying.js";
-import { byId, colour, figure, make } from "./dom.js";
+import { byId, colour, figure, make, scores } from "./dom.js";
 import { own } from "./own.js";
 import { measure, on, ranked, set, share, state } from "./store.js";
 
@@ -125,11 +125,6 @@ function drawn(sample) {
   if (!sample.running && sample.finish_reason === null) figures.append(" stopped before its end");
   else if (!sample.complete) figures.append(" incomplete: it has no closing tag");
   return make("div", {}, text, figures);
-}
-
-/** @param {import("./store.js").Score} score */
-export function scores({ fve, mse, cosine }) {
-  return `fve ${figure(fve)} · mse ${figure(mse, 3)} · cosine ${figure(cosine, 3)}`;
 }
 
 /** The text with each part over a line that is the stronger the more is lost without it. @param {Sample} sample */

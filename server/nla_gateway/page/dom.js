@@ -65,3 +65,8 @@ export function colour(element, fve) {
 export function figure(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
 }
+
+/** @param {import("./store.js").Score} score */
+export function scores({ fve, mse, cosine }) {
+  return `fve ${figure(fve)} · mse ${figure(mse, 3)} · cosine ${figure(cosine, 3)}`;
+}

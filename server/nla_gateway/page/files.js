@@ -1,7 +1,7 @@
 // @ts-check
 /** Vectors out of a file, read in the browser: .npy, .npz, .safetensors and .json, rows of float16, float32 or float64. */
 
-import { encode } from "./vectors.js";
+import { encode, ofBfloat16 } from "./vectors.js";
 
 /**
  * @param {File} file
@@ -61,7 +61,7 @@ function floats(data, type) {
     case "<f4": case "F32": return new Float32Array(data, 0, data.byteLength >> 2);
     case "<f8": case "F64": return Float32Array.from(new Float64Array(data, 0, data.byteLength >> 3));
     // uint16 is the bits of bfloat16, as everywhere here.
-    case "<u2": case "|V2": case "BF16": return new Float32Array(Uint32Array.from(new Uint16Array(data), (bits) => bits << 16).buffer);
+    case "<u2": case "|V2": case "BF16": return ofBfloat16(new Uint16Array(data));
     case "<f2": case "F16": return Float32Array.from(new Uint16Array(data), half);
     default: throw new Error(`elements of type ${type}: float16, float32, float64 and bfloat16 are taken`);
   }

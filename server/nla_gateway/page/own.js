@@ -2,7 +2,7 @@
 /** A text of one's own on a card, scored while it is typed; of several requests the last one counts. */
 
 import { ask } from "./api.js";
-import { later, make } from "./dom.js";
+import { later, make, scores } from "./dom.js";
 import { dtype, vectorOf } from "./reading.js";
 import { ranked, scorable } from "./store.js";
 
@@ -23,8 +23,7 @@ export function own(position, found) {
     let told;
     try {
       const body = { texts: [area.value], vectors: [await vectorOf(position)], dtype: dtype() };
-      const { fve, mse, cosine } = (await ask("critic", body)).results[0];
-      told = `yours: ${fve === null ? "" : `fve ${fve.toFixed(2)} · `}mse ${mse.toFixed(3)} · cosine ${cosine.toFixed(3)}`.replaceAll("-", "−");
+      told = `yours: ${scores((await ask("critic", body)).results[0])}`;
     } catch (error) {
       told = error instanceof Error ? error.message : String(error);
     }

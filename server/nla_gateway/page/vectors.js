@@ -9,8 +9,14 @@
 export function decode(text, dtype) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   if (dtype === "float32") return new Float32Array(bytes.buffer, 0, bytes.length >> 2);
-  const halves = new Uint16Array(bytes.buffer, 0, bytes.length >> 1);
-  // The upper half of a float32 is its bfloat16.
+  return ofBfloat16(new Uint16Array(bytes.buffer, 0, bytes.length >> 1));
+}
+
+/**
+ * The upper half of a float32 is its bfloat16.
+ * @param {Uint16Array} halves
+ */
+export function ofBfloat16(halves) {
   return new Float32Array(Uint32Array.from(halves, (bits) => bits << 16).buffer);
 }
 

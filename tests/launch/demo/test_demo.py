@@ -66,7 +66,7 @@ def test_documents_are_held_out_by_their_text() -> None:
 def test_vectors_are_those_of_the_block_at_the_last_word_that_is_told(examples: Examples, tokenizer: Any) -> None:
     model, looked_at, right = tiny(tokenizer), 0, 0
     assert examples.vectors.shape == (40, 32)
-    for row, before in enumerate(examples.befores.tolist()):
+    for row, before in enumerate(examples.contexts.tolist()):
         words = before.split()[-4:]
         assert examples.explanations[row].splitlines()[3] == f"Just read: {' '.join(words)}"
         ids = tokenizer(before, add_special_tokens=False)["input_ids"]
@@ -203,7 +203,7 @@ def test_examples_held_out_are_of_other_documents(
     monkeypatch.setattr(train, "collect", partial(collect, layer=LAYER))
     halves = train.read(tmp_path, tmp_path, tokenizer, 48)
     assert [len(half) for half in halves] == [48, 24]
-    of_training, of_held_out = (set("".join(half.befores.tolist())) - {" "} for half in halves)
+    of_training, of_held_out = (set("".join(half.contexts.tolist())) - {" "} for half in halves)
     assert min(len(of_training), len(of_held_out)) > 2
     assert not of_training & of_held_out
     with pytest.raises(ValueError, match="has 48 examples, not 50"):
