@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -15,6 +16,8 @@ from tests.stack import STAND_IN, Stack, serving
 
 settings.register_profile("unhurried", settings(), deadline=None)  # no test depends on how fast the machine is
 settings.load_profile("unhurried")
+# Beside engines and another process of tests, threads wait for each other longer than they compute: ten times as long.
+torch.set_num_threads(1)
 
 SHARED: Final = frozenset({"toy", "toy_with_source", "demo"})
 """Stacks of a whole session."""
@@ -46,8 +49,8 @@ def _turn(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The toy pair, which has no source."""
-    with serving(tmp_path_factory.mktemp("toy") / "log", "--preset", "toy") as stack:
+    """The toy pair, which has no source; it starts as on a user's machine."""
+    with serving(tmp_path_factory.mktemp("toy") / "log", "--preset", "toy", warm=False) as stack:
         yield stack
 
 

@@ -142,7 +142,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     flags = ("--preset", "toy", "--source", STAND_IN)
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", *flags) as stack:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "log", *flags, warm=False) as stack:
         report = asyncio.run(soak(stack, arguments.minutes))
     (arguments.out / "soak.json").write_text(report.as_json())
     sys.stdout.write(f"{report.table()}\n\n{report.examples}\n")

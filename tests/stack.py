@@ -21,6 +21,7 @@ from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.plan.plan import CPU_ENVIRONMENT
+from tests.warm import WarmPopen, may_fork
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
@@ -58,12 +59,12 @@ class Stack:
     def gateway(self) -> psutil.Process:
         """The gateway's process."""
         children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "nla_gateway" in child.cmdline())
+        return next(child for child in children if "nla_gateway" in words_of(child))
 
     def settings(self) -> Settings:
         """The gateway's settings: addresses and keys of the engines."""
         gateway = self.gateway()
-        descriptor = gateway.cmdline()[gateway.cmdline().index("--settings") + 1]
+        descriptor = words_of(gateway)[words_of(gateway).index("--settings") + 1]
         return Settings.model_validate_json(Path(f"/proc/{gateway.pid}/fd/{descriptor}").read_bytes())
 
     def wait_ready(self) -> None:
@@ -112,9 +113,14 @@ def engine_of(stack: Stack, role: Role) -> psutil.Process:
     return forked[0] if forked else next(one for one in family if one.environ().get("NLA_ENGINE_ROLE") == role)
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """A command line in words, also where it is a title."""
+    return " ".join(process.cmdline()).split()
+
+
 def fork_server_of(stack: Stack) -> psutil.Process:
     """The process that forks the engines."""
-    return next(child for child in stack.family() if "nla_launch.run.fork_server" in child.cmdline())
+    return next(child for child in stack.family() if "nla_launch.run.fork_server" in words_of(child))
 
 
 def scheduler_of(stack: Stack, role: Role) -> psutil.Process:
@@ -141,34 +147,32 @@ def free_port() -> int:
         return port
 
 
-def start(log: Path, *arguments: str, env: dict[str, str] | None = None, port: int | None = None) -> Stack:
-    """Start nla-serve and return at once."""
+def start(
+    log: Path, *arguments: str, env: dict[str, str] | None = None, port: int | None = None, warm: bool = True
+) -> Stack:
+    """Start nla-serve and return at once; not warm, it and all that it starts import everything for themselves."""
     port = port or free_port()
     command = [sys.executable, "-m", "nla_launch", "--port", str(port), *arguments]
+    environment = {**os.environ, "NLA_API_KEY": "", **(env or {})}
+    popen = WarmPopen if warm and may_fork(command, environment) else subprocess.Popen
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "NLA_API_KEY": "", **(env or {})},
-        )
+        process = popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     scheme = "https" if "--tls-cert" in arguments else "http"
     return Stack(f"{scheme}://127.0.0.1:{port}", port, process, log)
 
 
 @contextmanager
-def serving(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
+def serving(log: Path, *arguments: str, env: dict[str, str] | None = None, warm: bool = True) -> Iterator[Stack]:
     """Serve for the length of the block, and prove that the stop is clean."""
-    with starting(log, *arguments, env=env) as stack:
+    with starting(log, *arguments, env=env, warm=warm) as stack:
         stack.wait_ready()
         yield stack
 
 
 @contextmanager
-def starting(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
+def starting(log: Path, *arguments: str, env: dict[str, str] | None = None, warm: bool = True) -> Iterator[Stack]:
     """The same, for a block that waits until it is ready by itself."""
-    stack = start(log, *arguments, env=env)
+    stack = start(log, *arguments, env=env, warm=warm)
     try:
         yield stack
         assert stack.stop() == 0, stack.log_text()[-3000:]

@@ -59,7 +59,7 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
     with_a_deep_reconstructor(folder, scale, results)
     against_recipe(folder, WIDER, scale, results)
     logger.info("the toy pair: starting")
-    with serving(folder / "toy.log", "--preset", "toy") as stack:
+    with serving(folder / "toy.log", "--preset", "toy", warm=False) as stack:
         on_toy(stack, scale, results)
     logger.info("measuring: from texts")
     results.add(texts.measure(folder, scale))

@@ -119,7 +119,7 @@ def run(shape: Shape, folder: Path, flags: list[str], results: Results, *, vecto
     logger.info("%s: making checkpoints", shape.name)
     av, ar = (make(folder / f"made-{role}", shape, role) for role in ("av", "ar"))
     logger.info("%s: starting", shape.name)
-    with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags) as stack:
+    with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags, warm=False) as stack:
         logger.info("%s: measuring", shape.name)
         served = asyncio.run(measure(shape, stack.url, vectors, rounds))
     results.add(served)

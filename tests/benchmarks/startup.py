@@ -1,4 +1,4 @@
-"""How long the demo pair takes to start and to come back, and what memory it takes, with engines forked and not."""
+"""How long a pair takes to start and to come back, and what memory it takes, with engines forked and not."""
 
 import asyncio
 import time
@@ -11,19 +11,21 @@ from tests.benchmarks.figures import Figure, Scale, Target
 from tests.load import until
 from tests.stack import Stack, engine_of, serving, states_of, without_forks
 
+DEMO: Final = "demo"
 WAYS: Final = {"engines forked": True, "engines importing for themselves": False}
 TARGETS: Final = {"ready": 25.0, "memory": 4.0, "again": 6.0}
 
 
-def measure(folder: Path, scale: Scale) -> list[Figure]:
-    """Start the demo pair each way; the slow one once."""
-    made.made("base")  # a first start makes the checkpoints, too
+def measure(folder: Path, scale: Scale, preset: str = DEMO) -> list[Figure]:
+    """Start a pair each way; the slow one once."""
+    if preset == DEMO:
+        made.made("base")  # a first start makes the checkpoints, too
     turns = {way: range(scale.starts if forked else 1) for way, forked in WAYS.items()}
-    found = {way: [_one(folder / f"{way} {turn}", forked=WAYS[way]) for turn in turns[way]] for way in WAYS}
+    found = {way: [_one(folder / f"{way} {turn}", preset, forked=WAYS[way]) for turn in turns[way]] for way in WAYS}
     figures = []
     for key, name, unit in (
-        ("ready", "nla-serve --preset demo: ready, self-tests passed", "s"),
-        ("memory", "nla-serve --preset demo: memory of all processes, idle (PSS)", "GB"),
+        ("ready", f"nla-serve --preset {preset}: ready, self-tests passed", "s"),
+        ("memory", f"nla-serve --preset {preset}: memory of all processes, idle (PSS)", "GB"),
         ("again", "verbalizer killed: ready again", "s"),
     ):
         for way, forked in WAYS.items():
@@ -32,11 +34,11 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
     return figures
 
 
-def _one(folder: Path, *, forked: bool) -> dict[str, float]:
+def _one(folder: Path, preset: str, *, forked: bool) -> dict[str, float]:
     folder.mkdir()
     environment = {} if forked else without_forks(folder)
     began = time.monotonic()
-    with serving(folder / "log", "--preset", "demo", env=environment) as stack:
+    with serving(folder / "log", "--preset", preset, env=environment, warm=False) as stack:
         ready = time.monotonic() - began
         memory = sum(process.memory_full_info().pss for process in stack.family()) / 1e9
         return {"ready": ready, "memory": memory, "again": asyncio.run(_killed(stack))}

@@ -47,7 +47,7 @@ def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
 
 
 def test_the_rows_of_starting(tmp_path: Path) -> None:
-    assert targets_of(startup.measure(tmp_path, SMOKE)) == 3
+    assert targets_of(startup.measure(tmp_path, SMOKE, "toy")) == 3
 
 
 TINY = gpu.Shape(

@@ -8,7 +8,7 @@ from tests.stack import fork_server_of, serving, without_forks
 
 def test_the_engines_are_forks(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, "llama")
-    with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu") as stack:
+    with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", warm=False) as stack:
         forked = {child.cmdline()[0].strip() for child in fork_server_of(stack).children()}
     assert forked == {"sglang::verbalizer", "sglang::reconstructor"}
 

@@ -119,9 +119,9 @@ class Form:
             fields = self._decoder.decode(body if crowded is None else body[:crowded])
         except msgspec.ValidationError as error:
             raise _misfit(str(error)) from None
-        except UnicodeError:
-            raise InvalidRequest(f"{NO_JSON}: its text is not UTF-8") from None
-        except msgspec.DecodeError as error:
+        except (UnicodeError, msgspec.DecodeError) as error:
+            if isinstance(error, UnicodeError) or "utf-8" in str(error).lower():  # as msgspec says it, old and new
+                raise InvalidRequest(f"{NO_JSON}: its text is not UTF-8") from None
             if crowded is not None and "truncated" in str(error):
                 raise self._too_many(most_strings) from None
             problem = str(error).removeprefix("JSON is malformed: ").lower()
