@@ -31,7 +31,7 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (about 20 seconds, at the first start a minute)"
+	@echo "==> serving the demo pair on http://127.0.0.1:$(PORT) (half a minute; the first start takes two)"
 	@exec $(BIN)/nla-serve --preset demo --port $(PORT)
 
 lint: $(READY)

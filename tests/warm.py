@@ -37,6 +37,7 @@ READ_AT_IMPORT: Final = ("SGLANG_", "SYNC_")
 WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway")
 """Modules that import nothing which looks at them."""
 PACKET_BYTES: Final = 2**17
+ONE_AT_A_TIME: Final = threading.Lock()
 
 
 class WarmPopen(subprocess.Popen[str]):
@@ -56,9 +57,10 @@ class WarmPopen(subprocess.Popen[str]):
         }
         standard = [fd if fd >= 0 else own for own, fd in enumerate((p2cread, c2pwrite, errwrite))]
         self._code, telling = os.pipe()
-        server, _ = _server()
-        socket.send_fds(server, [json.dumps(request).encode()], [telling, *standard, *pass_fds])
-        self.pid = int(server.recv(PACKET_BYTES))
+        with ONE_AT_A_TIME:
+            server, _ = _server()
+            socket.send_fds(server, [json.dumps(request).encode()], [telling, *standard, *pass_fds])
+            self.pid = int(server.recv(PACKET_BYTES))
         os.close(telling)
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
@@ -89,7 +91,6 @@ def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **IMPORTING},
             pass_fds=[theirs.fileno()],
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
         )
     return ours, process
 
@@ -104,33 +105,38 @@ def main() -> None:
     setproctitle.getproctitle()  # it looks for its place in memory by the environment, which forks change
     gc.collect()
     gc.freeze()
-    telling: dict[int, tuple[int, int]] = {}
+    living: dict[int, tuple[int, int]] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.fd in telling:
+                if key.fd in living:
                     selector.unregister(key.fd)
-                    _tell(key.fd, *telling.pop(key.fd))
-                    continue
-                packet, files, _, _ = socket.recv_fds(control, PACKET_BYTES, 16)
-                if not packet:
+                    _bury(key.fd, *living.pop(key.fd))
+                elif (born := _fork_for(control)) is not None:
+                    living[born[0]] = born[1:]
+                    selector.register(born[0], selectors.EVENT_READ)
+                else:
                     return
-                request = json.loads(packet)
-                told, *files = files
-                pid = fork(
-                    request["command"], request["environment"], folder=request["folder"],
-                    files=dict(zip(request["files"], files, strict=True)), before=die_with_parent,
-                )  # fmt: skip
-                end = os.pidfd_open(pid)
-                telling[end] = pid, told
-                selector.register(end, selectors.EVENT_READ)
-                for fd in files:
-                    os.close(fd)
-                control.send(str(pid).encode())
 
 
-def _tell(end: int, pid: int, told: int) -> None:
+def _fork_for(control: socket.socket) -> tuple[int, int, int] | None:
+    """Do as is asked; returns what tells of the process's end, its id, and where its exit code goes."""
+    packet, received, _, _ = socket.recv_fds(control, PACKET_BYTES, 16)
+    if not packet:
+        return None
+    told, *files = received
+    request = json.loads(packet)
+    numbered = dict(zip(request["files"], files, strict=True))
+    folder, before = request["folder"], die_with_parent
+    pid = fork(request["command"], request["environment"], folder=folder, files=numbered, before=before)
+    for fd in files:
+        os.close(fd)
+    control.send(str(pid).encode())
+    return os.pidfd_open(pid), pid, told
+
+
+def _bury(end: int, pid: int, told: int) -> None:
     """Tell a process's exit code to who waits for it."""
     _, status = os.waitpid(pid, 0)
     with suppress(BrokenPipeError):

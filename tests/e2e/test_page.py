@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,6 +117,7 @@ def test_a_chat(open_page: Any, toy_with_source: Stack) -> None:
     page.get_by_role("button", name="Add a message").click()
     page.get_by_role("textbox", name="Message 2").fill("It is fun.")
     expect(page.locator(".token.template, .token.special").first).to_be_visible()
+    expect(page.get_by_role("listbox", name="Tokens")).to_contain_text("fun")
     whole = options(page).count()
     page.get_by_role("button", name="Remove message 2").click()
     expect(page.get_by_role("textbox", name="Message 2")).to_have_count(0)
@@ -275,15 +276,20 @@ def test_stopping_ends_the_samples_in_the_engine(open_page: Any, toy_with_source
     page.get_by_role("spinbutton", name="samples").press("Tab")
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(explanations(page)).to_have_count(16)
-    assert running(verbalizer_of(toy_with_source)) > 0
+    wait(page, lambda: running(verbalizer_of(toy_with_source)) > 0)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
     expect(page.get_by_role("status", name="Progress")).to_contain_text("ended after")
-    for _ in range(20):
-        if not running(verbalizer_of(toy_with_source)):
+    wait(page, lambda: not running(verbalizer_of(toy_with_source)))
+
+
+def wait(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait until something of the engine's is so: a sample takes far longer than this by itself."""
+    for _ in range(100):
+        if condition():
             return
         page.wait_for_timeout(100)
-    pytest.fail("samples go on in the engine")
+    pytest.fail("samples do not begin in the engine, or go on there")
 
 
 def test_what_comes_from_elsewhere_is_text(open_page: Any, toy_with_source: Stack) -> None:

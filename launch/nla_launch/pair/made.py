@@ -57,7 +57,7 @@ def ensure(folder: Path) -> None:
         LaunchError: they cannot be made.
     """
     if not _is_whole(folder):
-        logger.info("making the demo's checkpoints in %s (once, about half a minute)", folder)
+        logger.info("making the demo's checkpoints in %s (once, up to a minute)", folder)
         _make(folder)
 
 
