@@ -31,7 +31,7 @@ def run(url: str) -> Any:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
     notebook = read()
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", record_timing=False)
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False)
     client.execute(env={**os.environ, "NLA_URL": url, "NLA_API_KEY": ""}, cwd=str(PATH.parent))
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook

@@ -17,6 +17,7 @@ from tests.stack import Stack
 STORED: Final = notebook.read()
 NUMBER: Final = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 MAX_BYTES: Final = 100_000
+pytestmark = pytest.mark.timeout(1800)  # some 150 texts of a real language model, beside another process of tests
 
 
 def tagged(book: Any, tag: str) -> list[Any]:

@@ -11,6 +11,8 @@ import pytest
 from tests.pages import ADDRESS, Snippet, of_kind, run
 from tests.stack import Stack
 
+pytestmark = pytest.mark.timeout(1800)  # some ask a real language model for many texts, beside another process of tests
+
 
 def assert_alike(shown: Any, got: Any) -> None:
     """Equal, but for numbers in their last digits and for strings cut short by `...`."""
