@@ -31,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     flags = [str(folder / flag) if "." in flag else flag for flag in flags]
     flags += ["--log-format", "json", "--log-level", "debug"]
     flags += ["--max-batch", "1", "--max-body-bytes", "2000", "--max-held-bytes", "2000000", "--max-tokens", "30"]
-    with serving(folder / "log", *flags) as stack:
+    with serving(folder / "log", *flags, warm=False) as stack:
         stack.http.headers["authorization"] = f"Bearer {KEY}"
         yield stack
 
