@@ -21,7 +21,7 @@ from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings, Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.plan.plan import CPU_ENVIRONMENT
-from tests.warm import WarmPopen, may_fork
+from tests.warm import popen
 
 START_TIMEOUT_S: Final = 420.0
 STOP_TIMEOUT_S: Final = 60.0
@@ -64,7 +64,8 @@ class Stack:
     def settings(self) -> Settings:
         """The gateway's settings: addresses and keys of the engines."""
         gateway = self.gateway()
-        descriptor = words_of(gateway)[words_of(gateway).index("--settings") + 1]
+        words = words_of(gateway)
+        descriptor = words[words.index("--settings") + 1]
         return Settings.model_validate_json(Path(f"/proc/{gateway.pid}/fd/{descriptor}").read_bytes())
 
     def wait_ready(self) -> None:
@@ -154,9 +155,11 @@ def start(
     port = port or free_port()
     command = [sys.executable, "-m", "nla_launch", "--port", str(port), *arguments]
     environment = {**os.environ, "NLA_API_KEY": "", **(env or {})}
-    popen = WarmPopen if warm and may_fork(command, environment) else subprocess.Popen
     with log.open("w") as errors:
-        process = popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        if warm:
+            process = popen(command, environment, stdout=subprocess.PIPE, stderr=errors)
+        else:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     scheme = "https" if "--tls-cert" in arguments else "http"
     return Stack(f"{scheme}://127.0.0.1:{port}", port, process, log)
 

@@ -7,13 +7,10 @@ environment, files, signals, groups, and who is whose parent. What proves how nl
 """
 
 import atexit
-import gc
-import importlib
 import json
 import logging
 import multiprocessing.util
 import os
-import runpy
 import selectors
 import signal
 import socket
@@ -26,9 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from nla_launch.logs import NOISY
 from nla_launch.plan.plan import CPU_ENVIRONMENT
-from nla_launch.run.fork_server import MODULES
+from nla_launch.run.fork_server import import_everything, run_as_main
 from nla_launch.run.forking import ENVIRONMENT
+from nla_launch.run.messages import Fork
 from nla_launch.run.parent import die_with_parent
 
 IMPORTING: Final = {**CPU_ENVIRONMENT, "SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models", **ENVIRONMENT}
@@ -38,6 +37,18 @@ WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway")
 """Modules that import nothing which looks at them."""
 PACKET_BYTES: Final = 2**17
 ONE_AT_A_TIME: Final = threading.Lock()
+
+
+def popen(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
+    """Start a command of ours: forked where it would import what is imported here, else executed.
+
+    Args:
+        command: argv.
+        environment: all of its variables.
+        options: of `subprocess.Popen`, those that WarmPopen heeds.
+    """
+    kind = WarmPopen if may_fork(command, environment) else subprocess.Popen
+    return kind(command, env=environment, text=True, **options)
 
 
 class WarmPopen(subprocess.Popen[str]):
@@ -52,7 +63,7 @@ class WarmPopen(subprocess.Popen[str]):
         request = {
             "command": list(args),
             "environment": dict(os.environ if environment is None else environment),
-            "folder": folder or str(Path.cwd()),
+            "folder": str(folder or Path.cwd()),
             "files": [0, 1, 2, *pass_fds],
         }
         standard = [fd if fd >= 0 else own for own, fd in enumerate((p2cread, c2pwrite, errwrite))]
@@ -98,13 +109,7 @@ def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 def main() -> None:
     """Import, then fork whatever is asked for until the other end is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    for name in MODULES:
-        importlib.import_module(name)
-    import setproctitle
-
-    setproctitle.getproctitle()  # it looks for its place in memory by the environment, which forks change
-    gc.collect()
-    gc.freeze()
+    import_everything()
     living: dict[int, tuple[int, int]] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
@@ -205,31 +210,22 @@ def _forget_signals_and_logs() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     logging.root.handlers.clear()
     logging.root.setLevel(logging.WARNING)
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.NOTSET)
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run a command of ours as Python does from its start to its end; returns its exit code."""
-    import setproctitle
-
-    place = command.index("-m")
-    module, arguments = command[place + 1], command[place + 2 :]
-    os.environ.clear()
-    os.environ.update(environment)
-    setproctitle.setproctitle(" ".join(command))
+    module, *arguments = command[command.index("-m") + 1 :]
     subprocess._fork_exec = _fork_or_execute  # type: ignore[attr-defined]
-    sys.argv[:] = [module, *arguments]
-    sys.orig_argv[:] = list(command)
     atexit._clear()  # what was registered is of the process that forked
     atexit.register(logging.shutdown)
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
-    sys.modules.pop(module, None)
     code: object = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        run_as_main(Fork(module, arguments, environment, " ".join(command)))
     except SystemExit as exit_:
         code = exit_.code
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

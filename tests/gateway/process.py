@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from nla_gateway.settings import Access, EngineSettings, Settings, Tls, write_se
 from nla_launch.run.service import listen
 from tests.descriptions import described
 from tests.plain import TOY
-from tests.warm import WarmPopen
+from tests.warm import popen
 
 NOBODY = EngineSettings(
     urls=("http://127.0.0.1:9",),
@@ -51,16 +52,13 @@ class Running:
         return sum(c.status != psutil.CONN_LISTEN for c in ours)
 
 
-def start(settings: Settings, listener: socket.socket, **environment: str) -> WarmPopen:
+def start(settings: Settings, listener: socket.socket, **environment: str) -> subprocess.Popen[str]:
     """Start a gateway's process on a socket."""
     with write_settings(settings) as told:
         descriptors = {"--settings": told.fileno(), "--fd": listener.fileno()}
         flags = [word for flag, descriptor in descriptors.items() for word in (flag, str(descriptor))]
-        return WarmPopen(
-            [sys.executable, "-P", "-m", "nla_gateway", *flags],
-            env={**os.environ, **environment},
-            pass_fds=list(descriptors.values()),
-        )
+        command = [sys.executable, "-P", "-m", "nla_gateway", *flags]
+        return popen(command, {**os.environ, **environment}, pass_fds=list(descriptors.values()))
 
 
 @contextmanager

@@ -39,17 +39,22 @@ def main() -> None:
     """Import, then fork on demand until nla-serve is gone; in a fork, run what was asked for."""
     control = socket.socket(fileno=int(sys.argv[1]))
     with CudaWatch(lambda reason: control.send(encode(Imported(reason)))):
-        for name in MODULES:
-            importlib.import_module(name)
+        import_everything()
+    control.send(encode(Imported(unfit())))
+    wanted = Server(control).serve()
+    if wanted is not None:
+        _become(wanted)
+
+
+def import_everything() -> None:
+    """Import what engines do, and be ready to be forked."""
+    for name in MODULES:
+        importlib.import_module(name)
     import setproctitle
 
     setproctitle.getproctitle()  # it looks for its place in memory by the environment, which forks change
     gc.collect()
     gc.freeze()  # a collection in a fork would else write to every page that is shared
-    control.send(encode(Imported(unfit())))
-    wanted = Server(control).serve()
-    if wanted is not None:
-        _become(wanted)
 
 
 class CudaWatch:
@@ -174,18 +179,24 @@ class Server:
 
 
 def _become(wanted: Fork) -> None:
-    """Run a module as `python -m` does."""
-    import setproctitle
+    """Run an engine, whose processes are forked, too."""
     import torch
 
-    os.environ.clear()
-    os.environ.update(wanted.environment)
-    setproctitle.setproctitle(wanted.title)
     # OpenMP read the variable when it was loaded.
     torch.set_num_threads(int(wanted.environment.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     multiprocessing.set_start_method("fork", force=True)
     # SGLang asks for `spawn`, which would import everything anew in each of its processes.
     multiprocessing.set_start_method = lambda *arguments, **options: None
+    run_as_main(wanted)
+
+
+def run_as_main(wanted: Fork) -> None:
+    """Run a module as `python -m` does."""
+    import setproctitle
+
+    os.environ.clear()
+    os.environ.update(wanted.environment)
+    setproctitle.setproctitle(wanted.title)
     sys.argv[1:] = wanted.arguments
     sys.modules.pop(wanted.module, None)
     runpy.run_module(wanted.module, run_name="__main__", alter_sys=True)
