@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from nla_launch.pair import made
 from tests.benchmarks import (
     ablate,
     bodies,
@@ -64,7 +65,8 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
     logger.info("measuring: from texts")
     results.add(texts.measure(folder, scale))
     logger.info("measuring: starts")
-    results.add(startup.measure(folder, scale))
+    made.made("base")  # a first start makes the checkpoints, too
+    results.add(startup.measure(folder, scale, "demo"))
 
 
 def against_recipe(folder: Path, d_model: int, scale: Scale, results: Results) -> None:

@@ -6,20 +6,16 @@ from pathlib import Path
 from typing import Final
 
 from nla_gateway.roles import Role
-from nla_launch.pair import made
 from tests.benchmarks.figures import Figure, Scale, Target
 from tests.load import until
 from tests.stack import Stack, engine_of, serving, states_of, without_forks
 
-DEMO: Final = "demo"
 WAYS: Final = {"engines forked": True, "engines importing for themselves": False}
 TARGETS: Final = {"ready": 25.0, "memory": 4.0, "again": 6.0}
 
 
-def measure(folder: Path, scale: Scale, preset: str = DEMO) -> list[Figure]:
+def measure(folder: Path, scale: Scale, preset: str) -> list[Figure]:
     """Start a pair each way; the slow one once."""
-    if preset == DEMO:
-        made.made("base")  # a first start makes the checkpoints, too
     turns = {way: range(scale.starts if forked else 1) for way, forked in WAYS.items()}
     found = {way: [_one(folder / f"{way} {turn}", preset, forked=WAYS[way]) for turn in turns[way]] for way in WAYS}
     figures = []

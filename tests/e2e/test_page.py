@@ -14,7 +14,7 @@ from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import Access
 from tests.browser import BUILD, WAIT_MS, chromium, listened, overflow
 from tests.gateway.process import Running, gateway
-from tests.plain import LONG, running, verbalize, verbalizer_of
+from tests.plain import LONG, running, samples_of, total, verbalize, verbalizer_of
 from tests.real.conftest import folder_of
 from tests.real.fetch import AXE
 from tests.stack import Stack
@@ -276,20 +276,30 @@ def test_stopping_ends_the_samples_in_the_engine(open_page: Any, toy_with_source
     page.get_by_role("spinbutton", name="samples").press("Tab")
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(explanations(page)).to_have_count(16)
-    wait(page, lambda: running(verbalizer_of(toy_with_source)) > 0)
+    engine, ended = verbalizer_of(toy_with_source), aborted(toy_with_source)
+    wait(page, lambda: running(engine) > 0)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
     expect(page.get_by_role("status", name="Progress")).to_contain_text("ended after")
-    wait(page, lambda: not running(verbalizer_of(toy_with_source)))
+    wait(page, lambda: aborted(toy_with_source) > ended)
+    for _ in range(20):
+        if not running(engine):
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("samples go on in the engine")
+
+
+def aborted(stack: Stack) -> float:
+    return total(samples_of(stack), "sglang:num_aborted_requests_total", engine="verbalizer")
 
 
 def wait(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait until something of the engine's is so: a sample takes far longer than this by itself."""
-    for _ in range(100):
+    """Wait until something of the server's is so, as long as for what is on the page."""
+    for _ in range(WAIT_MS // 100):
         if condition():
             return
         page.wait_for_timeout(100)
-    pytest.fail("samples do not begin in the engine, or go on there")
+    pytest.fail("it did not come true in time")
 
 
 def test_what_comes_from_elsewhere_is_text(open_page: Any, toy_with_source: Stack) -> None:

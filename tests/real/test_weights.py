@@ -90,15 +90,6 @@ class Served:
     dtype: str
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other; the engines have their own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request: pytest.FixtureRequest, needed: Needed) -> Reference:
     model = MODELS[request.param]
