@@ -1,8 +1,8 @@
 """The reference: an NLA pair in plain transformers, written from the maths alone. Shares no code with the product."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from transformers import (
 
 NEAR_TIE: Final = 1e-4
 """Of two best logits: batches round otherwise, which decides between tokens that are equally good to six digits."""
+BATCH: Final = 40
+"""Vectors that are read at once: prompts of one length, which need no padding."""
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -37,6 +39,15 @@ def prompt_ids(folder: Path) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+class Answer(NamedTuple):
+    """What a verbalizer says."""
+
+    ids: list[int]
+    """Of its tokens, to the end."""
+    gap: float
+    """Least difference between the two best logits on the way: near 0, rounding decides."""
+
+
 class ReferenceVerbalizer:
     """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32."""
 
@@ -50,21 +61,21 @@ class ReferenceVerbalizer:
     def prompt_ids(self) -> list[int]:
         return list(self._prompt_ids)
 
-    @torch.no_grad()
     def greedy(self, vector: NDArray[np.float32] | None, max_tokens: int) -> list[int]:
         """New token ids, greedily; None leaves the plain marker in the prompt."""
-        embeds = self.embeds(vector)
-        if self.multimodal:
-            return self._greedy_by_hand(embeds, max_tokens)
-        plain = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-        out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
-        return [int(token) for token in out[0]]
+        return self._generate(self.embeds(vector), max_tokens)[0].ids
+
+    def answers(self, vectors: Sequence[NDArray[np.float32]], max_tokens: int) -> list[Answer]:
+        """The same of each of several vectors, read at once: their prompts are of one length."""
+        return self._generate(self.embeds_each(vectors), max_tokens)
+
+    def clear(self, vectors: NDArray[np.float32], max_tokens: int) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
+        """Vectors with their greedy token ids, without those where rounding decides."""
+        for start in range(0, len(vectors), BATCH):
+            some = [*vectors[start : start + BATCH]]
+            for vector, answer in zip(some, self.answers(some, max_tokens), strict=True):
+                if answer.gap > NEAR_TIE:
+                    yield vector, answer.ids
 
     @torch.no_grad()
     def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
@@ -77,34 +88,52 @@ class ReferenceVerbalizer:
             embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
         return embeds
 
+    def embeds_each(self, vectors: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+        """Embeddings [n, T, d] of the prompts of several vectors."""
+        return torch.cat([self.embeds(vector) for vector in vectors])
+
     @torch.no_grad()
     def logits(self, vector: NDArray[np.float32], new_ids: list[int]) -> torch.Tensor:
         """Logits [T, vocabulary] after each token of the prompt and of the answer."""
         logits: torch.Tensor = self.model(inputs_embeds=self.embeds(vector, new_ids)).logits[0]
         return logits
 
-    def narrowest_choice(self, vector: NDArray[np.float32], new_ids: list[int]) -> float:
-        """Least difference between the two best logits on the way along `new_ids`: near 0, rounding decides."""
-        best = self.logits(vector, new_ids)[-len(new_ids) - 1 : -1].topk(2).values
-        return float((best[:, 0] - best[:, 1]).min())
+    @torch.no_grad()
+    def _generate(self, embeds: torch.Tensor, max_tokens: int) -> list[Answer]:
+        """Answers to prompts [n, T, d]."""
+        if self.multimodal:
+            ids, logits = self._generate_by_hand(embeds, max_tokens)
+        else:
+            plain = GenerationConfig(
+                do_sample=False,
+                max_new_tokens=max_tokens,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+            out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
+            ids, logits = out.sequences, torch.stack(out.logits, dim=1)
+        best = logits.topk(2).values
+        gaps = best[..., 0] - best[..., 1]
+        return [self._answer(row.tolist(), gap) for row, gap in zip(ids, gaps, strict=True)]
 
-    def clear(
-        self, vectors: Iterable[NDArray[np.float32]], max_tokens: int
-    ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-        """Vectors with their greedy token ids, without those where rounding decides."""
-        for vector in vectors:
-            ids = self.greedy(vector, max_tokens)
-            if self.narrowest_choice(vector, ids) > NEAR_TIE:
-                yield vector, ids
+    def _answer(self, ids: list[int], gaps: torch.Tensor) -> Answer:
+        """An answer to its end; behind it a batch is padded."""
+        end = self.tokenizer.eos_token_id
+        length = ids.index(end) + 1 if end in ids else len(ids)
+        return Answer(ids[:length], float(gaps[:length].min()))
 
-    def _greedy_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> list[int]:
-        """The same without `generate`, which refuses inputs_embeds for the multimodal wrapper."""
-        ids: list[int] = []
-        while len(ids) < max_tokens and self.tokenizer.eos_token_id not in ids:
-            token = self.model(inputs_embeds=embeds).logits[0, -1].argmax()
-            ids.append(int(token))
-            embeds = torch.cat([embeds, self.model.get_input_embeddings()(token[None, None])], dim=1)
-        return ids
+    def _generate_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids [n, t] and logits [n, t, vocabulary] without `generate`, which refuses the multimodal wrapper's."""
+        ids, logits = torch.empty((len(embeds), 0), dtype=torch.long), []
+        while ids.shape[1] < max_tokens and not (ids == self.tokenizer.eos_token_id).any(dim=1).all():
+            logits.append(self.model(inputs_embeds=embeds).logits[:, -1])
+            token = logits[-1].argmax(dim=-1, keepdim=True)
+            ids = torch.cat([ids, token], dim=1)
+            embeds = torch.cat([embeds, self.model.get_input_embeddings()(token)], dim=1)
+        return ids, torch.stack(logits, dim=1)
 
     def text(self, ids: list[int]) -> tuple[str, bool]:
         """Explanation and whether it is complete, for generated ids."""
@@ -122,18 +151,24 @@ class AddingVerbalizer(ReferenceVerbalizer):
 
     def __init__(self, folder: Path, block: int) -> None:
         super().__init__(folder)
-        self.vector: NDArray[np.float32] | None = None
+        self.vectors: NDArray[np.float32] | None = None
         self.model.model.layers[block].register_forward_hook(self._add)
 
     def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
-        self.vector = vector
+        self.vectors = None if vector is None else vector[None]
         return super().embeds(None, new_ids)
 
+    def embeds_each(self, vectors: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+        embeds = super().embeds_each(vectors)
+        self.vectors = np.stack(vectors)
+        return embeds
+
     def _add(self, block: torch.nn.Module, arguments: Any, output: torch.Tensor) -> None:
-        if self.vector is None or output.shape[1] == 1:
+        if self.vectors is None or output.shape[1] == 1:
             return
-        row, vector = output[0, self._at()], torch.from_numpy(self.vector)
-        output[0, self._at()] = row + row.norm() * vector / vector.norm()
+        rows, vectors = output[:, self._at()], torch.from_numpy(self.vectors)
+        length = rows.norm(dim=-1, keepdim=True)
+        output[:, self._at()] = rows + length * vectors / vectors.norm(dim=-1, keepdim=True)
 
     def _at(self) -> int:
         return self._prompt_ids.index(self.sidecar["tokens"]["injection_token_id"])

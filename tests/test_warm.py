@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stack import Stack, fork_server_of
 from tests.warm import IMPORTING, WarmPopen, may_fork
 
 PYTHON = [sys.executable, "-m"]
@@ -67,3 +68,8 @@ def test_what_would_import_something_else_is_executed(
     command: list[str], environment: dict[str, str], may: bool
 ) -> None:
     assert may_fork(command, environment) is may
+
+
+def test_what_nla_serve_starts_is_forked_too(toy_with_source: Stack) -> None:
+    for process in (toy_with_source.gateway(), fork_server_of(toy_with_source)):
+        assert "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text()

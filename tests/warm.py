@@ -6,6 +6,7 @@ own modules that this starts in turn are forked from there, in the place of an `
 environment, files, signals, groups, and who is whose parent. What proves how nla-serve starts is started without it.
 """
 
+import asyncio
 import atexit
 import json
 import logging
@@ -218,6 +219,7 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run a command of ours as Python does from its start to its end; returns its exit code."""
     module, *arguments = command[command.index("-m") + 1 :]
     subprocess._fork_exec = _fork_or_execute  # type: ignore[attr-defined]
+    asyncio.set_event_loop_policy(None)  # SGLang's import chose uvloop, which starts processes by itself
     atexit._clear()  # what was registered is of the process that forked
     atexit.register(logging.shutdown)
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]

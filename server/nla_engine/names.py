@@ -40,6 +40,7 @@ NAMES: Final[dict[str, str]] = {
     "sglang.srt.managers.schedule_batch.Req.init_next_round_input": "calls match_kv_cache without ids",
     "sglang.srt.constants.HEALTH_CHECK_RID_PREFIX": "begins ids that a busy engine drops; none of ours begins so",
     "sglang.srt.plugins.hook_registry.HookRegistry.register": "registers the hooks",
+    "sglang.srt.plugins.hook_registry._propagate_patch": "replaced: looks for what is hooked where it can be",
     "sglang.srt.plugins.hook_registry.HookRegistry._patched": "the hooks that are really in",
     "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.sampling_seed": "where the seeds go",
     "sglang.srt.plugins.hook_registry.HookType": "kinds of hooks",

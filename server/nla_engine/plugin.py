@@ -67,8 +67,12 @@ def activate() -> None:
     role = os.environ.get(ROLE_VARIABLE)
     if role is None:
         return
+    from sglang.srt.plugins import hook_registry
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    from nla_engine.hooks.reach import put_everywhere
+
+    hook_registry._propagate_patch = put_everywhere
     for hook in hooks_for(role):
         HookRegistry.register(hook.target, hook.function, HookType[hook.kind])
     from nla_engine.checkpoint import Checkpoint

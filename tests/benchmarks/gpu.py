@@ -114,12 +114,14 @@ def misfit(shape: Shape, gpus: list[Gpu], disk_bytes: int) -> str | None:
     return None
 
 
-def run(shape: Shape, folder: Path, flags: list[str], results: Results, *, vectors: int, rounds: int) -> None:
+def run(
+    shape: Shape, folder: Path, flags: list[str], results: Results, *, vectors: int, rounds: int, warm: bool = False
+) -> None:
     """Make a pair, serve it and measure it, and then SGLang alone on the same verbalizer."""
     logger.info("%s: making checkpoints", shape.name)
     av, ar = (make(folder / f"made-{role}", shape, role) for role in ("av", "ar"))
     logger.info("%s: starting", shape.name)
-    with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags, warm=False) as stack:
+    with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags, warm=warm) as stack:
         logger.info("%s: measuring", shape.name)
         served = asyncio.run(measure(shape, stack.url, vectors, rounds))
     results.add(served)

@@ -73,7 +73,7 @@ def test_greedy_text_equals_transformers(served: Served) -> None:
     reference = ReferenceVerbalizer(served.pair.av)
     vectors = VECTORS[:8]
     answer = verbalize(served.stack, vectors, max_tokens=MAX_TOKENS)
-    ids = [reference.greedy(vector, MAX_TOKENS) for vector in vectors]
+    ids = [answer.ids for answer in reference.answers(vectors, MAX_TOKENS)]
     samples = [result["samples"][0] for result in answer["results"]]
     assert [(s["text"], s["complete"]) for s in samples] == [reference.text(tokens) for tokens in ids]
     assert answer["usage"]["completion_tokens"] == sum(len(tokens) for tokens in ids)
@@ -111,11 +111,11 @@ def test_explanations_equal_transformers(served: Served) -> None:
     ids = source.chat_ids(chat)
     assert [token["id"] for token in result["tokens"]] == ids
     compared = 0
-    for token, vector in list(zip(result["tokens"], source.vectors(ids), strict=True))[::4]:
-        wanted = reference.greedy(vector, MAX_TOKENS)
+    vectors = source.vectors(ids)
+    for token, vector, wanted in zip(result["tokens"], vectors, reference.answers(vectors, MAX_TOKENS), strict=True):
         assert token["norm"] == pytest.approx(float(np.linalg.norm(vector)), rel=1e-4)
-        if reference.narrowest_choice(vector, wanted) > 1e-3:
-            assert token["samples"][0]["text"] == reference.text(wanted)[0]
+        if wanted.gap > 1e-3:
+            assert token["samples"][0]["text"] == reference.text(wanted.ids)[0]
             compared += 1
     assert compared > 2
 
