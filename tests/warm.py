@@ -32,8 +32,13 @@ from nla_launch.run.messages import Fork
 from nla_launch.run.parent import die_with_parent
 
 IMPORTING: Final = {**CPU_ENVIRONMENT, "SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models", **ENVIRONMENT}
-READ_AT_IMPORT: Final = ("SGLANG_", "SYNC_")
+READ_AT_IMPORT: Final = "SGLANG_"
 """How variables begin that decide what an import of SGLang makes."""
+KEPT: Final = {
+    "SGLANG_TEST_RETRACT": ("sglang.srt.managers.scheduler", "TEST_RETRACT"),
+    "SYNC_TOKEN_IDS_ACROSS_TP": ("sglang.srt.layers.sampler", "SYNC_TOKEN_IDS_ACROSS_TP"),
+}
+"""Those of which an import keeps only whether they are set, and where: a fork sets it anew."""
 WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway")
 """Modules that import nothing which looks at them."""
 PACKET_BYTES: Final = 2**17
@@ -219,6 +224,8 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run a command of ours as Python does from its start to its end; returns its exit code."""
     module, *arguments = command[command.index("-m") + 1 :]
     subprocess._fork_exec = _fork_or_execute  # type: ignore[attr-defined]
+    for variable, (keeper, name) in KEPT.items():
+        setattr(sys.modules[keeper], name, variable in environment)
     asyncio.set_event_loop_policy(None)  # SGLang's import chose uvloop, which starts processes by itself
     atexit._clear()  # what was registered is of the process that forked
     atexit.register(logging.shutdown)
@@ -273,7 +280,7 @@ def may_fork(command: Sequence[str], environment: dict[str, str]) -> bool:
 
 
 def _read(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    return {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT) and name not in KEPT}
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_a_stream_comes_while_it_is_written(toy: Stack, toy_vectors: NDArray[np.
 
     Seeded, for an opening tag in the middle would make what was streamed before it no part of the explanation.
     """
-    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "temperature": 30.0, "max_tokens": 800, "n": 16}
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "temperature": 30.0, "max_tokens": 300, "n": 16}
     body["seed"] = 3
     events = events_of(toy.http.post("/verbalize", json={**body, "stream": True}).text)
     whole = [e["text"] for name, e in sorted(events, key=lambda one: one[1].get("sample", 0)) if name == "sample.done"]

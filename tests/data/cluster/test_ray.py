@@ -80,8 +80,8 @@ def workers() -> list[psutil.Process]:
 def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway, command: str, positions: str) -> None:
     """What is drawn is the same, of positions and of samples: a text's positions go by its row, seeds by position."""
     del ray
-    texts = [f"text {k} " * (k % 5) for k in range(500)]
-    for name, part in (("a", texts[:230]), ("b", texts[230:])):
+    texts = [f"text {k} " * (k % 5) for k in range(200)]
+    for name, part in (("a", texts[:90]), ("b", texts[90:])):
         pq.write_table(pa.table({"text": part}), tmp_path / f"{name}.parquet")
     given = (f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet")
     fixed = ("--positions", positions, "--seed", "5", "--url", gateway.url, "--progress", "quiet")
