@@ -44,16 +44,32 @@ class Answer(NamedTuple):
 
     ids: list[int]
     """Of its tokens, to the end."""
-    gap: float
-    """Least difference between the two best logits on the way: near 0, rounding decides."""
+    gaps: list[float]
+    """Differences between the two best logits at each: near 0, rounding decides."""
+
+    @property
+    def gap(self) -> float:
+        """The least of them."""
+        return min(self.gaps)
+
+    def clear(self, gap: float) -> list[int]:
+        """Ids before the first choice that was not clear."""
+        unclear = [at for at, found in enumerate(self.gaps) if found < gap]
+        return self.ids[: unclear[0]] if unclear else self.ids
 
 
 class ReferenceVerbalizer:
-    """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32."""
+    """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the checkpoint.
+        ends: tokens that end a text; the tokenizer's where none are given.
+    """
+
+    def __init__(self, folder: Path, ends: Sequence[int] = ()) -> None:
         self.sidecar, self._prompt_ids = read(folder), prompt_ids(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.ends = [*ends] or [self.tokenizer.eos_token_id]
         self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
         loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
         self.model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -68,6 +84,10 @@ class ReferenceVerbalizer:
     def answers(self, vectors: Sequence[NDArray[np.float32]], max_tokens: int) -> list[Answer]:
         """The same of each of several vectors, read at once: their prompts are of one length."""
         return self._generate(self.embeds_each(vectors), max_tokens)
+
+    def texts(self, vectors: Sequence[NDArray[np.float32]], max_tokens: int) -> list[tuple[str, bool]]:
+        """Explanation of each, and whether it is complete."""
+        return [self.text(answer.ids) for answer in self.answers(vectors, max_tokens)]
 
     def clear(self, vectors: NDArray[np.float32], max_tokens: int) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
         """Vectors with their greedy token ids, without those where rounding decides."""
@@ -107,8 +127,8 @@ class ReferenceVerbalizer:
             plain = GenerationConfig(
                 do_sample=False,
                 max_new_tokens=max_tokens,
-                eos_token_id=self.tokenizer.eos_token_id,
-                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.ends,
+                pad_token_id=self.ends[0],
                 output_logits=True,
                 return_dict_in_generate=True,
             )
@@ -116,19 +136,18 @@ class ReferenceVerbalizer:
             out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
             ids, logits = out.sequences, torch.stack(out.logits, dim=1)
         best = logits.topk(2).values
-        gaps = best[..., 0] - best[..., 1]
-        return [self._answer(row.tolist(), gap) for row, gap in zip(ids, gaps, strict=True)]
+        gaps = (best[..., 0] - best[..., 1]).tolist()
+        return [self._until_the_end(*row) for row in zip(ids.tolist(), gaps, strict=True)]
 
-    def _answer(self, ids: list[int], gaps: torch.Tensor) -> Answer:
-        """An answer to its end; behind it a batch is padded."""
-        end = self.tokenizer.eos_token_id
-        length = ids.index(end) + 1 if end in ids else len(ids)
-        return Answer(ids[:length], float(gaps[:length].min()))
+    def _until_the_end(self, ids: list[int], gaps: list[float]) -> Answer:
+        """Behind its end an answer is padded to the length of its batch."""
+        length = next((at + 1 for at, token in enumerate(ids) if token in self.ends), len(ids))
+        return Answer(ids[:length], gaps[:length])
 
     def _generate_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [n, t] and logits [n, t, vocabulary] without `generate`, which refuses the multimodal wrapper's."""
-        ids, logits = torch.empty((len(embeds), 0), dtype=torch.long), []
-        while ids.shape[1] < max_tokens and not (ids == self.tokenizer.eos_token_id).any(dim=1).all():
+        ids, logits, ends = torch.empty((len(embeds), 0), dtype=torch.long), [], torch.tensor(self.ends)
+        while ids.shape[1] < max_tokens and not torch.isin(ids, ends).any(dim=1).all():
             logits.append(self.model(inputs_embeds=embeds).logits[:, -1])
             token = logits[-1].argmax(dim=-1, keepdim=True)
             ids = torch.cat([ids, token], dim=1)

@@ -116,6 +116,7 @@ def main() -> None:
     """Import, then fork whatever is asked for until the other end is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
     import_everything()
+    _policy_of_sglang()
     living: dict[int, tuple[int, int]] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
@@ -129,6 +130,12 @@ def main() -> None:
                     selector.register(born[0], selectors.EVENT_READ)
                 else:
                     return
+
+
+@cache
+def _policy_of_sglang() -> asyncio.AbstractEventLoopPolicy:
+    """What its import chose; first asked right after it."""
+    return asyncio.get_event_loop_policy()
 
 
 def _fork_for(control: socket.socket) -> tuple[int, int, int] | None:
@@ -226,7 +233,8 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     subprocess._fork_exec = _fork_or_execute  # type: ignore[attr-defined]
     for variable, (keeper, name) in KEPT.items():
         setattr(sys.modules[keeper], name, variable in environment)
-    asyncio.set_event_loop_policy(None)  # SGLang's import chose uvloop, which starts processes by itself
+    # uvloop starts processes by itself; what has not imported SGLang does not have it.
+    asyncio.set_event_loop_policy(None if module in WITHOUT_SGLANG else _policy_of_sglang())
     atexit._clear()  # what was registered is of the process that forked
     atexit.register(logging.shutdown)
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]

@@ -68,13 +68,12 @@ def activate() -> None:
     if role is None:
         return
     from sglang.srt.plugins import hook_registry
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from nla_engine.hooks.reach import put_everywhere
 
     hook_registry._propagate_patch = put_everywhere
     for hook in hooks_for(role):
-        HookRegistry.register(hook.target, hook.function, HookType[hook.kind])
+        hook_registry.HookRegistry.register(hook.target, hook.function, hook_registry.HookType[hook.kind])
     from nla_engine.checkpoint import Checkpoint
     from nla_engine.classes.registry import register_model
 

@@ -35,9 +35,7 @@ class Scale:
     call_sizes: tuple[int, ...]
     memory_vectors: int
     starts: int
-    """Of the demo pair, engines forked."""
-    slow_starts: int
-    """The same, engines importing for themselves."""
+    """Of the demo pair."""
     body_bytes: int
     """Of the largest bodies."""
     body_items: int
@@ -57,7 +55,6 @@ FULL: Final = Scale(
     call_sizes=(1, 10, 100, 500, 2000),
     memory_vectors=10_000,
     starts=2,
-    slow_starts=1,
     body_bytes=GatewayLimits().max_body_bytes,
     body_items=GatewayLimits().max_batch,
     body_rounds=1,
@@ -74,7 +71,6 @@ SMOKE: Final = Scale(
     call_sizes=(1, 20),
     memory_vectors=64,
     starts=1,
-    slow_starts=0,
     body_bytes=2**20,
     body_items=64,
     body_rounds=1,

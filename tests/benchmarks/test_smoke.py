@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.benchmarks.growth import memory
 from tests.benchmarks.report import Results
 from tests.plain import TOY, load_toy_vectors
 from tests.stack import Stack
+
+ROOT = Path(__file__).parents[2]
 
 
 def targets_of(figures: list[Figure]) -> int:
@@ -74,13 +78,11 @@ def test_shapes_that_do_not_fit_say_so() -> None:
     assert "on disk" in str(gpu.misfit(gpu.SHAPES[1], large, 10**11))
 
 
-def test_without_a_gpu_one_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench-gpu", "--out", str(tmp_path)])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu.main() == 0
-    assert capsys.readouterr().out == "bench-gpu: skipped, this machine has no CUDA GPU\n"
+def test_without_a_gpu_one_line_says_so() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    assert done.stdout == "bench-gpu: skipped, this machine has no CUDA GPU\n"
 
 
 def test_targets() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import nla_launch.demo
-from nla_launch.demo.evaluate import AMONG, fve, measure, normed, served
+from nla_launch.demo.evaluate import fve, measure, normed, served
 from nla_launch.demo.examples import Examples
 from nla_launch.pair.made import made
 from tests.plain import decode, encode, verbalize
@@ -20,8 +20,6 @@ from tests.stack import Stack
 
 FOLDER: Final = Path(str(nla_launch.demo.__file__)).parent
 LAYER: Final = 20
-SOME: Final = 2 * AMONG
-"""Vectors whose texts are asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +42,24 @@ def test_its_page_was_opened(demo: Stack) -> None:
     assert opened.read_text() == f"{demo.url}\n"
 
 
-@pytest.mark.timeout(1800)  # dozens of texts of a real language model: minutes of a slow machine's processor
+@pytest.mark.timeout(1800)  # 200 texts of a real language model: four minutes of a slow machine's processor
 def test_figures_are_those_of_its_page(demo: Stack, held_out: Examples) -> None:
-    """Of the first vectors, within three standard errors of all that the page is about."""
-    some = held_out[:SOME]
+    """Within three standard errors: another machine's rounding may end some texts otherwise."""
     table = re.findall(r"^\| ([^|]+) \| (-?[\d.]+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
     told = {name: float(value) for name, value in table}
     with served(demo.url) as (say, rebuild):
-        said, true = say(some.vectors), some.explanations.tolist()
-        figures = measure(lambda _: said, rebuild, some)
+        said, true = say(held_out.vectors), held_out.explanations.tolist()
+        figures = measure(lambda _: said, rebuild, held_out)
         rebuilt = {
             name: normed(rebuild(texts)) for name, texts in (("true explanations", true), ("verbalizer's", said))
         }
     assert figures.keys() == told.keys()
-    assert told["vectors"] == len(held_out)
     for name, vectors in rebuilt.items():
-        spread = spread_of_fve(vectors, normed(some.vectors))
+        spread = spread_of_fve(vectors, normed(held_out.vectors))
         assert figures[f"fve of the {name}"] == pytest.approx(told[f"fve of the {name}"], abs=3 * spread)
     for name in ("complete", "top-1 of 40", "last word right"):
         share = told[name]
-        assert figures[name] == pytest.approx(share, abs=3 * (share * (1 - share) / SOME) ** 0.5)
+        assert figures[name] == pytest.approx(share, abs=3 * (share * (1 - share) / 200) ** 0.5 + 0.005)
     assert figures["fve, texts shuffled"] < 0
 
 
@@ -89,7 +85,7 @@ def test_greedy_texts_equal_transformers(demo: Stack, held_out: Examples) -> Non
     reference = ReferenceVerbalizer(made("verbalizer"))
     vectors = held_out.vectors[:6]
     samples = [result["samples"][0] for result in verbalize(demo, vectors, max_tokens=80)["results"]]
-    expected = [reference.text(answer.ids) for answer in reference.answers(vectors, 80)]
+    expected = reference.texts(vectors, 80)
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
 
 

@@ -73,7 +73,7 @@ def test_greedy_text_equals_transformers(served: Served) -> None:
     reference = ReferenceVerbalizer(served.pair.av)
     vectors = VECTORS[:8]
     answer = verbalize(served.stack, vectors, max_tokens=MAX_TOKENS)
-    ids = [answer.ids for answer in reference.answers(vectors, MAX_TOKENS)]
+    ids = [said.ids for said in reference.answers(vectors, MAX_TOKENS)]
     samples = [result["samples"][0] for result in answer["results"]]
     assert [(s["text"], s["complete"]) for s in samples] == [reference.text(tokens) for tokens in ids]
     assert answer["usage"]["completion_tokens"] == sum(len(tokens) for tokens in ids)

@@ -25,7 +25,7 @@ def test_engines_over_two_machines_equal_transformers(tmp_path: Path) -> None:
     vectors = np.random.default_rng(5).standard_normal((8, D_MODEL)).astype(np.float32)
     with starting(tmp_path / "one", *flags, "1"), serving(tmp_path / "zero", *flags, "0") as stack:
         reference = ReferenceVerbalizer(pair.av)
-        wanted = [reference.text(answer.ids)[0] for answer in reference.answers(vectors, MAX_TOKENS)]
+        wanted = [text for text, _ in reference.texts(vectors, MAX_TOKENS)]
         assert texts_of(verbalize(stack, vectors, max_tokens=MAX_TOKENS)) == wanted
         reply = stack.http.post("/reconstruct", json={"texts": wanted, "dtype": "float32"}).json()
         for text, data in zip(wanted, reply["vectors"], strict=True):

@@ -35,7 +35,7 @@ def stack(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
 @pytest.fixture(scope="module")
 def expected(pair: Pair) -> list[str]:
     reference = ReferenceVerbalizer(pair.av)
-    return [reference.text(answer.ids)[0] for answer in reference.answers(VECTORS, MAX_TOKENS)]
+    return [text for text, _ in reference.texts(VECTORS, MAX_TOKENS)]
 
 
 def test_forced_retraction_changes_nothing(stack: Stack, expected: list[str]) -> None:

@@ -39,7 +39,7 @@ def test_shuffled_texts_explain_nothing(toy: Stack, toy_vectors: NDArray[np.floa
 
 def test_greedy_texts_equal_transformers_and_end_at_the_tag(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
     reference = ReferenceVerbalizer(TOY / "verbalizer")
-    expected = [reference.text(answer.ids) for answer in reference.answers(toy_vectors[:12], 60)]
+    expected = reference.texts(toy_vectors[:12], 60)
     samples = [r["samples"][0] for r in verbalize(toy, toy_vectors[:12], max_tokens=60)["results"]]
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
     assert all(sample["complete"] for sample in samples)

@@ -7,15 +7,13 @@ from typing import Final
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig
 
 from tests.plain import decode, extract, texts_of, verbalize
 from tests.real.activations import PLACES, SENTENCES, activations
 from tests.real.conftest import Needed
 from tests.real.models import MODELS, Pair, pair_of
-from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
+from tests.reference import Answer, ReferenceReconstructor, ReferenceVerbalizer
 from tests.stack import Stack, serving
 
 pytestmark = pytest.mark.timeout(1200)  # the first test of a pair also makes it, which is slow on a busy machine
@@ -33,7 +31,7 @@ class Reference:
 
     @cached_property
     def verbalizer(self) -> ReferenceVerbalizer:
-        return ReferenceVerbalizer(self.pair.av)
+        return ReferenceVerbalizer(self.pair.av, self.pair.model.ends)
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
@@ -41,46 +39,13 @@ class Reference:
         return activations(self.verbalizer.model, self.verbalizer.tokenizer, self.pair.model.layer)
 
     @cached_property
-    def answers(self) -> list["Answer"]:
-        return greedy(self.verbalizer, self.vectors, self.pair.model.ends)
+    def answers(self) -> list[Answer]:
+        return self.verbalizer.answers(self.vectors, MAX_TOKENS)
 
     @cached_property
     def rebuilt(self) -> list[NDArray[np.float32]]:
         reconstructor = ReferenceReconstructor(self.pair.ar)
         return [reconstructor.vector(text) for text in TEXTS]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Token ids, and how clear the choice of each was."""
-
-    ids: list[int]
-    margins: list[float]
-
-    def clear(self, margin: float) -> list[int]:
-        """Those before the first choice that was not clear."""
-        unclear = [at for at, found in enumerate(self.margins) if found < margin]
-        return self.ids[: unclear[0]] if unclear else self.ids
-
-
-@torch.no_grad()
-def greedy(reference: ReferenceVerbalizer, vectors: NDArray[np.float32], ends: tuple[int, ...]) -> list[Answer]:
-    """Answer all vectors at once: their prompts are equally long."""
-    embeds = torch.cat([reference.embeds(vector) for vector in vectors])
-    plain = GenerationConfig(
-        do_sample=False, max_new_tokens=MAX_TOKENS, eos_token_id=list(ends), pad_token_id=ends[0],
-        output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-    out = reference.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
-    best = torch.stack(out.logits, 1).topk(2).values
-    margins = (best[..., 0] - best[..., 1]).tolist()
-    return [_until_the_end(ids, row, ends) for ids, row in zip(out.sequences.tolist(), margins, strict=True)]
-
-
-def _until_the_end(ids: list[int], margins: list[float], ends: tuple[int, ...]) -> Answer:
-    length = next((at + 1 for at, token in enumerate(ids) if token in ends), len(ids))
-    return Answer(ids[:length], margins[:length])
 
 
 @dataclass(frozen=True)
