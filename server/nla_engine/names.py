@@ -14,6 +14,9 @@ SEEDED_DRAW: Final = "sglang.srt.layers.sampler.multinomial_with_seed"
 CAPPED_LOGITS: Final = "sglang.srt.layers.logits_processor.fused_softcap"
 LOAD_WEIGHTS: Final = "sglang.srt.model_loader.loader.DefaultModelLoader.load_weights_only"
 WEIGHT_FILES: Final = "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files"
+TOKENIZER: Final = "sglang.srt.utils.hf_transformers.tokenizer.get_tokenizer"
+LAUNCH_SCHEDULERS: Final = "sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes"
+KV_BUFFERS: Final = "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._create_buffers_normal"
 RENDEZVOUS: Final = "torch.distributed.rendezvous._create_c10d_store"
 REPLICAS_LOOP: Final = "sglang.srt.managers.data_parallel_controller.DataParallelController.event_loop"
 SIGTERM_WATCH: Final = "sglang.srt.managers.tokenizer_manager.TokenizerManager.sigterm_watchdog"
@@ -29,10 +32,15 @@ NAMES: Final[dict[str, str]] = {
     CAPPED_LOGITS: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
     WEIGHT_FILES: "hooked: lets a source's files that hold no block of it be missing",
+    TOKENIZER: "hooked: loads what was loaded before no second time",
+    LAUNCH_SCHEDULERS: "hooked: loads the tokenizer before processes are forked that want it",
+    KV_BUFFERS: "hooked on CPUs: writes no zeros to memory that is not used",
     RENDEZVOUS: "hooked: keeps the store where an engine's processes meet from listening on every address",
     REPLICAS_LOOP: "hooked: lets the process that shares requests out over replicas sleep while there are none",
     SIGTERM_WATCH: "hooked: looks for a SIGTERM more often",
     INTERNAL_STATE: "hooked: tells the gateway which role and model really run",
+    "sglang.srt.runtime_context.get_serving": "which tokenizer that is",
+    "sglang.srt.runtime_context.get_model": "how far it is trusted, and its revision",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager.gracefully_exit": "tells that one came",
     "sglang.srt.managers.embed_types.PositionalEmbeds": "carries a vector to its position in the prompt",
     "sglang.srt.managers.io_struct.GenerateReqInput": "the request that carries it",

@@ -28,14 +28,31 @@ def hooks_for(role: str) -> list[Hook]:
     Raises:
         ValueError: there is no such role.
     """
-    from nla_engine.hooks import idle, prefix, rendezvous, requests, sampling, shards, state, stopping, weights
+    from nla_engine.hooks import (
+        idle,
+        prefix,
+        rendezvous,
+        requests,
+        sampling,
+        shards,
+        state,
+        stopping,
+        tokenizers,
+        weights,
+    )
 
     hooks = [
         Hook(names.LOAD_WEIGHTS, weights.load_completely, "AROUND"),
+        Hook(names.TOKENIZER, tokenizers.load_once, "AROUND"),
+        Hook(names.LAUNCH_SCHEDULERS, tokenizers.load_before_forks, "BEFORE"),
         Hook(names.RENDEZVOUS, rendezvous.meet_on_loopback, "AROUND"),
         Hook(names.REPLICAS_LOOP, idle.sleep_between_requests, "AROUND"),
         Hook(names.SIGTERM_WATCH, stopping.stop_at_once, "AROUND"),
     ]
+    if on_cpu():
+        from nla_engine.cpu import pool
+
+        hooks.append(Hook(names.KV_BUFFERS, pool.take_memory_late, "AROUND"))
     match role:
         case "av":
             hooks += [

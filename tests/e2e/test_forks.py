@@ -5,11 +5,21 @@ from pathlib import Path
 from tests.checkpoints import make_pair
 from tests.stack import fork_server_of, serving, without_forks
 
+MUCH = 16 * 2**20
 
-def test_the_engines_are_forks(tmp_path: Path) -> None:
+
+def test_the_engines_are_forks_and_load_a_tokenizer_once(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, "llama")
+    for folder in (pair.av, pair.ar):
+        with (folder / "tokenizer.json").open("a") as file:
+            file.write(" " * MUCH)
     with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", warm=False) as stack:
-        forked = {child.cmdline()[0].strip() for child in fork_server_of(stack).children()}
+        engines = fork_server_of(stack).children()
+        forked = {engine.cmdline()[0].strip() for engine in engines}
+        own = [one for engine in engines for one in engine.children(recursive=True)]
+        assert all(engine.io_counters().read_chars > MUCH for engine in engines)
+        assert {one.cmdline()[0].strip() for one in own} >= {"sglang::scheduler", "sglang::detokenizer"}
+        assert all(one.io_counters().read_chars < MUCH for one in own)
     assert forked == {"sglang::verbalizer", "sglang::reconstructor"}
 
 

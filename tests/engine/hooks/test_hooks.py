@@ -24,6 +24,7 @@ from nla_engine.hooks.rendezvous import meet_on_loopback
 from nla_engine.hooks.requests import decode_injection, encoded
 from nla_engine.hooks.sampling import multinomial_on_cpu
 from nla_engine.hooks.stopping import stop_at_once
+from nla_engine.hooks.tokenizers import load_once
 from tests.stack import free_port
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
@@ -185,3 +186,17 @@ def test_an_engine_ends_as_sglang_does_but_only_when_told() -> None:
         assert ended == [manager]
 
     asyncio.run(run())
+
+
+def test_a_tokenizer_is_loaded_once_for_the_same_arguments() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load(name: str, *, mode: str = "auto") -> object:
+        asked.append((name, mode))
+        return object()
+
+    one, other = load_once(load, "one", mode="auto"), load_once(load, "other", mode="auto")
+    assert load_once(load, "one", mode="auto") is one
+    assert load_once(load, "one", mode="slow") is not one
+    assert other is not one
+    assert asked == [("one", "auto"), ("other", "auto"), ("one", "slow")]
