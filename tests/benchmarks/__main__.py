@@ -17,6 +17,7 @@ from tests.benchmarks import (
     dataset,
     gateway,
     growth,
+    page,
     reconstruct,
     report,
     servers,
@@ -64,6 +65,8 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
         on_toy(stack, scale, results)
     logger.info("measuring: from texts")
     results.add(texts.measure(folder, scale))
+    logger.info("measuring: the page")
+    results.add(page.measure(folder, scale))
     logger.info("measuring: starts")
     made.made("base")  # a first start makes the checkpoints, too
     results.add(startup.measure(folder, scale, "demo"))

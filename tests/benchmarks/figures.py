@@ -41,6 +41,8 @@ class Scale:
     body_items: int
     """Vectors or texts of a right one."""
     body_rounds: int
+    page_tokens: int
+    page_explained: int
 
 
 FULL: Final = Scale(
@@ -58,6 +60,8 @@ FULL: Final = Scale(
     body_bytes=GatewayLimits().max_body_bytes,
     body_items=GatewayLimits().max_batch,
     body_rounds=1,
+    page_tokens=8000,
+    page_explained=GatewayLimits().max_batch,
 )
 SMOKE: Final = Scale(
     rounds=2,
@@ -74,6 +78,8 @@ SMOKE: Final = Scale(
     body_bytes=2**20,
     body_items=64,
     body_rounds=1,
+    page_tokens=400,
+    page_explained=16,
 )
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, Response
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -22,7 +23,7 @@ HEADERS: Final = {
 
 def page_router() -> APIRouter:
     """Serve the page at `/`, and what it is made of below `/page`."""
-    router = APIRouter(routes=[Mount(AT, _Files(directory=FOLDER))])
+    router = APIRouter(routes=[Mount(AT, GZipMiddleware(_Files(directory=FOLDER)))])
 
     @router.head("/", include_in_schema=False)
     @router.get("/", include_in_schema=False)

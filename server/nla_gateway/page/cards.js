@@ -11,11 +11,14 @@ import { measure, on, ranked, set, share, state } from "./store.js";
 /** @typedef {{card: HTMLElement, said: HTMLElement, remark: HTMLElement, found: Explained}} Card */
 
 const region = byId("explanations");
+/** As long as cards are built or drawn in one go: what a person does comes between. */
+const AT_ONCE_MS = 10;
 const WIDE = matchMedia("(min-width: 60rem)");
 /** @type {Map<number, Card>} */
 const cards = new Map();
-/** Positions that are drawn in the next frame. @type {Set<number>} */
+/** Positions that are drawn in the next frames. @type {Set<number>} */
 const stale = new Set();
+let filling = 0;
 
 export function start() {
   on(["explained"], renderAll);
@@ -44,11 +47,18 @@ export function begin(positions, n, asked) {
  * @param {number} position
  */
 export function show(position) {
-  if (!stale.size) requestAnimationFrame(() => {
-    for (const one of stale) draw(one);
-    stale.clear();
-  });
+  if (!stale.size) requestAnimationFrame(drawSome);
   stale.add(position);
+}
+
+function drawSome() {
+  const until = performance.now() + AT_ONCE_MS;
+  for (const position of stale) {
+    stale.delete(position);
+    draw(position);
+    if (performance.now() > until) break;
+  }
+  if (stale.size) requestAnimationFrame(drawSome);
 }
 
 /** The cards, for those who order and filter them. */
@@ -62,14 +72,32 @@ function renderAll() {
     card.remove();
     cards.delete(position);
   }
-  for (const [position, found] of state.explained) {
-    if (cards.has(position)) continue;
-    cards.set(position, build(position, found));
-    draw(position);
-  }
-  region.append(...[...state.explained.keys()].flatMap((position) => cards.get(position)?.card ?? []));
   byId("nothing").hidden = state.explained.size > 0;
+  fill(++filling);
+}
+
+/**
+ * Build the cards that are not there yet, some at a time.
+ * @param {number} turn of which change
+ * @param {boolean} [again] whether this goes on with it
+ */
+function fill(turn, again = false) {
+  if (turn !== filling) return;
+  const until = performance.now() + AT_ONCE_MS;
+  /** @type {HTMLElement} */
+  let before = byId("nothing");
+  for (const [position, found] of state.explained) {
+    if (!cards.has(position)) {
+      if (performance.now() > until) return void setTimeout(() => fill(turn, true));
+      cards.set(position, build(position, found));
+      draw(position);
+    }
+    const { card } = /** @type {Card} */ (cards.get(position));
+    if (before.nextElementSibling !== card) before.after(card);
+    before = card;
+  }
   mark();
+  if (again) set({ explained: state.explained }); // others look at all cards
 }
 
 /**
