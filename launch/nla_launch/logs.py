@@ -36,6 +36,12 @@ def set_up_logs(level: str, form: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def flush_logs() -> None:
+    """Wait until what was logged is written."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 def pass_on(logger: logging.Logger, who: str, line: str, level: int) -> str:
     """Log a line of a child's output, which may be a record of its own, and return its message."""
     fields = read_json(line)

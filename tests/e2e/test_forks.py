@@ -14,6 +14,7 @@ def test_the_engines_are_forks_and_load_a_tokenizer_once(tmp_path: Path) -> None
         with (folder / "tokenizer.json").open("a") as file:
             file.write(" " * MUCH)
     with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", warm=False) as stack:
+        before_the_address = stack.log_text()
         engines = fork_server_of(stack).children()
         forked = {engine.cmdline()[0].strip() for engine in engines}
         own = [one for engine in engines for one in engine.children(recursive=True)]
@@ -21,6 +22,7 @@ def test_the_engines_are_forks_and_load_a_tokenizer_once(tmp_path: Path) -> None
         assert {one.cmdline()[0].strip() for one in own} >= {"sglang::scheduler", "sglang::detokenizer"}
         assert all(one.io_counters().read_chars < MUCH for one in own)
     assert forked == {"sglang::verbalizer", "sglang::reconstructor"}
+    assert before_the_address.count(" s, self-test passed") == len(engines)
 
 
 def test_engines_that_cannot_be_forked_are_started_all_the_same(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class StderrHandler(QueueHandler):
     """Writes to stderr from a thread of its own. A reader that stalls costs lines, never time."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
-        self._lines: queue.Queue[str | None] = queue.Queue(MOST_LINES)
+        self._lines: queue.Queue[str | threading.Event | None] = queue.Queue(MOST_LINES)
         super().__init__(self._lines)
         self.setFormatter(formatter)
         self._dropped = 0
@@ -76,6 +76,13 @@ class StderrHandler(QueueHandler):
         except queue.Full:
             self._dropped += 1
 
+    def flush(self) -> None:
+        """Wait until what was logged is written, for as long as that takes no time to speak of."""
+        written = threading.Event()
+        with suppress(queue.Full):
+            self._lines.put(written, timeout=FLUSH_S)
+            written.wait(FLUSH_S)
+
     def close(self) -> None:
         """Write what is left, for as long as that takes no time to speak of."""
         with suppress(queue.Full):
@@ -90,7 +97,10 @@ class StderrHandler(QueueHandler):
             time.sleep(GATHER_S)
             lines += [self._lines.get_nowait() for _ in range(self._lines.qsize())]
             goes_on = None not in lines
-            _write("\n".join(line for line in lines if line is not None))
+            _write("\n".join(line for line in lines if isinstance(line, str)))
+            for asked in lines:
+                if isinstance(asked, threading.Event):
+                    asked.set()
             if lost := self._dropped - reported:
                 reported += lost
                 message = f"{lost} log lines were lost here: nobody read them in time"
