@@ -56,6 +56,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "refusal": lambda it: it.has("console", "$ nla-serve"),
     "adapters": lambda it: it.has("yaml", "adapters:") and "name:" not in it.text,
     "inventory": lambda it: it.has("yaml", "gpus:"),
+    "keys": lambda it: it.has("yaml", "  key:"),
     "preset": lambda it: it.has("yaml") and it.text.startswith("name:"),
     "nla-convert": lambda it: it.runs("nla-convert"),
     "make demo": lambda it: it.text == "make demo",

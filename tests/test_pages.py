@@ -8,7 +8,9 @@ import pytest
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
+from nla_gateway.settings import Share
 from nla_gateway.telemetry.metrics import Metrics
+from nla_launch.keys import load_keys, load_shares
 from tests.pages import COMPARED, KINDS, PAGES, ROOT, Snippet, anchors, kinds_of, links, name, of_kind, run, snippets
 
 TESTS = Path(__file__).parent
@@ -121,6 +123,15 @@ def test_the_inventory_is_one(tmp_path: Path) -> None:
     (tmp_path / "gpus.yaml").write_text(inventory.text)
     plan = run(f"nla-serve --tp 8 --dry-run --inventory {tmp_path}/gpus.yaml", HF_HUB_OFFLINE="1")
     assert "NVIDIA H100 80GB HBM3" in plan
+
+
+def test_the_keys_file_is_one(tmp_path: Path) -> None:
+    (keys,) = of_kind("keys")
+    (tmp_path / "keys.yaml").write_text(keys.text)
+    assert load_keys(None, f"{tmp_path}/keys.yaml", None) == {"ada": "her-key", "nightly-runs": "its-key"}
+    share = load_shares(f"{tmp_path}/keys.yaml")["nightly-runs"]
+    assert set(re.findall(r"^  (\w+):", keys.text, re.MULTILINE)) == {"key", *Share.model_fields}
+    assert share.tokens_per_minute == 1_000_000
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("make")])

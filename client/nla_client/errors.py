@@ -74,6 +74,8 @@ class APIStatusError(NLAError):
         request_id: To find the request in the server's log.
         body: The body as it came.
         retry_after: Seconds after which the server asked to try again.
+        rate_limited: Whether this key has used up what it may ask for. Clients that retry wait for their turn, and it
+            costs no retry.
     """
 
     type: ClassVar[ErrorType]
@@ -88,6 +90,7 @@ class APIStatusError(NLAError):
         request_id: str | None = None,
         body: str = "",
         retry_after: float | None = None,
+        rate_limited: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -96,6 +99,7 @@ class APIStatusError(NLAError):
         self.request_id = request_id
         self.body = body
         self.retry_after = retry_after
+        self.rate_limited = rate_limited
 
     def __str__(self) -> str:
         context = {"param": self.param, "request": self.request_id}

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000)")
     add("--api-key", metavar="KEY", help="ask callers for it (or NLA_API_KEY)")
-    add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML")
+    add("--api-keys", metavar="FILE", help="ask callers for one of several, `name: key` lines in YAML, or more on each")
     add("--tls-cert", metavar="FILE", help="serve https with this certificate (PEM, with its chain)")
     add("--tls-key", metavar="FILE", help="its key (PEM, without a password)")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",

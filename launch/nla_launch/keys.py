@@ -9,13 +9,22 @@ from typing import Annotated, Final
 import yaml
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
+from nla_gateway.settings import Share
 from nla_launch.errors import LaunchError
 
 FLAG_NAME: Final = "api-key"
 """What the log calls a caller who shows the key of --api-key."""
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.@-]+$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[!-~]+$")]
-KEYS: Final = TypeAdapter(dict[Name, Key])
+
+
+class Entry(Share):
+    """What the keys file says of one caller."""
+
+    key: Key
+
+
+ENTRIES: Final = TypeAdapter(dict[Name, Entry])
 
 
 def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[str, str]:
@@ -23,25 +32,38 @@ def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[
 
     Args:
         flag: the key of --api-key; empty for none.
-        file: that of --api-keys, YAML: `name: key` lines.
+        file: that of --api-keys, YAML: `name: key` lines, or `name:` with the fields of Entry below it.
         variable: the key of NLA_API_KEY. It counts where neither of the others is given: beside a file it is most
             likely what this user's own clients show.
 
     Raises:
         LaunchError: the file cannot be read or holds something else; a key that no header can hold; the same key twice.
     """
-    keys = {} if file is None else _read(file)
+    keys = {} if file is None else {name: entry.key for name, entry in _read(file).items()}
     if key := variable if flag is None and file is None else flag:
         if FLAG_NAME in keys:
             raise LaunchError(f"--api-keys {file}: the name {FLAG_NAME!r} is that of --api-key; choose another")
         if os.path.isfile(key):  # noqa: PTH113 - pathlib's fails where a key is too long for a name
             raise LaunchError("the key of --api-key (or NLA_API_KEY) is the name of a file: is --api-keys meant?")
-        keys |= _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")
+        keys[FLAG_NAME] = _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")[FLAG_NAME].key
     owners: dict[str, str] = {}
     for name, own in keys.items():
         if (other := owners.setdefault(own, name)) != name:
             raise LaunchError(f"{other!r} and {name!r} have the same API key: give each their own")
     return keys
+
+
+def load_shares(file: str | None) -> dict[str, Share]:
+    """Tell what callers get of the engines, by their names.
+
+    Args:
+        file: that of --api-keys.
+
+    Raises:
+        LaunchError: as load_keys does.
+    """
+    entries = {} if file is None else _read(file)
+    return {name: Share(**entry.model_dump(exclude={"key"})) for name, entry in entries.items()}
 
 
 def require_keys(listener: socket.socket, keys: dict[str, str]) -> None:
@@ -53,7 +75,7 @@ def require_keys(listener: socket.socket, keys: dict[str, str]) -> None:
         )
 
 
-def _read(file: str) -> dict[str, str]:
+def _read(file: str) -> dict[str, Entry]:
     try:
         named = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -65,14 +87,24 @@ def _read(file: str) -> dict[str, str]:
     return _checked(named, f"--api-keys {file}")
 
 
-def _checked(keys: object, source: str) -> dict[str, str]:
-    """Check names and keys, which complaints do not show."""
+def _checked(named: object, source: str) -> dict[str, Entry]:
+    """Check names, keys and what goes with them; complaints show no key."""
+    entries = named
+    if isinstance(named, dict):
+        entries = {name: one if isinstance(one, dict) else {"key": one} for name, one in named.items()}
     try:
-        return KEYS.validate_python(keys, strict=True)
+        return ENTRIES.validate_python(entries, strict=True)
     except ValidationError as error:
-        where = error.errors()[0]["loc"]
+        problem = error.errors(include_input=False)[0]
+    where = problem["loc"]
     if not where:
         raise LaunchError(f"{source} must hold lines of `name: key`")
     if where[-1] == "[key]":
         raise LaunchError(f"{source}: names may have letters, digits and .@_- alone, in lines of `name: key`")
-    raise LaunchError(f"{source}: the key of {where[0]!r} must be text of visible ASCII, without spaces (in quotes)")
+    if where[-1] == "key":
+        raise LaunchError(
+            f"{source}: the key of {where[0]!r} must be text of visible ASCII, without spaces (in quotes)"
+        )
+    if where[-1] not in Entry.model_fields:  # it may be a key
+        raise LaunchError(f"{source}: below {where[0]!r} may stand: {', '.join(sorted(Entry.model_fields))}")
+    raise LaunchError(f"{source}: {where[-1]} of {where[0]!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")

@@ -4,7 +4,7 @@
     RequestError           a request that cannot be answered; becomes the contract's error body
      ├─ InvalidRequest     400    the caller's mistake
      ├─ PayloadTooLarge    413
-     ├─ Overloaded         429
+     ├─ Overloaded         429    RateLimited: by the caller themselves
      ├─ EngineUnavailable  503    starting, gone, or not served
      └─ RequestTimeout     504
 
@@ -59,6 +59,20 @@ class Overloaded(RequestError):
     """The queue is full."""
 
     type = "overloaded"
+
+
+class RateLimited(Overloaded):
+    """The caller has used up what they may ask for.
+
+    Args:
+        message: cause and mend.
+        exceeded: `requests`, `tokens` or `samples`.
+        retry_after_s: when to come again.
+    """
+
+    def __init__(self, message: str, *, exceeded: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.exceeded = exceeded
 
 
 class EngineUnavailable(RequestError):

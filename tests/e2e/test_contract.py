@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nla_gateway.api.app import create_app
 from nla_gateway.roles import Role
-from nla_gateway.settings import Access, Settings
+from nla_gateway.settings import Access, Settings, Share
 from tests.errors import error_in
 from tests.plain import LONG, decode, encode, events_of, flush_cache, running, texts_of, verbalize, verbalizer_of
 from tests.stack import Stack
@@ -363,6 +363,53 @@ def test_api_keys(toy_settings: Settings, caplog: pytest.LogCaptureFixture) -> N
     served = [record.getMessage() for record in caplog.records if record.name == "nla_gateway.access"]
     assert [line.split()[-1] for line in served if "/v1/info 200" in line] == ["ada", "bob"]
     assert not any(key in caplog.text for key in ("ada-has-this", "bob-has-that", "Bearer"))
+
+
+def test_callers_are_counted_and_held_to_their_limits(toy_settings: Settings, toy_vectors: Any) -> None:
+    body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "n": 4, "seed": 1}
+
+    async def work(client: httpx.AsyncClient) -> None:
+        async def call(name: str, path: str = "/verbalize") -> httpx.Response:
+            headers = {"authorization": f"Bearer {name}-has-this"}
+            return await (
+                client.get(path, headers=headers) if "v1" in path else client.post(path, json=body, headers=headers)
+            )
+
+        first, second, third = [await call("ada") for _ in range(3)]
+        assert first.json()["results"] == second.json()["results"]
+        assert [first.headers[f"x-ratelimit-{what}-requests"] for what in ("limit", "remaining")] == ["2", "1"]
+        assert "2 requests a minute" in error_of(third, 429)
+        assert 0 < int(third.headers["retry-after"]) <= 30
+        assert third.headers["x-ratelimit-remaining-requests"] == "0"
+        assert third.headers["x-ratelimit-exceeded"] == "requests"
+        both = [one.json()["usage"] for one in (first, second)]
+        await asyncio.sleep(0)  # requests are counted once their answers are out
+        told = (await call("ada", "/v1/usage")).json()
+        assert (told["caller"], told["requests"], told["in_flight"]) == ("ada", 3, 0)
+        assert told["usage"] == {name: both[0][name] + both[1][name] for name in both[0]}
+        assert told["share"]["requests_per_minute"] == 2
+
+        assert (await call("bob")).status_code == 200
+        refused = await call("bob")
+        assert "1 tokens a minute" in error_of(refused, 429)
+        assert int(refused.headers["retry-after"]) > 60
+        assert (await call("eve")).status_code == 200
+        one, other = await asyncio.gather(call("eve"), call("eve"))
+        assert sorted((one.status_code, other.status_code)) == [200, 429]
+        assert [it.headers["x-ratelimit-exceeded"] for it in (one, other) if it.status_code == 429] == ["samples"]
+        assert not [name for name in one.headers if name.startswith("x-ratelimit-re")]
+        await asyncio.sleep(0)
+        shown = (await client.get("/metrics", headers={"authorization": "Bearer eve-has-this"})).text
+        assert 'nla_caller_requests_total{caller="eve",status="429"} 1.0' in shown
+        assert 'nla_caller_tokens_total{caller="bob",kind="completion"}' in shown
+
+    shares = {
+        "ada": Share(requests_per_minute=2),
+        "bob": Share(tokens_per_minute=1),
+        "eve": Share(max_in_flight=4),
+    }
+    keys = {name: f"{name}-has-this" for name in shares}
+    run_with(toy_settings, work, access=Access(api_keys=keys, shares=shares))
 
 
 def test_pages_of_allowed_origins_may_call(toy_settings: Settings) -> None:

@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
+from nla_gateway.settings import Share
 from nla_launch.errors import LaunchError
-from nla_launch.keys import load_keys, require_keys
+from nla_launch.keys import load_keys, load_shares, require_keys
 
 
 def test_keys_of_the_flag_and_of_a_file_go_together(tmp_path: Path) -> None:
@@ -16,6 +17,14 @@ def test_keys_of_the_flag_and_of_a_file_go_together(tmp_path: Path) -> None:
     assert load_keys("k1", None, "k4") == {"api-key": "k1"}
     (tmp_path / "keys.yaml").write_text("ada: k2  # her laptop\nbob@lab: 'k3'\n")
     assert load_keys("k1", str(tmp_path / "keys.yaml"), "k4") == {"api-key": "k1", "ada": "k2", "bob@lab": "k3"}
+
+
+def test_a_callers_share_stands_below_their_name(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("ada: k2\nbob:\n  key: k3\n  weight: 2\n  tokens_per_minute: 1000\n")
+    assert load_keys(None, str(path), None) == {"ada": "k2", "bob": "k3"}
+    assert load_shares(str(path)) == {"ada": Share(), "bob": Share(weight=2.0, tokens_per_minute=1000)}
+    assert load_shares(None) == {}
 
 
 def test_the_variable_counts_where_nothing_else_is_given(tmp_path: Path) -> None:
@@ -39,6 +48,11 @@ def test_the_variable_counts_where_nothing_else_is_given(tmp_path: Path) -> None
         ("ada: topsecret\nbob: topsecret", "'ada' and 'bob' have the same API key"),
         ("ada: 1234-56-78", "is not YAML"),
         ("api-key: topsecret", "choose another"),
+        ("ada: {weight: 2}", "the key of 'ada' must be text"),
+        ("ada: {key: [topsecret]}", "the key of 'ada' must be text"),
+        ("ada: {key: k, topsecret: k}", "below 'ada' may stand: key, max_in_flight, requests_per_minute"),
+        ("ada: {key: topsecret, weight: 0}", "weight of 'ada': input should be greater than 0"),
+        ("ada: {key: topsecret, max_in_flight: many}", "max_in_flight of 'ada': input should be a valid integer"),
         ("{topsecret", "is not YAML"),
         ("\x00topsecret", "is not YAML"),
     ],

@@ -12,6 +12,7 @@ from nla_client.asynchronous.places import AsyncBoundedTransport, AsyncConnectio
 from nla_client.asynchronous.stream import AsyncEvents
 from nla_client.calls.base import Batch, Call
 from nla_client.errors import ClientStateError, PayloadTooLargeError
+from nla_client.sending.failures import costs_a_retry
 from nla_client.sending.network import Way
 from nla_client.sending.settings import Settings
 from nla_client.sending.tasks import Home, Stop, overlap
@@ -113,4 +114,4 @@ class AsyncConnection:
             delay = self.settings.delay(call, failure, attempt)
             if delay is None or await self.sleep(stop, delay):
                 raise failure
-            attempt += 1
+            attempt += costs_a_retry(failure)

@@ -19,7 +19,7 @@ from nla_client.errors import (
     APITimeoutError,
     NLAError,
 )
-from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorResponse, ErrorType
+from nla_client.wire import RATE_LIMIT_EXCEEDED_HEADER, REQUEST_ID_HEADER, STATUS, ErrorResponse, ErrorType
 
 RETRIED_STATUS: Final = frozenset({429, 503})
 # No read or write timeout: the server has had the request and may still be at work on it, so that another one
@@ -38,14 +38,20 @@ _TAG: Final = re.compile(r"<[^>]*>")
 def retry_delay(failure: NLAError, attempt: int, max_retries: int, jitter: float) -> float | None:
     """Seconds to wait after failed attempt number `attempt` (from 0), or None to give up.
 
-    `jitter` in [0, 1) spreads clients that failed together. `Retry-After` is never undercut, up to its limit.
+    `jitter` in [0, 1) spreads clients that failed together. `Retry-After` is never undercut, up to its limit. What a
+    limit of the caller's own holds up is tried until it passes.
     """
-    if attempt >= max_retries or not _may_pass(failure):
+    if not _may_pass(failure) or not max_retries or (attempt >= max_retries and costs_a_retry(failure)):
         return None
     backoff = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt) * (1 + jitter) / 2
     if isinstance(failure, APIStatusError) and failure.retry_after is not None:
         return min(failure.retry_after, MAX_RETRY_AFTER_S) + backoff * jitter
     return backoff
+
+
+def costs_a_retry(failure: NLAError) -> bool:
+    """Whether something went wrong; a limit of the caller's own is no failure: their turn comes."""
+    return not (isinstance(failure, APIStatusError) and failure.rate_limited)
 
 
 def _may_pass(failure: NLAError) -> bool:
@@ -81,6 +87,7 @@ def status_error(
     """
     text = body.decode("utf-8", "replace")
     request_id, retry_after = headers.get(REQUEST_ID_HEADER), _seconds(headers.get("retry-after"))
+    rate_limited = headers.get(RATE_LIMIT_EXCEEDED_HEADER) is not None
     try:
         detail = ErrorResponse.model_validate_json(body).error
     except ValidationError:
@@ -92,6 +99,7 @@ def status_error(
             request_id=request_id,
             body=text,
             retry_after=retry_after,
+            rate_limited=rate_limited,
         )
     return ERROR_CLASSES[detail.type](
         _shift(detail.message, offset),
@@ -100,6 +108,7 @@ def status_error(
         request_id=request_id or detail.request_id,
         body=text,
         retry_after=retry_after,
+        rate_limited=rate_limited,
     )
 
 

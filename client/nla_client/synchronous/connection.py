@@ -11,6 +11,7 @@ import httpx
 
 from nla_client.calls.base import Batch, Call
 from nla_client.errors import ClientStateError, PayloadTooLargeError
+from nla_client.sending.failures import costs_a_retry
 from nla_client.sending.network import Way
 from nla_client.sending.settings import Settings
 from nla_client.sending.threads import Home, Stop, overlap
@@ -112,4 +113,4 @@ class Connection:
             delay = self.settings.delay(call, failure, attempt)
             if delay is None or self.sleep(stop, delay):
                 raise failure
-            attempt += 1
+            attempt += costs_a_retry(failure)

@@ -19,6 +19,7 @@ from nla_client.wire.codec import (
     encode_vector,
 )
 from nla_client.wire.errors import (
+    RATE_LIMIT_EXCEEDED_HEADER,
     REQUEST_ID_HEADER,
     STATUS,
     ErrorDetail,
@@ -94,6 +95,7 @@ __all__ = [
     "ITEM_SIZE",
     "MANY_TAG",
     "ONE_TAG",
+    "RATE_LIMIT_EXCEEDED_HEADER",
     "REQUEST_ID_HEADER",
     "STATUS",
     "AblateRequest",

@@ -30,6 +30,8 @@ STATUS: Final[dict[ErrorType, int]] = {
 """The one table from an error's type to its HTTP status."""
 
 REQUEST_ID_HEADER: Final = "x-request-id"
+RATE_LIMIT_EXCEEDED_HEADER: Final = "x-ratelimit-exceeded"
+"""On a 429: which of the caller's own limits it is for; `requests`, `tokens` or `samples`."""
 
 
 class ErrorDetail(Response):

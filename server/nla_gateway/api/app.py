@@ -14,6 +14,7 @@ from nla_client.wire import REQUEST_ID_HEADER
 from nla_gateway.api.http import EdgeMiddleware, install_error_handlers
 from nla_gateway.api.page import page_router
 from nla_gateway.api.routes import router
+from nla_gateway.callers import RATE_LIMIT_HEADERS
 from nla_gateway.gateway import open_gateway
 from nla_gateway.settings import Settings
 from nla_gateway.telemetry.metrics import Metrics
@@ -56,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     tracing.trace_requests(app)
     app.add_middleware(
         EdgeMiddleware,
-        api_keys=settings.access.api_keys,
+        access=settings.access,
         limits=settings.limits,
         metrics=metrics,
     )
@@ -67,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=settings.access.allow_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", REQUEST_ID_HEADER],
-            expose_headers=["retry-after", REQUEST_ID_HEADER],
+            expose_headers=["retry-after", REQUEST_ID_HEADER, *RATE_LIMIT_HEADERS],
             allow_private_network=True,  # Chrome asks so where a page of the open web calls a private address
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way

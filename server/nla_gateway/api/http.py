@@ -17,17 +17,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nla_client.wire import REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
+from nla_client.wire import RATE_LIMIT_EXCEEDED_HEADER, REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
 from nla_gateway.api.bodies import Bodies
 from nla_gateway.api.page import is_of_the_page
-from nla_gateway.errors import RequestError
+from nla_gateway.callers import ANYONE, Caller, Exchange, answering
+from nla_gateway.errors import RateLimited, RequestError
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.settings import Access, Share
 from nla_gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger("nla_gateway.access")
 
 OPEN_PATHS: Final = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
 POLLED_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
+WORK: Final = "POST"
+"""How all is asked for that engines do."""
 UNSUPPORTED_MEDIA_TYPE: Final = 415
 SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
@@ -52,9 +56,10 @@ def error_detail(error: Exception, request_id: str) -> ErrorDetail:
 
 
 def retry_after_header(error: Exception) -> dict[str, str]:
-    """Form `Retry-After` where waiting helps, else nothing."""
+    """Form `Retry-After` where waiting helps, else nothing; and tell which of the caller's own limits it is for."""
     seconds = error.retry_after_s if isinstance(error, RequestError) else None
-    return {} if seconds is None else {"retry-after": str(seconds)}
+    told = {RATE_LIMIT_EXCEEDED_HEADER: error.exceeded} if isinstance(error, RateLimited) else {}
+    return told if seconds is None else {"retry-after": str(seconds), **told}
 
 
 def _response_to(error: Exception, request_id: str) -> JSONResponse:
@@ -81,9 +86,10 @@ def install_error_handlers(app: FastAPI) -> None:
 class EdgeMiddleware:
     """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, api_keys: dict[str, str], limits: GatewayLimits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, limits: GatewayLimits, metrics: Metrics) -> None:
         self._app = app
-        self._keys = {name: key.encode() for name, key in api_keys.items()}
+        self._keys = {name: key.encode() for name, key in access.api_keys.items()}
+        self._callers = {name: Caller(name, access.shares.get(name, Share())) for name in access.api_keys}
         self._bodies = Bodies(limits)
         self._metrics = metrics
 
@@ -97,6 +103,7 @@ class EdgeMiddleware:
         request_id = _request_id(headers)
         caller = self._caller(headers)
         known = caller is not None or not self._keys
+        exchange = Exchange(ANYONE.caller if caller is None else caller)
         scope.setdefault("state", {}).update(request_id=request_id, known=known)
         status = 0
         self._metrics.in_flight.inc(scope["path"] not in POLLED_PATHS)
@@ -105,15 +112,19 @@ class EdgeMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER.encode(), request_id.encode())]
+                own = {REQUEST_ID_HEADER: request_id, **exchange.caller.headers()}
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode()) for name, value in own.items()),
+                ]
             await send(message)
 
         try:
-            refusal = self._refusal(scope["path"], headers, caller, request_id)
+            refusal = self._refusal(scope, headers, caller, request_id)
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
-                with self._bodies.receiving(receive) as watched:
+                with self._bodies.receiving(receive) as watched, answering(exchange):
                     await self._app(scope, watched, send_with_id)
         except Exception as error:
             # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
@@ -123,13 +134,16 @@ class EdgeMiddleware:
         finally:
             seconds = time.perf_counter() - started
             # In the loop's next turn: uvloop sends what was written, the answer, at the end of this one.
-            asyncio.get_running_loop().call_soon(self._note, scope, request_id, caller, status, seconds)
+            asyncio.get_running_loop().call_soon(self._note, scope, request_id, exchange, status, seconds)
 
-    def _note(self, scope: Scope, request_id: str, caller: str | None, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, request_id: str, exchange: Exchange, status: int, seconds: float) -> None:
         """Count one exchange that has ended, and log it."""
         counted = scope["path"] not in POLLED_PATHS
         self._metrics.in_flight.dec(counted)
         self._metrics.request(_endpoint(scope), status, seconds)
+        caller = exchange.caller.name or None
+        if caller and scope["method"] == WORK:
+            self._metrics.call(caller, status)
         fields = {
             "request_id": request_id,
             "method": scope["method"],
@@ -137,21 +151,24 @@ class EdgeMiddleware:
             "status": status,
             "seconds": round(seconds, 3),
             "caller": caller,
+            "tokens": exchange.tokens,
         }
         line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")
+        line += " %(tokens)d tokens" if exchange.tokens else ""
         logger.log(logging.INFO if counted else logging.DEBUG, line, fields, extra={"fields": fields})
 
-    def _caller(self, headers: dict[bytes, bytes]) -> str | None:
-        """Name the caller by the key shown; every key is compared, in constant time, whichever it is."""
+    def _caller(self, headers: dict[bytes, bytes]) -> Caller | None:
+        """Know the caller by the key shown; every key is compared, in constant time, whichever it is."""
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             return None
         known = [name for name, key in self._keys.items() if hmac.compare_digest(given.strip(), key)]
-        return known[0] if known else None
+        return self._callers[known[0]] if known else None
 
     def _refusal(
-        self, path: str, headers: dict[bytes, bytes], caller: str | None, request_id: str
+        self, scope: Scope, headers: dict[bytes, bytes], caller: Caller | None, request_id: str
     ) -> JSONResponse | None:
+        path = scope["path"]
         if self._keys and caller is None and path not in OPEN_PATHS and not is_of_the_page(path):
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
         host = headers.get(b"host", b"").decode("latin-1")
@@ -165,6 +182,8 @@ class EdgeMiddleware:
             return response
         length = headers.get(b"content-length", b"0")
         problem = self._bodies.refusal(int(length)) if length.isdigit() else None
+        if problem is None and caller is not None and scope["method"] == WORK:
+            problem = caller.refusal()
         return None if problem is None else _response_to(problem, request_id)
 
 

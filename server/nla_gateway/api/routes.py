@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar, cast
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from nla_client.wire import (
@@ -29,15 +29,18 @@ from nla_client.wire import (
     StreamEvent,
     TokenizeRequest,
     TokenizeResponse,
+    Usage,
     VerbalizeRequest,
     VerbalizeResponse,
 )
 from nla_gateway.api import jobs, scoring_jobs, texts
 from nla_gateway.api.http import error_detail, retry_after_header
 from nla_gateway.api.json_route import JsonRoute
+from nla_gateway.callers import exchange
 from nla_gateway.engines.engine_metrics import engine_metrics
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.gateway import Gateway
+from nla_gateway.settings import Share
 from nla_gateway.states import EngineState
 
 T = TypeVar("T")
@@ -52,7 +55,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         400: "The request is wrong; `param` names the field.",
         401: "The API key is missing or wrong.",
         413: "The body or the batch is over the limit.",
-        429: "The queue is full; wait for `Retry-After` seconds.",
+        429: "The queue is full, or a limit of the caller's own is reached; wait for `Retry-After` seconds.",
         500: "A bug.",
         503: "The engine is starting, gone, or not served.",
         504: "The request took too long.",
@@ -86,6 +89,16 @@ class ReadyResponse(BaseModel):
 
     ready: bool
     engines: dict[str, EngineStatus]
+
+
+class UsageReport(BaseModel):
+    """What one caller has used; where callers need no key, nobody is told apart, and nothing is counted."""
+
+    caller: str | None = Field(description="Name of the key.")
+    requests: int = Field(description="Sent for work, refused ones too.")
+    usage: Usage
+    in_flight: int = Field(description="Samples and texts, at the gateway that answers this.")
+    share: Share
 
 
 class NotReadyResponse(ReadyResponse, ErrorResponse):
@@ -180,6 +193,16 @@ async def ready(request: Request) -> JSONResponse:
 async def info(request: Request) -> Info:
     """Tell model names, base model, layer, d_model, scales, what fits into the engines, limits and versions."""
     return _gateway(request).info_now()
+
+
+@router.get("/v1/usage", response_model=UsageReport, responses={401: ERRORS[401]})
+async def usage(request: Request) -> UsageReport:
+    """Tell what the caller, by their key, has used since the server was started, and what they may."""
+    caller = exchange().caller
+    requests, used = _gateway(request).metrics.used_by(caller.name)
+    return UsageReport(
+        caller=caller.name or None, requests=requests, usage=used, in_flight=caller.in_flight, share=caller.share
+    )
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})

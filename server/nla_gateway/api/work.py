@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from nla_gateway.callers import exchange
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import PayloadTooLarge
 from nla_gateway.gateway import Gateway
@@ -16,7 +17,8 @@ def owner_of(request_id: str, items: int) -> Owner:
 
     Callers may use one request id twice, and none of theirs may begin an engine's: SGLang takes some for its own.
     """
-    return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items)
+    caller = exchange().caller
+    return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items, caller.name, caller.share.weight)
 
 
 async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from nla_gateway.callers import exchange
 from nla_gateway.errors import Overloaded
 
 S = TypeVar("S")
@@ -50,6 +51,9 @@ class Owner:
 
     name: str
     items: int
+    caller: str = ""
+    weight: float = 1.0
+    """Of the caller: how many turns they get, beside those of others."""
 
     @property
     def small(self) -> bool:
@@ -57,11 +61,53 @@ class Owner:
         return self.items <= SMALL_REQUEST
 
 
+class Line:
+    """Those who wait for places: callers get them in proportion to their weights, the owners of each in turn.
+
+    Weighted fair queueing by start times: each place that a caller gets moves them back by 1 / weight, and who comes
+    anew starts where the others are.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
+        """By callers, and of each by owners."""
+        self._starts: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+        self._now = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
+    def join(self, owner: Owner, place: asyncio.Future[None]) -> None:
+        """Wait for a place."""
+        if owner.caller not in self._waiting:
+            self._starts[owner.caller] = max(self._now, self._starts.get(owner.caller, 0.0))
+        self._weights[owner.caller] = owner.weight
+        self._waiting.setdefault(owner.caller, {}).setdefault(owner.name, deque()).append(place)
+
+    def next(self) -> asyncio.Future[None]:
+        """Take out who is next; it may have gone, and then that was no turn."""
+        caller = min(self._waiting, key=lambda name: self._starts[name])
+        owners = self._waiting[caller]
+        name = next(iter(owners))
+        places = owners.pop(name)
+        place = places.popleft()
+        if places:
+            owners[name] = places  # behind the caller's others
+        if not owners:
+            del self._waiting[caller]
+        if not place.done():
+            self._now = self._starts[caller]
+            self._starts[caller] += 1 / self._weights[caller]
+        return place
+
+
 class Turns:
-    """A number of places at a time, given in turn to each owner that waits.
+    """A number of places at a time, given in turn to each caller and owner that waits.
 
     While small requests come in, large ones hold few places in all: everything that runs slows down everything else.
-    And however many places one owner waits for, another of its kind waits for at most one of them.
+    And however many places one owner waits for, another of its kind and caller waits for at most one of them.
 
     Args:
         places: how many.
@@ -72,7 +118,7 @@ class Turns:
         self._free, self._shared = places, shared
         self._held_by_large = 0
         self._small_until = 0.0
-        self._lines: dict[bool, dict[str, deque[asyncio.Future[None]]]] = {True: {}, False: {}}
+        self._lines = {True: Line(), False: Line()}
 
     @asynccontextmanager
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
@@ -80,7 +126,7 @@ class Turns:
         if owner.small:
             self._small_until = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
-        self._lines[owner.small].setdefault(owner.name, deque()).append(place)
+        self._lines[owner.small].join(owner, place)
         self._hand_out()
         try:
             await place
@@ -93,12 +139,7 @@ class Turns:
 
     def _hand_out(self) -> None:
         while self._free and (small := self._next_kind()) is not None:
-            line = self._lines[small]
-            name = next(iter(line))
-            places = line.pop(name)
-            place = places.popleft()
-            if places:
-                line[name] = places  # behind the other owners
+            place = self._lines[small].next()
             if not place.done():  # else its owner was cancelled
                 self._free -= 1
                 self._held_by_large += not small
@@ -128,11 +169,16 @@ class Admission:
 
     @contextmanager
     def admit(self, items: int) -> Iterator[None]:
-        """Hold places for `items` samples or texts.
+        """Hold places for `items` samples or texts, of the caller's own, too.
 
         Raises:
             Overloaded: the queue is full. A lone request is taken whatever its size, or it could never be.
         """
+        with exchange().caller.hold(items), self._admit(items):
+            yield
+
+    @contextmanager
+    def _admit(self, items: int) -> Iterator[None]:
         if self.count and self.count + items > self.limit:
             message = f"{self.count} samples and texts are waiting already; at most {self.limit} may"
             raise Overloaded(message, retry_after_s=RETRY_AFTER_S)

@@ -10,10 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from nla_client.wire import Score, Usage
+from nla_gateway.callers import exchange
 from nla_gateway.settings import COUNTERS_VARIABLE
 from nla_gateway.states import EngineState
 
 M = TypeVar("M", Counter, Histogram)
+
+KINDS: Final = ("prompt", "cached", "completion")
 
 SECONDS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 UNEXPLAINED: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 4.0)
@@ -31,6 +34,10 @@ class Metrics:
                                registry=own, multiprocess_mode="livesum")  # fmt: skip
         self.queue = Gauge("nla_queue", "Samples and texts accepted and not yet answered.",
                            registry=own, multiprocess_mode="livesum")  # fmt: skip
+        self._callers = Counter("nla_caller_requests", "Requests for work, by the name of the caller's key.",
+                                ["caller", "status"], registry=own)  # fmt: skip
+        self._used = Counter("nla_caller_tokens", "Tokens of the engines, by the name of the caller's key.",
+                             ["caller", "kind"], registry=own)  # fmt: skip
         self._vectors = Counter("nla_vectors", "Vectors verbalized, rebuilt or scored.", ["endpoint"], registry=own)
         self._samples = Counter("nla_samples", "Texts sampled.", ["complete"], registry=own)
         self._tokens = Counter("nla_tokens", "Tokens of the engines; those cached are among the prompt's.",
@@ -63,10 +70,28 @@ class Metrics:
         _of(self._samples, str(complete).lower()).inc()
 
     def tokens(self, engine: str, usage: Usage) -> None:
-        """Count what `verbalizer` or `reconstructor` has read and written."""
-        _of(self._tokens, engine, "prompt").inc(usage.prompt_tokens)
-        _of(self._tokens, engine, "cached").inc(usage.cached_tokens)
-        _of(self._tokens, engine, "completion").inc(usage.completion_tokens)
+        """Count what `verbalizer` or `reconstructor` has read and written, and for whom."""
+        asked, name = exchange(), exchange().caller.name
+        asked.use(usage)
+        for kind in KINDS:
+            count = getattr(usage, f"{kind}_tokens")
+            _of(self._tokens, engine, kind).inc(count)
+            if name:
+                _of(self._used, name, kind).inc(count)
+
+    def call(self, caller: str, status: int) -> None:
+        """Count one request for work that has ended, by the caller's name."""
+        _of(self._callers, caller, str(status)).inc()
+
+    def used_by(self, caller: str) -> tuple[int, Usage]:
+        """Tell how many requests for work a caller has sent, and what the engines read and wrote for them."""
+        found: dict[str, int] = dict.fromkeys(("requests", *KINDS), 0)
+        for family in self._shown.collect():
+            for sample in family.samples:
+                if sample.labels.get("caller") == caller and sample.name.endswith("_total"):
+                    found[sample.labels.get("kind", "requests")] += int(sample.value)
+        requests = found.pop("requests")
+        return requests, Usage(**{f"{kind}_tokens": count for kind, count in found.items()})
 
     def scores(self, scores: Iterable[Score]) -> None:
         """Count scores that have an fve."""

@@ -349,6 +349,22 @@ def test_max_retries_bounds_the_attempts(faces: Any, server: Any, error_body: Ca
         assert len(server.requests) == retries + 1
 
 
+def test_a_limit_of_ones_own_is_waited_for_and_costs_no_retry(
+    faces: Any, server: Any, error_body: Callable[..., dict[str, Any]]
+) -> None:
+    used_up = {"Retry-After": "7", "x-ratelimit-exceeded": "requests"}
+    limited = httpx.Response(429, headers=used_up, json=error_body("overloaded"))
+    server.script = [*[limited] * 5, httpx.ConnectError("refused"), *[limited] * 5]
+    nla = faces.nla(max_retries=1)
+    assert str(nla.verbalize([1.0])) == "1"
+    assert len(nla.waits) == 11
+    assert all(7 <= wait <= 16 for wait in [*nla.waits[:5], *nla.waits[6:]])
+    server.script = [limited]
+    with pytest.raises(OverloadedError) as caught:
+        faces.nla(max_retries=0).verbalize([1.0])
+    assert caught.value.rate_limited
+
+
 def test_connection_errors_keep_their_cause(faces: Any, server: Any) -> None:
     server.script = [httpx.ConnectError("refused")] * 3
     with pytest.raises(APIConnectionError, match=r"POST /verbalize at nla:8000: refused") as caught:

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Turns, gather, map_in_slices
+from nla_gateway.engines.concurrency import Line as WaitingLine
 from nla_gateway.errors import InvalidRequest, Overloaded
 
 
@@ -147,5 +148,60 @@ def test_places_are_given_back_however_their_holders_end() -> None:
         await asyncio.gather(*line.tasks, return_exceptions=True)
         assert line.turns._free == 3
         assert line.turns._held_by_large == 0
+
+    asyncio.run(work())
+
+
+def turns_of(*waiting: Owner, count: int) -> list[str]:
+    """Which callers get the next places, each owner waiting for many."""
+
+    async def work() -> list[str]:
+        line, whose = WaitingLine(), {}
+        for owner in waiting:
+            for _ in range(count):
+                place = asyncio.get_running_loop().create_future()
+                whose[place] = owner.caller
+                line.join(owner, place)
+        return [whose[line.next()] for _ in range(count)]
+
+    return asyncio.run(work())
+
+
+def test_callers_get_places_by_their_weights_however_many_requests_they_send() -> None:
+    many = [Owner(f"many {k}", 100, "ada", 1.0) for k in range(9)]
+    turns = turns_of(*many, Owner("one", 100, "bob", 1.0), count=40)
+    assert (turns.count("ada"), turns.count("bob")) == (20, 20)
+    turns = turns_of(*many, Owner("one", 100, "bob", 3.0), count=40)
+    assert (turns.count("ada"), turns.count("bob")) == (10, 30)
+
+
+def test_a_caller_who_waited_for_nothing_has_saved_nothing_up() -> None:
+    async def work() -> None:
+        line, places = WaitingLine(), {}
+
+        def join(caller: str, count: int) -> None:
+            for _ in range(count):
+                place = asyncio.get_running_loop().create_future()
+                places[place] = caller
+                line.join(Owner(caller, 9, caller), place)
+
+        join("ada", 30)
+        assert [places[line.next()] for _ in range(20)] == ["ada"] * 20
+        join("bob", 20)
+        turns = [places[line.next()] for _ in range(10)]
+        assert (turns.count("ada"), turns.count("bob")) == (5, 5)
+
+    asyncio.run(work())
+
+
+def test_places_of_those_who_left_are_no_turns() -> None:
+    async def work() -> None:
+        line = WaitingLine()
+        gone, there = (asyncio.get_running_loop().create_future() for _ in range(2))
+        line.join(Owner("a", 9, "ada"), gone)
+        line.join(Owner("b", 9, "ada"), there)
+        gone.cancel()
+        assert [line.next(), line.next()] == [gone, there]
+        assert not line
 
     asyncio.run(work())

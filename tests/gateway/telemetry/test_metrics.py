@@ -11,7 +11,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from nla_client.wire import Score, Usage
-from nla_gateway.settings import COUNTERS_VARIABLE
+from nla_gateway.callers import Caller, Exchange, answering
+from nla_gateway.settings import COUNTERS_VARIABLE, Share
 from nla_gateway.telemetry.metrics import Metrics
 
 GATEWAY = """
@@ -48,6 +49,23 @@ def test_mean_fve_and_share_of_incomplete_texts_follow() -> None:
     mean = 1 - shown["nla_unexplained_sum",] / shown["nla_unexplained_count",]
     assert mean == pytest.approx((0.9 - 0.5) / 2)
     assert (shown["nla_samples_total", "true"], shown["nla_samples_total", "false"]) == (1, 0)
+
+
+def test_tokens_count_for_whom_they_were() -> None:
+    metrics, usage = Metrics(), Usage(prompt_tokens=7, cached_tokens=5, completion_tokens=3)
+    for name in ("ada", "ada", "bob"):
+        with answering(Exchange(Caller(name, Share()))):
+            metrics.tokens("verbalizer", usage)
+        metrics.call(name, 200)
+    metrics.call("ada", 429)
+    metrics.tokens("verbalizer", usage)  # of a server without keys
+    assert metrics.used_by("ada") == (3, Usage(prompt_tokens=14, cached_tokens=10, completion_tokens=6))
+    assert metrics.used_by("bob") == (1, usage)
+    assert (
+        metrics.used_by("eve")
+        == metrics.used_by("")
+        == (0, Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0))
+    )
 
 
 def test_tokens_vectors_and_times() -> None:
