@@ -10,7 +10,7 @@ from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
 from nla_gateway.settings import Share
 from nla_gateway.telemetry.metrics import Metrics
-from nla_launch.keys import load_keys, load_shares
+from nla_launch.keys import load_keys
 from tests.pages import COMPARED, KINDS, PAGES, ROOT, Snippet, anchors, kinds_of, links, name, of_kind, run, snippets
 
 TESTS = Path(__file__).parent
@@ -128,8 +128,9 @@ def test_the_inventory_is_one(tmp_path: Path) -> None:
 def test_the_keys_file_is_one(tmp_path: Path) -> None:
     (keys,) = of_kind("keys")
     (tmp_path / "keys.yaml").write_text(keys.text)
-    assert load_keys(None, f"{tmp_path}/keys.yaml", None) == {"ada": "her-key", "nightly-runs": "its-key"}
-    share = load_shares(f"{tmp_path}/keys.yaml")["nightly-runs"]
+    found = load_keys(None, f"{tmp_path}/keys.yaml", None)
+    assert {name: entry.key for name, entry in found.items()} == {"ada": "her-key", "nightly-runs": "its-key"}
+    share = found["nightly-runs"].share()
     assert set(re.findall(r"^  (\w+):", keys.text, re.MULTILINE)) == {"key", *Share.model_fields}
     assert share.tokens_per_minute == 1_000_000
 

@@ -74,8 +74,8 @@ class APIStatusError(NLAError):
         request_id: To find the request in the server's log.
         body: The body as it came.
         retry_after: Seconds after which the server asked to try again.
-        rate_limited: Whether this key has used up what it may ask for. Clients that retry wait for their turn, and it
-            costs no retry.
+        rate_limited: Whether this key has used up what it may ask for in a minute. Clients that retry wait for as long
+            as the server says, and it costs no retry.
     """
 
     type: ClassVar[ErrorType]
@@ -138,7 +138,7 @@ class PayloadTooLargeError(APIStatusError):
 
 
 class OverloadedError(APIStatusError):
-    """429: the server's queue stayed full through all retries."""
+    """429: the server's queue stayed full through all retries, or this key has a limit that is reached."""
 
     type = "overloaded"
 

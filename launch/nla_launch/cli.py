@@ -9,7 +9,7 @@ from contextlib import closing
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
-from nla_launch.keys import load_keys, load_shares, require_keys
+from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import check_limits, limits_of
 from nla_launch.logs import set_up_logs
 from nla_launch.pair.preset import BASE, DEFAULT, NONE, Preset, load_preset
@@ -42,8 +42,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     tls = load_tls(arguments.tls_cert, arguments.tls_key)
     access = Access(
-        api_keys=keys,
-        shares=load_shares(arguments.api_keys),
+        api_keys={name: entry.key for name, entry in keys.items()},
+        shares={name: entry.share() for name, entry in keys.items()},
         allow_origins=tuple(arguments.allow_origin),
         docs=not arguments.no_docs,
         page=not arguments.no_page,

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,12 +24,16 @@ class Entry(Share):
 
     key: Key
 
+    def share(self) -> Share:
+        """What they get of the engines."""
+        return Share(**self.model_dump(exclude={"key"}))
+
 
 ENTRIES: Final = TypeAdapter(dict[Name, Entry])
 
 
-def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[str, str]:
-    """Collect the keys, by the names that the log gives their callers; none where callers need none.
+def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[str, Entry]:
+    """Collect the keys and what goes with them, by the names that the log gives callers; none where they need none.
 
     Args:
         flag: the key of --api-key; empty for none.
@@ -39,34 +44,21 @@ def load_keys(flag: str | None, file: str | None, variable: str | None) -> dict[
     Raises:
         LaunchError: the file cannot be read or holds something else; a key that no header can hold; the same key twice.
     """
-    keys = {} if file is None else {name: entry.key for name, entry in _read(file).items()}
+    keys = {} if file is None else _read(file)
     if key := variable if flag is None and file is None else flag:
         if FLAG_NAME in keys:
             raise LaunchError(f"--api-keys {file}: the name {FLAG_NAME!r} is that of --api-key; choose another")
         if os.path.isfile(key):  # noqa: PTH113 - pathlib's fails where a key is too long for a name
             raise LaunchError("the key of --api-key (or NLA_API_KEY) is the name of a file: is --api-keys meant?")
-        keys[FLAG_NAME] = _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")[FLAG_NAME].key
+        keys |= _checked({FLAG_NAME: key}, "--api-key (or NLA_API_KEY)")
     owners: dict[str, str] = {}
     for name, own in keys.items():
-        if (other := owners.setdefault(own, name)) != name:
+        if (other := owners.setdefault(own.key, name)) != name:
             raise LaunchError(f"{other!r} and {name!r} have the same API key: give each their own")
     return keys
 
 
-def load_shares(file: str | None) -> dict[str, Share]:
-    """Tell what callers get of the engines, by their names.
-
-    Args:
-        file: that of --api-keys.
-
-    Raises:
-        LaunchError: as load_keys does.
-    """
-    entries = {} if file is None else _read(file)
-    return {name: Share(**entry.model_dump(exclude={"key"})) for name, entry in entries.items()}
-
-
-def require_keys(listener: socket.socket, keys: dict[str, str]) -> None:
+def require_keys(listener: socket.socket, keys: Mapping[str, Entry]) -> None:
     """Raise LaunchError where others than this machine's users could call without a key."""
     address = listener.getsockname()[0]
     if not keys and not ip_address(address).is_loopback:

@@ -39,7 +39,8 @@ def set_up_logs(level: str, form: str) -> None:
 def flush_logs() -> None:
     """Wait until what was logged is written."""
     for handler in logging.getLogger().handlers:
-        handler.flush()
+        if isinstance(handler, StderrHandler):
+            handler.drain()
 
 
 def pass_on(logger: logging.Logger, who: str, line: str, level: int) -> str:

@@ -19,8 +19,6 @@ RATE_LIMIT_HEADERS: Final = (
     RATE_LIMIT_EXCEEDED_HEADER,
 )
 """As OpenAI's servers send them; and one of our own, on a refusal, that tells which limit it was."""
-RETRY_AFTER_S: Final = 2
-"""While a caller's own samples are worked on: nobody knows for how long."""
 
 
 class Allowance:
@@ -35,9 +33,8 @@ class Allowance:
         self.a_minute, self._clock = a_minute, clock
         self._left, self._at = float(a_minute), clock()
 
-    @property
     def left(self) -> float:
-        """What is there now; below zero where more was used than there was, as is known only afterwards of tokens."""
+        """Tell what is there now; below zero where more was used than there was: of tokens that is known afterwards."""
         now = self._clock()
         self._left = min(self.a_minute, self._left + (now - self._at) * self.a_minute / MINUTE_S)
         self._at = now
@@ -45,11 +42,11 @@ class Allowance:
 
     def spend(self, count: int) -> None:
         """Take some of it."""
-        self._left = self.left - count
+        self._left = self.left() - count
 
     def seconds_until(self, wanted: float) -> float:
         """How long until so much is there; 0 where it is."""
-        return max(0.0, wanted - self.left) * MINUTE_S / self.a_minute
+        return max(0.0, wanted - self.left()) * MINUTE_S / self.a_minute
 
 
 class Caller:
@@ -58,21 +55,24 @@ class Caller:
     Args:
         name: of their key; empty where callers need none.
         share: what they get.
+        gateways: over how many their limits are shared out; each knows of its own part alone.
     """
 
-    def __init__(self, name: str, share: Share) -> None:
+    def __init__(self, name: str, share: Share, gateways: int = 1) -> None:
         self.name, self.share = name, share
-        self.in_flight = 0
-        """Samples and texts accepted and not yet answered."""
+        self.most_in_flight = math.inf if share.max_in_flight is None else math.ceil(share.max_in_flight / gateways)
+        """At each kind of engine."""
         limits = dict(zip(KINDS, (share.requests_per_minute, share.tokens_per_minute), strict=True))
-        self._allowances = {kind: Allowance(limit) for kind, limit in limits.items() if limit is not None}
+        parts = {kind: math.ceil(limit / gateways) for kind, limit in limits.items() if limit is not None}
+        self._allowances = {kind: Allowance(part) for kind, part in parts.items()}
 
     def refusal(self) -> RateLimited | None:
         """Count a request, or tell that it is more than they may send now, or that their tokens are used up."""
-        for kind, allowance in self._allowances.items():
-            if (seconds := allowance.seconds_until(1.0)) > 0:
-                message = f"{self.name}: {allowance.a_minute} {kind} a minute, and these are used up: wait"
-                return RateLimited(message, exceeded=kind, retry_after_s=math.ceil(seconds))
+        waits = {kind: allowance.seconds_until(1.0) for kind, allowance in self._allowances.items()}
+        kind = max(waits, key=lambda kind: waits[kind], default=None)
+        if kind is not None and waits[kind] > 0:
+            message = f"{self.name}: {self._allowances[kind].a_minute} {kind} a minute, and these are used up: wait"
+            return RateLimited(message, exceeded=kind, retry_after_s=math.ceil(waits[kind]))
         if "requests" in self._allowances:
             self._allowances["requests"].spend(1)
         return None
@@ -84,29 +84,12 @@ class Caller:
             self._allowances["tokens"].spend(tokens)
         return tokens
 
-    @contextmanager
-    def hold(self, items: int) -> Iterator[None]:
-        """Have so many more samples or texts in flight.
-
-        Raises:
-            RateLimited: that is more than they may. A lone request is taken whatever its size, or it could never be.
-        """
-        most = self.share.max_in_flight
-        if most is not None and self.in_flight and self.in_flight + items > most:
-            message = f"{self.name}: {self.in_flight} samples and texts are in flight already; at most {most} may be"
-            raise RateLimited(message, exceeded="samples", retry_after_s=RETRY_AFTER_S)
-        self.in_flight += items
-        try:
-            yield
-        finally:
-            self.in_flight -= items
-
     def headers(self) -> dict[str, str]:
         """Tell, in headers, what may be asked for a minute, and how much of it is left."""
         told = {}
         for kind, allowance in self._allowances.items():
             told[f"x-ratelimit-limit-{kind}"] = f"{allowance.a_minute}"
-            told[f"x-ratelimit-remaining-{kind}"] = f"{max(0, math.floor(allowance.left))}"
+            told[f"x-ratelimit-remaining-{kind}"] = f"{max(0, math.floor(allowance.left()))}"
             told[f"x-ratelimit-reset-{kind}"] = f"{allowance.seconds_until(allowance.a_minute):.3f}s"
         return told
 

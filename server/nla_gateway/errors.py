@@ -66,7 +66,7 @@ class RateLimited(Overloaded):
 
     Args:
         message: cause and mend.
-        exceeded: `requests`, `tokens` or `samples`.
+        exceeded: `requests` or `tokens`.
         retry_after_s: when to come again.
     """
 

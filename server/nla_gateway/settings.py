@@ -66,16 +66,12 @@ class EngineSettings(_Frozen):
 class Share(_Frozen):
     """What the caller with one key gets of the engines."""
 
-    weight: float = Field(default=1.0, gt=0, le=1000, description="Turns at the engines, beside those of others.")
-    max_in_flight: int | None = Field(default=None, gt=0, description="Samples and texts accepted, not yet answered.")
+    weight: float = Field(default=1.0, ge=0.01, le=100, description="Turns at the engines, beside those of others.")
+    max_in_flight: int | None = Field(
+        default=None, gt=0, description="Samples, or calls of some texts, at each kind of engine; more wait."
+    )
     requests_per_minute: int | None = Field(default=None, gt=0, description="Those for work.")
     tokens_per_minute: int | None = Field(default=None, gt=0, description="Read and written; cached ones are free.")
-
-    def part_of(self, gateways: int) -> Self:
-        """Form what one of several gateways gives of it."""
-        names = ("max_in_flight", "requests_per_minute", "tokens_per_minute")
-        parts = {name: -(-whole // gateways) for name in names if (whole := getattr(self, name)) is not None}
-        return self.model_copy(update=parts)
 
 
 class Access(_Frozen):
@@ -83,6 +79,7 @@ class Access(_Frozen):
 
     api_keys: dict[str, str] = Field(default={}, description="By callers' names; without any, all may call.")
     shares: dict[str, Share] = Field(default={}, description="By callers' names, of those who have one of their own.")
+    gateways: int = Field(default=1, gt=0, description="How many gateways callers' limits are shared out over.")
     allow_origins: tuple[str, ...] = Field(default=(), description="Origins whose web pages may call; `*` for all.")
     docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
     page: bool = Field(default=True, description="Whether there is the page at /.")
@@ -115,8 +112,7 @@ class Settings(_Frozen):
             shared = min(places - 1, -(-engine.shared_in_flight // workers))
             return engine.model_copy(update={"max_in_flight": places, "shared_in_flight": shared})
 
-        shares = {name: share.part_of(workers) for name, share in self.access.shares.items()}
-        access = self.access.model_copy(update={"shares": shares})
+        access = self.access.model_copy(update={"gateways": workers})
         engines = {role: part(engine) for role, engine in self.engines.items()}
         return self.model_copy(update={"engines": engines, "access": access})
 

@@ -63,7 +63,7 @@ def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
         figures = _first_words(stack, _opened(browser, stack, SIZES[-1]), scale.rounds)
         longest = [_longest_task(stack, _opened(browser, stack, size), scale) for size in SIZES]
     name = f"page, {scale.page_tokens} tokens, {scale.page_explained} explained, scrolled and selected: longest task"
-    return [*figures, Figure(name, longest, "ms", Target("at most", 100))]
+    return [*figures, Figure(name, [max(longest)], "ms", Target("at most", 100))]
 
 
 def _opened(browser: Any, stack: Stack, size: tuple[int, int]) -> Any:

@@ -165,7 +165,7 @@ def test_the_keys_of_the_page_are_what_compose_needs(tmp_path: Path) -> None:
     assert set(made) == {Path(file["file"]).name for file in files}
     keys = load_keys(None, str(made["keys.yaml"]), None)
     assert set(keys) == {"prometheus", "me"}
-    assert keys["prometheus"] == made["prometheus_key"].read_text().strip()
+    assert keys["prometheus"].key == made["prometheus_key"].read_text().strip()
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("compose")])

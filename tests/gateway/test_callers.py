@@ -4,7 +4,6 @@ import pytest
 
 from nla_client.wire import Usage
 from nla_gateway.callers import ANYONE, RATE_LIMIT_HEADERS, Allowance, Caller, Exchange, answering, exchange
-from nla_gateway.errors import RateLimited
 from nla_gateway.settings import Share
 
 
@@ -19,21 +18,20 @@ def test_an_allowance_comes_back_evenly_and_no_further() -> None:
     clock = Clock()
     allowance = Allowance(60, clock)
     allowance.spend(60)
-    assert allowance.left == 0
+    assert allowance.left() == 0
     assert allowance.seconds_until(1) == pytest.approx(1)
     clock.now += 2.5
-    assert allowance.left == pytest.approx(2.5)
+    assert allowance.left() == pytest.approx(2.5)
     allowance.spend(12)  # of tokens it is known only afterwards
-    assert allowance.left == pytest.approx(-9.5)
+    assert allowance.left() == pytest.approx(-9.5)
     assert allowance.seconds_until(1) == pytest.approx(10.5)
     clock.now += 1000
-    assert allowance.left == 60
+    assert allowance.left() == 60
     assert allowance.seconds_until(60) == 0
 
 
-def test_requests_over_the_limit_are_told_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_over_the_limit_are_told_when_to_come_again() -> None:
     clock = Clock()
-    monkeypatch.setattr("time.monotonic", clock)
     caller = Caller("ada", Share(requests_per_minute=2))
     caller._allowances["requests"] = Allowance(2, clock)
     assert [caller.refusal(), caller.refusal()] == [None, None]
@@ -64,19 +62,13 @@ def test_tokens_that_were_used_hold_later_requests_up() -> None:
     assert set(caller.headers()) <= set(RATE_LIMIT_HEADERS)
 
 
-def test_so_much_in_flight_and_a_lone_request_whatever_its_size() -> None:
-    caller = Caller("ada", Share(max_in_flight=10))
-    with caller.hold(8):
-        with (
-            pytest.raises(RateLimited, match="ada: 8 samples and texts are in flight already; at most 10"),
-            caller.hold(3),
-        ):
-            pass
-        with caller.hold(2):
-            assert caller.in_flight == 10
-    with caller.hold(50):
-        assert caller.in_flight == 50
-    assert caller.in_flight == 0
+def test_the_longest_wait_is_what_is_told() -> None:
+    caller = Caller("ada", Share(requests_per_minute=1, tokens_per_minute=100))
+    assert caller.refusal() is None
+    caller.use(Usage(prompt_tokens=1100, cached_tokens=0, completion_tokens=0))
+    refusal = caller.refusal()
+    assert refusal is not None
+    assert (refusal.exceeded, refusal.retry_after_s) == ("tokens", 601)
 
 
 def test_without_limits_nothing_is_held_up_or_told() -> None:
@@ -94,5 +86,7 @@ def test_which_request_is_answered_is_known_within_it_alone() -> None:
 
 
 def test_several_gateways_share_what_a_caller_gets() -> None:
-    share = Share(weight=2, max_in_flight=10, requests_per_minute=1, tokens_per_minute=None)
-    assert share.part_of(4) == Share(weight=2, max_in_flight=3, requests_per_minute=1)
+    caller = Caller("ada", Share(max_in_flight=10, requests_per_minute=8), gateways=4)
+    assert caller.most_in_flight == 3
+    assert caller.headers()["x-ratelimit-limit-requests"] == "2"
+    assert caller.share.requests_per_minute == 8

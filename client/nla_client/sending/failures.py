@@ -39,7 +39,7 @@ def retry_delay(failure: NLAError, attempt: int, max_retries: int, jitter: float
     """Seconds to wait after failed attempt number `attempt` (from 0), or None to give up.
 
     `jitter` in [0, 1) spreads clients that failed together. `Retry-After` is never undercut, up to its limit. What a
-    limit of the caller's own holds up is tried until it passes.
+    limit a minute of the caller's own holds up is tried until it passes.
     """
     if not _may_pass(failure) or not max_retries or (attempt >= max_retries and costs_a_retry(failure)):
         return None
@@ -50,8 +50,9 @@ def retry_delay(failure: NLAError, attempt: int, max_retries: int, jitter: float
 
 
 def costs_a_retry(failure: NLAError) -> bool:
-    """Whether something went wrong; a limit of the caller's own is no failure: their turn comes."""
-    return not (isinstance(failure, APIStatusError) and failure.rate_limited)
+    """Whether something went wrong; a limit a minute is no failure, where the server says when to come again."""
+    limited = isinstance(failure, APIStatusError) and failure.rate_limited and failure.retry_after is not None
+    return not limited
 
 
 def _may_pass(failure: NLAError) -> bool:

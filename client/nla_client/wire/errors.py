@@ -31,7 +31,7 @@ STATUS: Final[dict[ErrorType, int]] = {
 
 REQUEST_ID_HEADER: Final = "x-request-id"
 RATE_LIMIT_EXCEEDED_HEADER: Final = "x-ratelimit-exceeded"
-"""On a 429: which of the caller's own limits it is for; `requests`, `tokens` or `samples`."""
+"""On a 429: which of the caller's own limits it is for; `requests` or `tokens`, a minute."""
 
 
 class ErrorDetail(Response):

@@ -37,6 +37,8 @@ MAX_TRIES: Final = 4
 """How often a request may fail at gateways that answer others before its rows are looked at one by one."""
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 8.0
+MAX_TURN_S: Final = 60.0
+"""Longest pause where a limit a minute of the key's own is used up."""
 RECENT_S: Final = 60.0
 """A gateway that answered others so lately works: what fails there again and again is at fault itself."""
 SPARE_S: Final = 30.0
@@ -138,7 +140,10 @@ class Gateways:
             try:
                 return await self._try(gateway, request)
             except OverloadedError as error:
-                await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, MAX_PAUSE_S))
+                gateway.why, most = str(error), MAX_PAUSE_S
+                if error.rate_limited:  # it answers, and says when our turn comes
+                    self._last_answer, most = time.monotonic(), MAX_TURN_S
+                await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, most))
             except _FAILURES as error:
                 tried[gateway] += 1
                 faults += await self._is_requests_fault(gateway, str(error))

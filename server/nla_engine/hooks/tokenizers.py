@@ -20,7 +20,7 @@ def load_once(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def load_before_forks(*args: Any, **kwargs: Any) -> None:
-    """Load the tokenizer as an engine's processes will ask for it, where they are forks of this one."""
+    """Load the tokenizer as an engine's processes will ask for it, by the same arguments, where they are forks."""
     from sglang.srt.runtime_context import get_model, get_serving
     from sglang.srt.utils.hf_transformers import tokenizer
 

@@ -89,7 +89,9 @@ class EdgeMiddleware:
     def __init__(self, app: ASGIApp, *, access: Access, limits: GatewayLimits, metrics: Metrics) -> None:
         self._app = app
         self._keys = {name: key.encode() for name, key in access.api_keys.items()}
-        self._callers = {name: Caller(name, access.shares.get(name, Share())) for name in access.api_keys}
+        self._callers = {
+            name: Caller(name, access.shares.get(name, Share()), access.gateways) for name in access.api_keys
+        }
         self._bodies = Bodies(limits)
         self._metrics = metrics
 

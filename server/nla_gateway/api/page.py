@@ -23,7 +23,7 @@ HEADERS: Final = {
 
 def page_router() -> APIRouter:
     """Serve the page at `/`, and what it is made of below `/page`."""
-    router = APIRouter(routes=[Mount(AT, GZipMiddleware(_Files(directory=FOLDER)))])
+    router = APIRouter(routes=[Mount(AT, GZipMiddleware(_Files(directory=FOLDER), compresslevel=6))])
 
     @router.head("/", include_in_schema=False)
     @router.get("/", include_in_schema=False)

@@ -97,7 +97,6 @@ class UsageReport(BaseModel):
     caller: str | None = Field(description="Name of the key.")
     requests: int = Field(description="Sent for work, refused ones too.")
     usage: Usage
-    in_flight: int = Field(description="Samples and texts, at the gateway that answers this.")
     share: Share
 
 
@@ -199,10 +198,8 @@ async def info(request: Request) -> Info:
 async def usage(request: Request) -> UsageReport:
     """Tell what the caller, by their key, has used since the server was started, and what they may."""
     caller = exchange().caller
-    requests, used = _gateway(request).metrics.used_by(caller.name)
-    return UsageReport(
-        caller=caller.name or None, requests=requests, usage=used, in_flight=caller.in_flight, share=caller.share
-    )
+    requests, used = await asyncio.to_thread(_gateway(request).metrics.used_by, caller.name)
+    return UsageReport(caller=caller.name or None, requests=requests, usage=used, share=caller.share)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={401: ERRORS[401]})

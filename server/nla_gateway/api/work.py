@@ -17,8 +17,7 @@ def owner_of(request_id: str, items: int) -> Owner:
 
     Callers may use one request id twice, and none of theirs may begin an engine's: SGLang takes some for its own.
     """
-    caller = exchange().caller
-    return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items, caller.name, caller.share.weight)
+    return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items, exchange().caller)
 
 
 async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from nla_gateway.callers import exchange
+from nla_gateway.callers import ANYONE, Caller
 from nla_gateway.errors import Overloaded
 
 S = TypeVar("S")
@@ -51,9 +51,7 @@ class Owner:
 
     name: str
     items: int
-    caller: str = ""
-    weight: float = 1.0
-    """Of the caller: how many turns they get, beside those of others."""
+    caller: Caller = ANYONE.caller
 
     @property
     def small(self) -> bool:
@@ -61,45 +59,50 @@ class Owner:
         return self.items <= SMALL_REQUEST
 
 
-class Line:
-    """Those who wait for places: callers get them in proportion to their weights, the owners of each in turn.
+class Shares:
+    """Whose turn it is, by weighted fair queueing on start times: each place moves a caller back by 1 / weight.
 
-    Weighted fair queueing by start times: each place that a caller gets moves them back by 1 / weight, and who comes
-    anew starts where the others are.
+    Who comes anew starts where the others are: nobody saves turns up.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
-        """By callers, and of each by owners."""
-        self._starts: dict[str, float] = {}
-        self._weights: dict[str, float] = {}
+        self._starts: dict[Caller, float] = {}
         self._now = 0.0
 
-    def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._waiting)
+    def arrive(self, caller: Caller) -> None:
+        """Note that a caller waits, who did not."""
+        self._starts[caller] = max(self._now, self._starts.get(caller, 0.0))
+
+    def first(self, callers: Iterable[Caller]) -> Caller | None:
+        """Tell who of these is next; None where there are none."""
+        return min(callers, key=lambda caller: self._starts[caller], default=None)
+
+    def charge(self, caller: Caller) -> None:
+        """Note that a caller got a place."""
+        self._now = max(self._now, self._starts[caller])
+        self._starts[caller] += 1 / caller.share.weight
+
+
+class Line:
+    """Those who wait for places: by callers, and of each of them by owners, which take turns."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Caller, dict[str, deque[asyncio.Future[None]]]] = {}
 
     def join(self, owner: Owner, place: asyncio.Future[None]) -> None:
         """Wait for a place."""
-        if owner.caller not in self._waiting:
-            self._starts[owner.caller] = max(self._now, self._starts.get(owner.caller, 0.0))
-        self._weights[owner.caller] = owner.weight
-        self._waiting.setdefault(owner.caller, {}).setdefault(owner.name, deque()).append(place)
+        self.waiting.setdefault(owner.caller, {}).setdefault(owner.name, deque()).append(place)
 
-    def next(self) -> asyncio.Future[None]:
-        """Take out who is next; it may have gone, and then that was no turn."""
-        caller = min(self._waiting, key=lambda name: self._starts[name])
-        owners = self._waiting[caller]
+    def take(self, caller: Caller) -> asyncio.Future[None]:
+        """Take out the next one of a caller's; it may have gone."""
+        owners = self.waiting[caller]
         name = next(iter(owners))
         places = owners.pop(name)
         place = places.popleft()
         if places:
             owners[name] = places  # behind the caller's others
         if not owners:
-            del self._waiting[caller]
-        if not place.done():
-            self._now = self._starts[caller]
-            self._starts[caller] += 1 / self._weights[caller]
+            del self.waiting[caller]
         return place
 
 
@@ -116,9 +119,11 @@ class Turns:
 
     def __init__(self, places: int, shared: int) -> None:
         self._free, self._shared = places, shared
+        self._held = Counter[Caller]()
         self._held_by_large = 0
         self._small_until = 0.0
-        self._lines = {True: Line(), False: Line()}
+        self._shares = Shares()
+        self._small, self._large = Line(), Line()
 
     @asynccontextmanager
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
@@ -126,33 +131,44 @@ class Turns:
         if owner.small:
             self._small_until = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
-        self._lines[owner.small].join(owner, place)
+        if owner.caller not in self._small.waiting and owner.caller not in self._large.waiting:
+            self._shares.arrive(owner.caller)
+        (self._small if owner.small else self._large).join(owner, place)
         self._hand_out()
         try:
             await place
             yield
         finally:
             if place.done() and not place.cancelled():
-                self._free += 1
-                self._held_by_large -= not owner.small
+                self._hold(owner.caller, -1, large=not owner.small)
                 self._hand_out()
 
+    def _hold(self, caller: Caller, places: int, *, large: bool) -> None:
+        self._free -= places
+        self._held[caller] += places
+        self._held_by_large += places if large else 0
+
     def _hand_out(self) -> None:
-        while self._free and (small := self._next_kind()) is not None:
-            place = self._lines[small].next()
+        while self._free and (chosen := self._next()) is not None:
+            line, caller = chosen
+            place = line.take(caller)
             if not place.done():  # else its owner was cancelled
-                self._free -= 1
-                self._held_by_large += not small
+                self._shares.charge(caller)
+                self._hold(caller, 1, large=line is self._large)
                 place.set_result(None)
 
-    def _next_kind(self) -> bool | None:
-        """Which kind of request the next place is for: True for small, None for nobody."""
-        small, large = self._lines[True], self._lines[False]
-        if large and self._held_by_large < self._shared:
-            return False  # their share is theirs, however many small ones wait
-        if small:
-            return True
-        return False if large and time.monotonic() >= self._small_until else None
+    def _next(self) -> tuple[Line, Caller] | None:
+        """Whom the next place is for."""
+        small, large = self._first(self._small), self._first(self._large)
+        if large is not None and self._held_by_large < self._shared:
+            return self._large, large  # their share is theirs, however many small ones wait
+        if small is not None:
+            return self._small, small
+        return (self._large, large) if large is not None and time.monotonic() >= self._small_until else None
+
+    def _first(self, line: Line) -> Caller | None:
+        """Who is next in a line, of those who hold less than they may."""
+        return self._shares.first(caller for caller in line.waiting if self._held[caller] < caller.most_in_flight)
 
 
 class Admission:
@@ -169,16 +185,11 @@ class Admission:
 
     @contextmanager
     def admit(self, items: int) -> Iterator[None]:
-        """Hold places for `items` samples or texts, of the caller's own, too.
+        """Hold places for `items` samples or texts.
 
         Raises:
             Overloaded: the queue is full. A lone request is taken whatever its size, or it could never be.
         """
-        with exchange().caller.hold(items), self._admit(items):
-            yield
-
-    @contextmanager
-    def _admit(self, items: int) -> Iterator[None]:
         if self.count and self.count + items > self.limit:
             message = f"{self.count} samples and texts are waiting already; at most {self.limit} may"
             raise Overloaded(message, retry_after_s=RETRY_AFTER_S)

@@ -97,7 +97,7 @@ function fill(turn, again = false) {
     before = card;
   }
   mark();
-  if (again) set({ explained: state.explained }); // others look at all cards
+  if (again) set({ built: state.built + 1 });
 }
 
 /**

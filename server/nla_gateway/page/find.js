@@ -14,7 +14,7 @@ export function start() {
   search.addEventListener("input", later(apply, 100));
   least.addEventListener("input", later(apply, 100));
   order.addEventListener("change", apply);
-  on(["explained", "running"], apply);
+  on(["explained", "running", "built"], apply);
 }
 
 function apply() {

@@ -24,6 +24,7 @@
  * @property {Token[]} tokens
  * @property {Set<number>} chosen positions
  * @property {Map<number, Explained>} explained by position
+ * @property {number} built how often cards were built after what they are about was told
  * @property {Settings} settings
  * @property {boolean} running
  * @property {number} at the position that is looked at
@@ -41,6 +42,7 @@ export const state = {
   tokens: [],
   chosen: new Set(),
   explained: new Map(),
+  built: 0,
   settings: { n: 1, temperature: 0, seed: 0 },
   running: false,
   at: 0,

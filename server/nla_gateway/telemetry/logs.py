@@ -76,7 +76,7 @@ class StderrHandler(QueueHandler):
         except queue.Full:
             self._dropped += 1
 
-    def flush(self) -> None:
+    def drain(self) -> None:
         """Wait until what was logged is written, for as long as that takes no time to speak of."""
         written = threading.Event()
         with suppress(queue.Full):

@@ -71,13 +71,13 @@ class Metrics:
 
     def tokens(self, engine: str, usage: Usage) -> None:
         """Count what `verbalizer` or `reconstructor` has read and written, and for whom."""
-        asked, name = exchange(), exchange().caller.name
+        asked = exchange()
         asked.use(usage)
         for kind in KINDS:
             count = getattr(usage, f"{kind}_tokens")
             _of(self._tokens, engine, kind).inc(count)
-            if name:
-                _of(self._used, name, kind).inc(count)
+            if asked.caller.name:
+                _of(self._used, asked.caller.name, kind).inc(count)
 
     def call(self, caller: str, status: int) -> None:
         """Count one request for work that has ended, by the caller's name."""

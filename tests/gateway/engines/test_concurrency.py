@@ -1,11 +1,13 @@
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
+from nla_gateway.callers import Caller
 from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Turns, gather, map_in_slices
-from nla_gateway.engines.concurrency import Line as WaitingLine
 from nla_gateway.errors import InvalidRequest, Overloaded
+from nla_gateway.settings import Share
 
 
 async def number(value: int, log: list[int]) -> int:
@@ -152,56 +154,103 @@ def test_places_are_given_back_however_their_holders_end() -> None:
     asyncio.run(work())
 
 
-def turns_of(*waiting: Owner, count: int) -> list[str]:
-    """Which callers get the next places, each owner waiting for many."""
+def caller(name: str, **share: Any) -> Caller:
+    return Caller(name, Share(**share))
 
+
+class Waiting(Line):
+    """The same, by callers."""
+
+    def join(self, owner: Owner, count: int) -> None:
+        self.tasks += [asyncio.create_task(self._hold(owner)) for _ in range(count)]
+
+    async def _hold(self, owner: Owner) -> None:
+        async with self.turns.turn(owner):
+            done = asyncio.Event()
+            self.holding.append((owner.caller.name, done))
+            await done.wait()
+
+    async def next_ones(self, count: int) -> list[str]:
+        """Give places back one by one, the oldest first; returns whose those are that are handed out then."""
+        handed = []
+        for _ in range(count):
+            _, place = self.holding.pop(0)
+            before = len(self.holding)
+            place.set()
+            await self.settle()
+            handed += [name for name, _ in self.holding[before:]]
+        return handed
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 20), (3.0, 30)])
+def test_callers_get_places_by_their_weights_however_many_requests_they_send(weight: float, share: int) -> None:
     async def work() -> list[str]:
-        line, whose = WaitingLine(), {}
-        for owner in waiting:
-            for _ in range(count):
-                place = asyncio.get_running_loop().create_future()
-                whose[place] = owner.caller
-                line.join(owner, place)
-        return [whose[line.next()] for _ in range(count)]
+        line, ada, bob = Waiting(4, 4), caller("ada"), caller("bob", weight=weight)
+        for k in range(9):
+            line.join(Owner(f"many {k}", 100, ada), 20)
+        line.join(Owner("one", 100, bob), 100)
+        await line.settle()
+        return await line.next_ones(40)
 
-    return asyncio.run(work())
+    turns = asyncio.run(work())
+    assert abs(turns.count("bob") - share) <= 2
+    assert len(turns) == 40
 
 
-def test_callers_get_places_by_their_weights_however_many_requests_they_send() -> None:
-    many = [Owner(f"many {k}", 100, "ada", 1.0) for k in range(9)]
-    turns = turns_of(*many, Owner("one", 100, "bob", 1.0), count=40)
-    assert (turns.count("ada"), turns.count("bob")) == (20, 20)
-    turns = turns_of(*many, Owner("one", 100, "bob", 3.0), count=40)
-    assert (turns.count("ada"), turns.count("bob")) == (10, 30)
+def test_small_requests_are_charged_to_their_caller_too() -> None:
+    async def work() -> list[str]:
+        line, ada, bob = Waiting(4, 4), caller("ada"), caller("bob")
+        for k in range(60):
+            line.join(Owner(f"small {k}", 1, ada), 1)
+        await line.settle()
+        await line.next_ones(20)
+        line.join(Owner("a large one", 100, ada), 50)
+        line.join(Owner("another", 100, bob), 50)
+        return await line.next_ones(16)
+
+    turns = asyncio.run(work())
+    assert turns.count("bob") >= 8
 
 
 def test_a_caller_who_waited_for_nothing_has_saved_nothing_up() -> None:
+    async def work() -> list[str]:
+        line, ada, bob = Waiting(2, 2), caller("ada"), caller("bob")
+        line.join(Owner("first", 100, ada), 60)
+        await line.settle()
+        assert await line.next_ones(20) == ["ada"] * 20
+        line.join(Owner("late", 100, bob), 60)
+        return await line.next_ones(10)
+
+    turns = asyncio.run(work())
+    assert abs(turns.count("ada") - 5) <= 1
+
+
+def test_a_caller_holds_no_more_than_they_may_and_others_take_the_rest() -> None:
     async def work() -> None:
-        line, places = WaitingLine(), {}
-
-        def join(caller: str, count: int) -> None:
-            for _ in range(count):
-                place = asyncio.get_running_loop().create_future()
-                places[place] = caller
-                line.join(Owner(caller, 9, caller), place)
-
-        join("ada", 30)
-        assert [places[line.next()] for _ in range(20)] == ["ada"] * 20
-        join("bob", 20)
-        turns = [places[line.next()] for _ in range(10)]
-        assert (turns.count("ada"), turns.count("bob")) == (5, 5)
+        line, ada, bob = Waiting(8, 8), caller("ada", max_in_flight=3), caller("bob")
+        line.join(Owner("many", 100, ada), 20)
+        assert await line.settle() == ["ada"] * 3
+        line.join(Owner("others", 100, bob), 20)
+        assert sorted(await line.settle()) == ["ada"] * 3 + ["bob"] * 5
+        turns = await line.next_ones(30)
+        assert [name for name, _ in line.holding].count("ada") <= 3
+        assert (turns.count("ada"), turns.count("bob")) == (12, 15)
 
     asyncio.run(work())
 
 
 def test_places_of_those_who_left_are_no_turns() -> None:
-    async def work() -> None:
-        line = WaitingLine()
-        gone, there = (asyncio.get_running_loop().create_future() for _ in range(2))
-        line.join(Owner("a", 9, "ada"), gone)
-        line.join(Owner("b", 9, "ada"), there)
-        gone.cancel()
-        assert [line.next(), line.next()] == [gone, there]
-        assert not line
+    async def work() -> list[str]:
+        line, ada, bob = Waiting(1, 1), caller("ada"), caller("bob")
+        line.join(Owner("first", 100, bob), 1)
+        await line.settle()
+        line.join(Owner("left", 100, ada), 20)
+        line.join(Owner("there", 100, bob), 5)
+        await line.settle()
+        for task in line.tasks[1:21]:
+            task.cancel()
+        line.join(Owner("stays", 100, ada), 5)
+        await line.settle()
+        return await line.next_ones(6)
 
-    asyncio.run(work())
+    assert asyncio.run(work()) == ["ada", "ada", "bob", "ada", "bob", "ada"]
