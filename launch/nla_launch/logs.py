@@ -36,7 +36,7 @@ def set_up_logs(level: str, form: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def flush_logs() -> None:
+def drain_logs() -> None:
     """Wait until what was logged is written."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, StderrHandler):

@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 
 from nla_launch.errors import LaunchError, ServiceError
-from nla_launch.logs import flush_logs
+from nla_launch.logs import drain_logs
 from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.readiness import EngineReport, Readiness
@@ -150,7 +150,7 @@ class Supervisor:
                         self._restarts[gateway].worked()
                 if self._readiness.all_ready and not self._was_ready:
                     self._was_ready = True
-                    await asyncio.to_thread(flush_logs)  # the address is the last line of a start
+                    await asyncio.to_thread(drain_logs)  # the address is the last line of a start
                     sys.stdout.write(f"nla-serve ready on {self._url}\n")
                     sys.stdout.flush()
                     if self._open_page and not await asyncio.to_thread(webbrowser.open, self._url):

@@ -88,10 +88,10 @@ class EdgeMiddleware:
 
     def __init__(self, app: ASGIApp, *, access: Access, limits: GatewayLimits, metrics: Metrics) -> None:
         self._app = app
-        self._keys = {name: key.encode() for name, key in access.api_keys.items()}
-        self._callers = {
-            name: Caller(name, access.shares.get(name, Share()), access.gateways) for name in access.api_keys
-        }
+        self._callers = [
+            (key.encode(), Caller(name, access.shares.get(name, Share()), access.gateways))
+            for name, key in access.api_keys.items()
+        ]
         self._bodies = Bodies(limits)
         self._metrics = metrics
 
@@ -104,8 +104,8 @@ class EdgeMiddleware:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         caller = self._caller(headers)
-        known = caller is not None or not self._keys
-        exchange = Exchange(ANYONE.caller if caller is None else caller)
+        known = caller is not None or not self._callers
+        exchange = Exchange(caller or ANYONE.caller)
         scope.setdefault("state", {}).update(request_id=request_id, known=known)
         status = 0
         self._metrics.in_flight.inc(scope["path"] not in POLLED_PATHS)
@@ -115,10 +115,7 @@ class EdgeMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = {REQUEST_ID_HEADER: request_id, **exchange.caller.headers()}
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in own.items()),
-                ]
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in own.items())]
             await send(message)
 
         try:
@@ -164,17 +161,17 @@ class EdgeMiddleware:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        known = [name for name, key in self._keys.items() if hmac.compare_digest(given.strip(), key)]
-        return self._callers[known[0]] if known else None
+        known = [caller for key, caller in self._callers if hmac.compare_digest(given.strip(), key)]
+        return known[0] if known else None
 
     def _refusal(
         self, scope: Scope, headers: dict[bytes, bytes], caller: Caller | None, request_id: str
     ) -> JSONResponse | None:
         path = scope["path"]
-        if self._keys and caller is None and path not in OPEN_PATHS and not is_of_the_page(path):
+        if self._callers and caller is None and path not in OPEN_PATHS and not is_of_the_page(path):
             return error_response("authentication", "give the API key: authorization: Bearer KEY", request_id)
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._keys and not is_loopback(host):
+        if not self._callers and not is_loopback(host):
             # A page of any site may have its own name lead here (DNS rebinding); without a key only this would tell.
             message = f"host {host!r}: a server without an API key is called as localhost or 127.0.0.1"
             return error_response("invalid_request", message, request_id)

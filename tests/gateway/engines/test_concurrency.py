@@ -85,8 +85,11 @@ class Line:
     async def _hold(self, owner: Owner) -> None:
         async with self.turns.turn(owner):
             done = asyncio.Event()
-            self.holding.append((owner.name, done))
+            self.holding.append((self.whose(owner), done))
             await done.wait()
+
+    def whose(self, owner: Owner) -> str:
+        return owner.name
 
     async def settle(self) -> list[str]:
         for _ in range(4):
@@ -164,11 +167,8 @@ class Waiting(Line):
     def join(self, owner: Owner, count: int) -> None:
         self.tasks += [asyncio.create_task(self._hold(owner)) for _ in range(count)]
 
-    async def _hold(self, owner: Owner) -> None:
-        async with self.turns.turn(owner):
-            done = asyncio.Event()
-            self.holding.append((owner.caller.name, done))
-            await done.wait()
+    def whose(self, owner: Owner) -> str:
+        return owner.caller.name
 
     async def next_ones(self, count: int) -> list[str]:
         """Give places back one by one, the oldest first; returns whose those are that are handed out then."""
