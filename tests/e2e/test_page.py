@@ -164,15 +164,64 @@ def test_a_card_tells_what_carries_it_and_takes_ones_own_words(open_page: Any, t
     expect(card.locator(".samples > div")).to_have_count(3)
     shown = [float(text.replace("−", "-")) for text in re.findall(r"mse ([\d.]+)", card.inner_text())]
     assert shown == sorted(shown)
-    card.hover()
-    expect(card.locator(".part").first).to_have_attribute("title", re.compile("fve without this: "))
+    part = card.locator(".part").first  # asked for by itself: somebody may not know that there is something to see
+    expect(part).to_have_attribute("title", re.compile("fve without this: "))
+    expect(card.locator(".told")).to_contain_text(re.compile(r"Carried most by “.*”: without it fve falls|carries it"))
+    part.hover()
+    expect(card.locator(".told")).to_have_text(part.get_attribute("title"))
     own = card.get_by_role("textbox", name="Your explanation")
+    own.click()
+    expect(own).to_have_value("")
     own.fill("Mostly cooking.")
     status = card.get_by_role("status")
-    expect(status).to_have_text(re.compile("yours: fve"))
+    expect(status).to_have_text(re.compile(r"yours: fve .* (better|worse|good) (than|as) the text above"))
     first = status.inner_text()
     own.press_sequentially(" Also a hint of databases.")
     expect(status).not_to_have_text(first)
+    card.get_by_role("button", name="Start from the text above").click()
+    expect(own).to_have_value(card.locator(".text").first.inner_text())
+    expect(status).to_have_text(re.compile("as good as the text above"))
+
+
+def test_a_setting_that_is_left_by_pressing_explain_does_not_move_it(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source, complaint="status of 400")
+    page.get_by_role("button", name="last", exact=True).click()
+    page.get_by_role("spinbutton", name="samples").fill("2")
+    explain(page)
+    expect(page.get_by_text("At temperature 0 all samples are alike.")).to_be_visible()
+    expect(page.get_by_role("status", name="Progress")).to_have_text("2 of 2")
+    page.get_by_role("spinbutton", name="temperature").fill("-1")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.locator("#explain-problem")).to_contain_text("temperature")
+    page.get_by_role("spinbutton", name="temperature").fill("0")
+    page.get_by_role("spinbutton", name="temperature").press("Tab")
+    expect(page.locator("#explain-problem")).to_be_hidden()
+    page.get_by_role("textbox", name="Text").fill("")
+    expect(options(page)).to_have_count(0)
+    expect(page.get_by_role("status", name="Progress")).to_have_text("")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_text("There is nothing to explain yet: put in a text.")).to_be_visible()
+
+
+def test_a_token_that_is_looked_at_shows_its_card(open_page: Any, toy_with_source: Stack, size: str) -> None:
+    page = open_page(toy_with_source, has_touch=size == "narrow")
+    explain(page)
+    token, card = page.locator("#token-30"), page.get_by_role("article", name=re.compile("^Token 30:"))
+    assert "30" in (token.get_attribute("id") or "")
+    before = chosen(page)
+    if size == "narrow":
+        token.tap()
+        expect(card).to_be_in_viewport()
+        assert chosen(page) == before
+        card.locator(".text").tap()
+        card.get_by_role("button", name="Back to the tokens").tap()
+        expect(token).to_be_in_viewport()
+    else:
+        token.click()
+        expect(card).to_be_in_viewport()
+    expect(card.locator(".told")).not_to_contain_text("Point at")
+    page.get_by_role("button", name="Compare").click()  # one that is looked at is no choice: all are compared
+    expect(page.get_by_role("region", name="Texts against tokens").get_by_role("cell")).to_have_count(17 * 17 - 32)
 
 
 def test_texts_against_tokens_and_differences(open_page: Any, toy_with_source: Stack) -> None:

@@ -2,7 +2,7 @@
 /** A card a token: what was said and how well it scores; see carrying.js and own.js for what else is on it. */
 
 import { carries } from "./carrying.js";
-import { byId, colour, figure, make, scores } from "./dom.js";
+import { byId, colour, figure, inWords, make, scores } from "./dom.js";
 import { own } from "./own.js";
 import { measure, on, ranked, set, share, state } from "./store.js";
 
@@ -23,6 +23,8 @@ let filling = 0;
 export function start() {
   on(["explained"], renderAll);
   on(["at"], mark);
+  on(["looked"], bring);
+  byId("to-explained").addEventListener("click", () => byId("explained").scrollIntoView());
 }
 
 /**
@@ -73,6 +75,7 @@ function renderAll() {
     cards.delete(position);
   }
   byId("nothing").hidden = state.explained.size > 0;
+  byId("to-explained").hidden = state.explained.size === 0;
   fill(++filling);
 }
 
@@ -108,9 +111,11 @@ function fill(turn, again = false) {
 function build(position, found) {
   const name = found.token.text.trim() || "white space";
   const said = make("div", { class: "samples" });
-  const remark = make("p", { class: "remark" });
+  const remark = make("p", { class: "hint" });
+  const back = make("button", { type: "button", class: "narrow" }, "Back to the tokens");
+  back.addEventListener("click", () => byId(`token-${position}`).scrollIntoView({ block: "center" }));
   const card = make("article", { "aria-label": `Token ${position}: ${name}` },
-    make("h3", {}, `${position} `, make("code", {}, found.token.text)), remark, said);
+    make("div", { class: "row head" }, make("h3", {}, `${position} `, make("code", {}, found.token.text)), back), said, remark);
   if (state.info.reconstructor) card.append(own(position, found));
   const look = () => state.at !== position && set({ at: position });
   card.addEventListener("pointerenter", look);
@@ -121,9 +126,20 @@ function build(position, found) {
 
 function mark() {
   for (const [position, { card }] of cards) card.classList.toggle("at", position === state.at);
+}
+
+/** Show the card of the token that somebody went to, where the tokens stay in sight: only the other column moves. */
+function bring() {
   const card = cards.get(state.at)?.card;
-  // The tokens stay where they are: only the other column moves.
-  if (card && WIDE.matches && document.activeElement?.id === "tokens") byId("explained").scrollTop = card.offsetTop - region.offsetTop;
+  if (card && WIDE.matches) byId("explained").scrollTop = card.offsetTop - region.offsetTop;
+}
+
+/**
+ * Show a card wherever it is.
+ * @param {number} position
+ */
+export function reveal(position) {
+  if (!WIDE.matches) cards.get(position)?.card.scrollIntoView();
 }
 
 /** @param {number} position */
@@ -132,15 +148,16 @@ function draw(position) {
   const at = cards.get(position);
   if (!found || !at) return;
   const { norm, remark } = found.token;
-  const told = [remark ? `Reads badly: ${remark}.` : "", norm === undefined ? "" : `Norm ${figure(norm, 1)}.`];
-  at.remark.textContent = told.join(" ").trim();
-  at.remark.classList.toggle("hint", !remark);
-  at.said.replaceChildren(...ranked(found).map(drawn));
+  at.remark.textContent = remark ? `Read with care: ${remark}.` : "";
+  at.said.replaceChildren(...ranked(found).map((sample) => drawn(sample, norm)));
   if (found.problem) at.said.append(make("p", { class: "problem" }, found.problem));
 }
 
-/** @param {Sample} sample */
-function drawn(sample) {
+/**
+ * @param {Sample} sample
+ * @param {number | undefined} norm
+ */
+function drawn(sample, norm) {
   const text = make("p", { class: "text" });
   if (sample.parts?.length) text.append(...shaded(sample));
   else text.textContent = sample.text || (sample.running ? "…" : "");
@@ -148,7 +165,8 @@ function drawn(sample) {
   if (sample.score) {
     const fill = make("i");
     fill.style.width = `${Math.min(1, Math.max(0, share(sample.score))) * 100}%`;
-    figures.append(make("span", { class: "bar", "aria-hidden": "true" }, fill), ` ${scores(sample.score)}`);
+    figures.append(make("span", { class: "bar", "aria-hidden": "true" }, fill), ` ${inWords(sample.score.fve)}${scores(sample.score)}`);
+    if (norm !== undefined) figures.append(` · norm ${figure(norm, 1)}`);
   }
   if (!sample.running && sample.finish_reason === null) figures.append(" stopped before its end");
   else if (!sample.complete) figures.append(" incomplete: it has no closing tag");
@@ -164,7 +182,8 @@ function* shaded(sample) {
     yield document.createTextNode(characters.slice(end, start).join(""));
     const lost = whole - share(without);
     const span = make("span", { class: "part", tabindex: "0" }, text);
-    span.title = `${measure()} without this: ${figure(share(without))} (${figure(-lost)}); up to here: ${figure(share(upto))}`;
+    const changed = `${figure(Math.abs(lost))} ${lost < 0 ? "higher" : "lower"}`;
+    span.title = `${measure()} without this: ${figure(share(without))}, ${changed}; of the text up to here: ${figure(share(upto))}`;
     colour(span, whole > 0 ? lost / whole : 0);
     yield span;
     end = next;

@@ -1,12 +1,24 @@
 // @ts-check
-/** Which parts of a text carry it: asked once somebody stays at its card, told in numbers where they look. */
+/** Which parts of a text carry it: asked once somebody stays at its card, or goes to its token, and told in words. */
 
 import { ask } from "./api.js";
-import { make } from "./dom.js";
+import { figure, make } from "./dom.js";
 import { dtype, vectorOf } from "./reading.js";
-import { ranked, scorable, state } from "./store.js";
+import { measure, on, ranked, scorable, share, state } from "./store.js";
 
 const DWELL_MS = 250;
+/** What each card does to have its parts asked for. @type {Map<number, () => void>} */
+const asking = new Map();
+
+export function start() {
+  on(["looked"], () => asking.get(state.at)?.());
+  on(["running"], () => state.running || asking.get(first())?.());
+}
+
+/** The card that is looked at, or the first one. */
+function first() {
+  return state.explained.has(state.at) ? state.at : [...state.explained.keys()][0];
+}
 
 /**
  * @param {HTMLElement} card
@@ -14,23 +26,54 @@ const DWELL_MS = 250;
  * @param {() => void} draw
  */
 export function carries(card, position, draw) {
+  asking.delete(position);
   if (!scorable()) return;
-  const told = make("p", { class: "figures told" });
+  const told = make("p", { class: "figures told" }, "Point at this card, or tap it, to see which words carry the score.");
   card.querySelector(".samples")?.after(told);
+  const found = state.explained.get(position);
+  told.hidden = !found?.samples.length;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
+  const now = () => {
+    clearTimeout(timer);
+    ablate(position).then((changed) => {
+      if (!changed) return;
+      draw();
+      told.textContent = summary(position);
+    }, (error) => (told.textContent = error.message));
+  };
   const soon = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => ablate(position).then((changed) => changed && draw(), (error) => (told.textContent = error.message)), DWELL_MS);
+    timer = setTimeout(now, DWELL_MS);
   };
+  asking.set(position, now);
   card.addEventListener("pointerenter", soon);
   card.addEventListener("focusin", soon);
   card.addEventListener("pointerleave", () => clearTimeout(timer));
-  for (const kind of ["pointerover", "focusin"])
+  card.addEventListener("click", now); // a finger does not stay
+  for (const kind of ["pointerover", "focusin", "click"])
     card.addEventListener(kind, (event) => {
       const part = /** @type {HTMLElement} */ (event.target).closest(".part");
-      told.textContent = part ? /** @type {HTMLElement} */ (part).title : "";
+      if (part) told.textContent = /** @type {HTMLElement} */ (part).title;
+      else if (summary(position)) told.textContent = summary(position);
     });
+}
+
+/**
+ * What carries a text most, in words.
+ * @param {number} position
+ */
+function summary(position) {
+  const found = state.explained.get(position);
+  const sample = found && ranked(found)[0];
+  if (!sample?.parts?.length || !sample.whole) return "";
+  const [whole, parts] = [share(sample.whole), sample.parts];
+  const most = parts.reduce((one, other) => (share(other.without) < share(one.without) ? other : one));
+  const left = share(most.without);
+  if (parts.length < 2) return "This text has one part alone: that carries it.";
+  if (left >= whole) return `No part carries it alone: without any one of them ${measure()} is as high.`;
+  return `Carried most by “${most.text.trim()}”: without it ${measure()} falls from ${figure(whole)} to ${figure(left)}.`
+    + " The bluer a part's line, the more is lost without it.";
 }
 
 /**

@@ -17,15 +17,18 @@ export function start() {
   byId("comparing").hidden = !scorable();
   on(["explained"], () => {
     turn += 1;
+    tell(problem, null);
     place.replaceChildren();
   });
 }
 
 async function compare() {
   const mine = ++turn;
-  const told = [...state.explained.values()].filter((found) => state.chosen.has(found.token.position) && ranked(found)[0]?.text);
+  const explained = [...state.explained.values()].filter((found) => ranked(found)[0]?.text);
+  const chosen = explained.filter((found) => state.chosen.has(found.token.position));
+  const told = chosen.length < 2 ? explained : chosen; // one that is looked at is no choice
   const compared = told.slice(0, MOST);
-  if (compared.length < 2) return tell(problem, "Choose and explain at least two tokens first.");
+  if (compared.length < 2) return tell(problem, "Explain at least two tokens first.");
   tell(problem, null);
   const tokens = compared.map((found) => found.token);
   try {
@@ -46,7 +49,9 @@ async function compare() {
 function shown(tokens, shares, whole) {
   const label = (/** @type {import("./store.js").Token} */ token) => `${token.position} ${token.text.trim()}`;
   const right = shares.filter((row, k) => row[k] === Math.max(...row)).length;
-  const cut = whole > tokens.length ? ` The first ${tokens.length} of ${whole} are shown.` : "";
+  const unexplained = [...state.chosen].filter((position) => !state.explained.has(position)).length;
+  const cut = (whole > tokens.length ? ` The first ${tokens.length} of ${whole} are shown.` : "")
+    + (unexplained ? ` Not explained, and left out: ${unexplained} of those chosen.` : "");
   const caption = `A row an explanation, a column a token: ${measure()}. ${right} of ${tokens.length} explanations fit their own`
     + ` token best.${cut}`;
   const head = make("tr", {}, make("td"), ...tokens.map((token) => make("th", { scope: "col" }, label(token))));

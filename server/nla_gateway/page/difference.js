@@ -38,7 +38,7 @@ function offer() {
     one.replaceChildren(...tokens.map(({ value, text }) => make("option", { value }, text)));
     if (tokens.some(({ value }) => value === kept)) one.value = kept;
   }
-  if (to.value === from.value) to.selectedIndex = Math.min(1, tokens.length - 1);
+  if (to.value === from.value) to.selectedIndex = from.selectedIndex ? 0 : tokens.length - 1;
 }
 
 /** @param {HTMLSelectElement} choice */

@@ -70,3 +70,11 @@ export function figure(value, digits = 2) {
 export function scores({ fve, mse, cosine }) {
   return `fve ${figure(fve)} · mse ${figure(mse, 3)} · cosine ${figure(cosine, 3)}`;
 }
+
+/** What a share of variance means, as under the tokens. @param {number | null} fve */
+export function inWords(fve) {
+  if (fve === null) return "";
+  if (fve > 0.6) return "most of it · ";
+  if (fve > 0.3) return "some of it · ";
+  return fve > 0 ? "little of it · " : "nothing of it · ";
+}

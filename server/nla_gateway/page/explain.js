@@ -28,6 +28,10 @@ export function start() {
   }
   /** @type {HTMLInputElement} */ (byId("n")).max = String(state.info.limits.max_n);
   on(["edits"], stop);
+  on(["tokens"], () => {
+    byId("progress-text").textContent = "";
+    tell(problem, null);
+  });
 }
 
 /**
@@ -40,6 +44,7 @@ function change(name, input) {
   if (name === "n") value = Math.min(state.info.limits.max_n, Math.max(1, Math.round(value ?? 1)));
   if (name === "temperature") value ??= 0;
   input.value = String(value ?? "");
+  tell(problem, null);
   set({ settings: { ...state.settings, [name]: value }, chosen: new Set(state.chosen) });
   const { n, temperature } = state.settings;
   byId("alike").hidden = !(n > 1 && temperature === 0);
@@ -73,6 +78,7 @@ async function explain() {
   try {
     await settled();
     const positions = left(asked());
+    if (!state.tokens.length) return tell(problem, `There is nothing to explain yet: put in ${state.tab === "vectors" ? "a vector" : "a text"}.`);
     if (!positions.length) return tell(problem, "Choose at least one token first.");
     if (!state.info.verbalizer) return begin(positions, 0, "");
     busy(true);

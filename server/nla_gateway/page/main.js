@@ -3,6 +3,7 @@
 
 import { LOCKED, Refused, ask, hasKey, keepKey } from "./api.js";
 import * as cards from "./cards.js";
+import * as carrying from "./carrying.js";
 import * as compare from "./compare.js";
 import * as difference from "./difference.js";
 import { byId, tell } from "./dom.js";
@@ -46,8 +47,17 @@ async function start() {
   say();
   byId("main").hidden = false;
   tell(problem, share.restore());
-  for (const panel of [reading, tokens, cards, explain, compare, difference, find, share]) panel.start();
+  for (const panel of [reading, tokens, cards, carrying, explain, compare, difference, find, share]) panel.start();
   await input.start();
+}
+
+/** Tell what this is to somebody who has never heard of it. */
+function intro() {
+  const { verbalizer, reconstructor } = state.info;
+  const held = "At each token of a text a language model holds some numbers.";
+  const guessed = " Here another model guesses what they hold, and writes it down: a guess in its own words, not a quotation.";
+  const scored = ` From ${verbalizer ? "these words alone" : "your words"} the numbers are rebuilt, and the score tells how much of them came back.`;
+  return held + (verbalizer ? guessed : "") + (reconstructor ? scored : "");
 }
 
 /** Tell what is served. */
@@ -58,5 +68,7 @@ function say() {
   const served = verbalizer ? `${verbalizer.model} puts ${read}, into words.`
     : reconstructor ? `There is no verbalizer: ${reconstructor.model} scores your own texts against ${read}.` : `Only ${read}, are served.`;
   byId("served").textContent = served;
+  byId("intro").textContent = intro();
+  byId("intro").hidden = false;
   byId("versions").textContent = Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(" · ");
 }

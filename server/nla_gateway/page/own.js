@@ -2,9 +2,9 @@
 /** A text of one's own on a card, scored while it is typed; of several requests the last one counts. */
 
 import { ask } from "./api.js";
-import { later, make, scores } from "./dom.js";
+import { figure, later, make, scores } from "./dom.js";
 import { dtype, vectorOf } from "./reading.js";
-import { ranked, scorable } from "./store.js";
+import { ranked, scorable, share } from "./store.js";
 
 /**
  * @param {number} position
@@ -13,9 +13,11 @@ import { ranked, scorable } from "./store.js";
 export function own(position, found) {
   const area = /** @type {HTMLTextAreaElement} */ (make("textarea", { "aria-label": "Your explanation", rows: "2" }));
   const status = make("span", { role: "status", class: "figures" });
-  area.placeholder = "Your own words, or change the text above, and see how they score";
+  const copy = make("button", { type: "button" }, "Start from the text above");
+  area.placeholder = "Doubt it: write your own words, and see how they score";
   area.value = found.own;
   area.disabled = !scorable();
+  copy.hidden = !scorable() || !found.samples.length;
   let turn = 0;
   const score = later(async () => {
     const mine = ++turn;
@@ -23,22 +25,31 @@ export function own(position, found) {
     let told;
     try {
       const body = { texts: [area.value], vectors: [await vectorOf(position)], dtype: dtype() };
-      told = `yours: ${scores((await ask("critic", body)).results[0])}`;
+      const scored = (await ask("critic", body)).results[0];
+      told = `yours: ${scores(scored)}${beside(scored)}`;
     } catch (error) {
       told = error instanceof Error ? error.message : String(error);
     }
     if (mine === turn) status.textContent = told;
   }, 200);
-  area.addEventListener("input", () => {
+  /** @param {import("./store.js").Score} scored */
+  const beside = (scored) => {
+    const theirs = ranked(found)[0]?.score;
+    if (!theirs) return "";
+    const more = share(scored) - share(theirs);
+    return Math.abs(more) < 0.005 ? "; as good as the text above" : `; ${figure(Math.abs(more))} ${more > 0 ? "better" : "worse"} than the text above`;
+  };
+  const typed = () => {
     found.own = area.value;
     score();
-  });
-  area.addEventListener("focus", () => {
-    const said = ranked(found)[0];
-    if (area.value || !said || said.running) return;
-    area.value = said.text;
-    score();
+  };
+  area.addEventListener("input", typed);
+  copy.addEventListener("click", () => {
+    area.value = ranked(found)[0]?.text ?? "";
+    area.rows = Math.min(8, area.value.split("\n").length + 1);
+    area.focus();
+    typed();
   });
   if (area.value) score();
-  return make("div", { class: "own" }, area, status);
+  return make("div", { class: "own" }, area, make("div", { class: "row" }, copy, status));
 }

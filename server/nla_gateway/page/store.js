@@ -28,6 +28,7 @@
  * @property {Settings} settings
  * @property {boolean} running
  * @property {number} at the position that is looked at
+ * @property {number} looked how often somebody went to a token, among the tokens
  */
 
 /** @type {State} */
@@ -46,6 +47,7 @@ export const state = {
   settings: { n: 1, temperature: 0, seed: 0 },
   running: false,
   at: 0,
+  looked: 0,
 };
 
 /** @type {Map<keyof State, Set<() => void>>} */

@@ -1,6 +1,7 @@
 // @ts-check
 /** The tokens as chips in a listbox: shown, coloured, chosen by pointer and keyboard. */
 
+import { reveal } from "./cards.js";
 import { byId, colour, figure, make } from "./dom.js";
 import { byWord, range, toggled } from "./selection.js";
 import { measure, on, ranked, set, share, state } from "./store.js";
@@ -41,7 +42,9 @@ export function start() {
     list.classList.toggle("white", /** @type {HTMLInputElement} */ (event.target).checked);
     render();
   });
-  byId("measure").textContent = measure() === "fve" ? "share of variance explained (fve)" : "cosine (this pair has no baseline for fve)";
+  byId("measure").textContent = measure() === "fve"
+    ? "Colour and number, fve: how much of a token's numbers the words brought back. 1 is all of it, above 0.6 most, above 0.3 some, 0 and below nothing."
+    : "Colour and number: cosine, 1 for the same direction (this pair has no baseline for fve).";
 }
 
 /** How many may be explained in one request. */
@@ -51,6 +54,7 @@ export function most() {
 }
 
 function render() {
+  byId("kinds").hidden = state.tokens.every((token) => token.content && !token.special);
   chips.clear();
   list.replaceChildren();
   select();
@@ -171,8 +175,10 @@ function press(event) {
 function tap(event) {
   const position = positionOf(event);
   if (position === null || pressed) return void (pressed = false);
-  set({ chosen: toggled(state.chosen, position) });
+  const looking = state.explained.has(position);
+  if (!looking) set({ chosen: toggled(state.chosen, position) });
   move((anchor = position));
+  if (looking) reveal(position);
 }
 
 /** @param {PointerEvent} event */
@@ -229,7 +235,7 @@ function move(position) {
   cursor = position;
   point();
   chips.get(position)?.scrollIntoView({ block: "nearest" });
-  set({ at: position });
+  set({ at: position, looked: state.looked + 1 });
 }
 
 /** Mark the token that the keyboard is at. */
