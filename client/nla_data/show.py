@@ -23,6 +23,8 @@ def info(url: str, api_key: str | None) -> None:
     rows: dict[str, Any] = {"ready": "yes" if ready else "not yet"}
     for role, model in (("verbalizer", served.verbalizer), ("reconstructor", served.reconstructor)):
         rows[role] = f"{model.model} ({model.checkpoint_dtype})" if model else "not served"
+        if model and model.revision:
+            rows[f"{role}'s commit on the hub"] = model.revision
         if model and model.fingerprint:
             rows[f"{role}'s fingerprint"] = model.fingerprint[:16]
     layer = "not known" if served.layer is None else f"output of block {served.layer}"

@@ -157,6 +157,7 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         return None
     return PairInfo(
         model=part.settings.model,
+        revision=part.settings.revision,
         role=role,
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.description.injection_scale,
@@ -170,6 +171,7 @@ def _source_info(source: Source | None) -> SourceInfo | None:
         return None
     return SourceInfo(
         model=source.settings.model,
+        revision=source.settings.revision,
         layer=source.layer,
         context=source.max_tokens,
         checkpoint_dtype=source.settings.dtype,

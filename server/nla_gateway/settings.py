@@ -42,6 +42,7 @@ class EngineSettings(_Frozen):
         default=None, description="How it is to be used; null where the checkpoint is not there, in a dry run."
     )
     model: str = Field(description="The name that answers carry.")
+    revision: str | None = Field(default=None, description="The commit of the hub's repository that it is of.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
     replicas: int = Field(default=1, gt=0, description="SGLang's own, in each engine.")

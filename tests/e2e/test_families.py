@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import D_MODEL, LAYER, Family, Pair, make_pair
+from tests.hub import running
 from tests.plain import assert_rebuilt, encode, extract, texts_of, verbalize
 from tests.reference import ReferenceReconstructor, ReferenceSource, ReferenceVerbalizer, score
 from tests.stack import Stack, serving
@@ -30,11 +31,13 @@ class Case:
     flags: tuple[str, ...] = ()
     together: int = 8
     """Vectors that are sent at once."""
+    hub: bool = False
+    """Whether all comes from a hub."""
 
 
 CASES = {
     "qwen2": Case("qwen2", together=200),
-    "llama-sharded-dp2": Case("llama", {"sharded": True}, ("--dp", "2"), together=24),
+    "llama-sharded-dp2-hub": Case("llama", {"sharded": True}, ("--dp", "2"), together=24, hub=True),
     "gemma3": Case("gemma3", together=24),
     "gemma3-multimodal": Case("gemma3", {"multimodal": True}),
     "qwen2-tp2": Case("qwen2", flags=TP2, together=24),
@@ -56,17 +59,30 @@ class Served:
     pair: Pair
     stack: Stack
     case: Case
+    commit: str | None
+    """Of all its repositories."""
 
 
 @pytest.fixture(scope="module", params=CASES)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     case = CASES[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp(request.param) / "pair"
+    folder.mkdir()
     pair = make_pair(folder, case.family, **case.make)
-    flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32", *case.flags)
-    flags = ("--source", str(pair.av), *flags)  # any model of the pair's form is good enough to be read
-    with serving(folder / "log", *flags) as stack:
-        yield Served(pair, stack, case)
+    av, ar = ("owner/pair:verbalizer", "owner/pair:reconstructor") if case.hub else (str(pair.av), str(pair.ar))
+    flags = ("--av", av, "--ar", ar, "--device", "cpu", "--dtype", "float32", *case.flags)
+    flags = ("--source", av, *flags)  # any model of the pair's form is good enough to be read
+    with running({"owner/pair": folder}) as hub:
+        commit, env = hub.commit("owner/pair"), {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder.parent / "home")}
+        # Where the hub is, its client reads when it is imported.
+        with serving(folder.parent / "log", *flags, env=env, warm=not case.hub) as stack:
+            yield Served(pair, stack, case, commit if case.hub else None)
+        assert bool(hub.asked) is case.hub
+
+
+def test_the_commit_is_told(served: Served) -> None:
+    info = served.stack.http.get("/v1/info").json()
+    assert [info[part]["revision"] for part in ("verbalizer", "reconstructor", "source")] == [served.commit] * 3
 
 
 def test_greedy_text_equals_transformers(served: Served) -> None:

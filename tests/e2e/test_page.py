@@ -213,7 +213,9 @@ def test_a_token_that_is_looked_at_shows_its_card(open_page: Any, toy_with_sourc
         token.tap()
         expect(card).to_be_in_viewport()
         assert chosen(page) == before
-        card.locator(".text").tap()
+        part = card.locator(".part").first
+        part.tap()
+        expect(card.locator(".told")).to_have_text(part.get_attribute("title"))
         card.get_by_role("button", name="Back to the tokens").tap()
         expect(token).to_be_in_viewport()
     else:
@@ -389,6 +391,7 @@ def test_the_servers_own_sentence_is_shown_where_it_failed(open_page: Any, toy_w
 def test_a_lost_connection_keeps_what_is_there(open_page: Any, toy_with_source: Stack) -> None:
     page = open_page(toy_with_source, complaint="/explain$|/tokenize$|ERR_")
     explain(page)
+    expect(explanations(page).first.locator(".told")).not_to_contain_text("Point at")
     before = explanations(page).all_inner_texts()
     for path in ("explain", "tokenize"):
         page.route(f"**/{path}", lambda route: route.abort())

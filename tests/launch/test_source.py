@@ -1,15 +1,12 @@
 """`--source` on the command line: when there is a source, which, and what of it is fetched."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import yaml
-from huggingface_hub.utils import filter_repo_objects
 
 from nla_gateway.description import Description
 from nla_gateway.roles import Role
@@ -187,49 +184,3 @@ def test_elsewhere(pair: Pair) -> None:
     assert [engine.role for engine in engines] == [Role.AV, Role.AR]
     assert others[Role.SOURCE].context_length == 1024
     assert others[Role.SOURCE].described().layer == LAYER
-
-
-class Hub:
-    """A hub of folders: each call copies what its patterns allow, into a snapshot."""
-
-    def __init__(self, folders: Mapping[str, Path], snapshots: Path) -> None:
-        self.folders, self.snapshots, self.fetched = folders, snapshots, list[str]()
-
-    def snapshot_download(self, repository: str, *, allow_patterns: Any, ignore_patterns: Any, **_: Any) -> str:
-        there, here = self.folders[repository], self.snapshots / repository
-        here.mkdir(parents=True, exist_ok=True)
-        names = [path.name for path in there.iterdir()]
-        for name in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
-            if not (here / name).exists():
-                shutil.copy(there / name, here / name)
-                self.fetched.append(f"{repository}/{name}")
-        return str(here)
-
-
-def test_from_the_hub_its_blocks_alone_come(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = {"o/av": pair.av, "o/ar": pair.ar, "o/base": pair.av.parent / "base"}
-    hub = Hub(folders, tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
-    flags = ["--av", "o/av", "--ar", "o/ar", "--source", "o/base", "--device", "cpu"]
-    for _ in range(2):  # again, with what is there by then
-        engines, _ = planned(*flags)
-        source = engines[2]
-        assert source.checkpoint.folder == tmp_path / "o/base"
-        assert source.config is not None
-        assert source.config.stored is not None
-    named = json.loads((folders["o/base"] / "model.safetensors.index.json").read_text())["weight_map"]
-    beyond = {file for name, file in named.items() if f".layers.{LAYER + 1}." in name}
-    wanted = {file for name, file in named.items() if ".layers.0." in name or ".layers.1." in name or "embed" in name}
-    assert beyond - wanted
-    came = {name.removeprefix("o/base/") for name in hub.fetched if name.startswith("o/base/")}
-    assert {name for name in came if name.endswith(".safetensors")} == wanted
-    whole = {name for name in hub.fetched if name.startswith("o/av/") and name.endswith(".safetensors")}
-    assert len(whole) == len(set(named.values()))
-
-
-def test_without_a_layer_nothing_large_is_fetched(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub({"o/base": pair.av.parent / "base"}, tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
-    with pytest.raises(LaunchError, match="o/base: the layer at which the source is read is not stated"):
-        planned("--only", "source", "--source", "o/base", "--device", "cpu")
-    assert not [name for name in hub.fetched if name.endswith(".safetensors")]

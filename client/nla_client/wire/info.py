@@ -11,6 +11,7 @@ class PairInfo(Response):
     """One served model."""
 
     model: str
+    revision: str | None = Field(default=None, description="Commit of its repository on the hub; null elsewhere.")
     role: Literal["av", "ar"]
     checkpoint_dtype: str
     injection_scale: float | None = None
@@ -24,6 +25,7 @@ class SourceInfo(Response):
     """The model whose activations are explained."""
 
     model: str
+    revision: str | None = Field(default=None, description="As of the pair's models.")
     layer: int = Field(description="It is run up to this block.")
     context: int = Field(description="Tokens of a text, at most.")
     checkpoint_dtype: str

@@ -1,37 +1,31 @@
 """From what a user writes to a local folder: local paths, folders inside packages, what is made, hub repositories."""
 
-import logging
 import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
-from typing import Final, Literal, Self
+from pathlib import Path
+from typing import Final, Literal
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair.hub import SIDECAR, Place, Wanted, refusal
 from nla_launch.pair.made import MADE, MODEL, made
 from nla_launch.pair.shards import wanted_files
 from nla_launch.pair.sources import AdapterSource, Source
 
-logger = logging.getLogger(__name__)
-
 PACKAGE: Final = "package:"
-SIDECAR: Final = "nla_meta.yaml"
 VALUE_HEAD: Final = "value_head.safetensors"
 SINGLE: Final = "ar_lora_value_head.safetensors"
 """A reconstructor's adapter and its value head in one file."""
 SINGLE_CONFIG: Final = "ar_meta.json"
-REPOSITORY: Final = re.compile(
-    r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<folder>[\w.-]+(?:/[\w.-]+)*)/?)?"
-)
 Need = Literal["plan", "all but weights", "all"]
 ALL_WEIGHTS: Final = "*.safetensors"
-WITHOUT_WEIGHTS: Final = ["*.json", "*.yaml", "*.model", "*.txt", "*.jinja"]
-PATTERNS: Final[dict[Need, list[str]]] = {
-    "plan": ["config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", SINGLE_CONFIG],
+WITHOUT_WEIGHTS: Final = ("*.json", "*.yaml", "*.model", "*.txt", "*.jinja")
+PATTERNS: Final[dict[Need, tuple[str, ...]]] = {
+    "plan": ("config.json", SIDECAR, f"*.{SIDECAR}", "nla_config.json", "adapter_config.json", SINGLE_CONFIG),
     "all but weights": WITHOUT_WEIGHTS,
-    "all": [ALL_WEIGHTS, *WITHOUT_WEIGHTS],
+    "all": (ALL_WEIGHTS, *WITHOUT_WEIGHTS),
 }
-CODE: Final = ["*.py"]
+CODE: Final = "*.py"
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
@@ -60,6 +54,8 @@ class Checkpoint:
     """Of its weights and config.json; the base's, where it is put together."""
     root: Path | None = None
     """Of the repository that the folder is in; a sidecar may stand anywhere between."""
+    revision: str | None = None
+    """The commit that it is of, in a repository of the hub."""
     base: str | None = None
     """The base's source; None: it is whole."""
     adapters: tuple[Adapter, ...] = ()
@@ -91,41 +87,6 @@ class Checkpoint:
         return next(found, self.model_path)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a checkpoint is on the hub: `owner/name[@revision][:folder]`."""
-
-    repository: str
-    revision: str | None
-    folder: str | None
-
-    @classmethod
-    def read(cls, source: str) -> Self | None:
-        """Read it; None for what is none."""
-        match = None if source.startswith(".") else REPOSITORY.fullmatch(source)
-        if match is None or {".", ".."} & set((match["folder"] or "").split("/")):
-            return None
-        return cls(match["name"], match["revision"], match["folder"])
-
-    @property
-    def name(self) -> str:
-        """What answers carry. Without a colon, which SGLang takes for an adapter's."""
-        revision = "" if self.revision is None else f"@{self.revision}"
-        return f"{self.repository}{revision}" + ("" if self.folder is None else f"/{self.folder}")
-
-    def allowed(self, patterns: list[str]) -> list[str]:
-        """Form the patterns of its files, and of the sidecars above it: some runs have one for all their steps."""
-        if self.folder is None:
-            return patterns
-        above = [SIDECAR if str(part) == "." else f"{part}/{SIDECAR}" for part in PurePosixPath(self.folder).parents]
-        return [*(f"{self.folder}/{pattern}" for pattern in patterns), *above]
-
-    @property
-    def ignored(self) -> list[str]:
-        """Form the pattern of what is in folders below it: other checkpoints, as of other steps."""
-        return ["*/*" if self.folder is None else f"{self.folder}/*/*"]
-
-
 def find(source: Source, need: Need, *, code: bool = False, blocks: int | None = None) -> Checkpoint:
     """Find a checkpoint, or a base and its adapters; see `locate`.
 
@@ -137,8 +98,8 @@ def find(source: Source, need: Need, *, code: bool = False, blocks: int | None =
     base = locate(source.base, need, code=code)
     found = [(given, locate(_folder_of(given), need)) for given in source.stated]
     adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
-    name = found[-1][1].name if found else base.name
-    return replace(base, name=name, source=str(source), base=source.base, adapters=adapters)
+    top = found[-1][1] if found else base
+    return replace(base, name=top.name, source=str(source), revision=top.revision, base=source.base, adapters=adapters)
 
 
 def _folder_of(adapter: AdapterSource) -> str:
@@ -167,17 +128,32 @@ def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = 
         return Checkpoint(f"{MODEL}-{ready.name}", source, ready)
     if Path(source).is_dir():
         return Checkpoint(Path(source).resolve().name, source, Path(source).resolve())
-    place = Place.read(source)
+    place = _on_hub(source)
     if place is None:
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name[@revision][:folder])")
-    if need != "plan":
-        logger.info("fetching %s from the hub (what is there already is kept)", place.name)
-    patterns = [*PATTERNS[need], *(CODE if code else [])]
-    if need == "all" and blocks is not None:
-        patterns = _without_others(place, patterns, blocks)
-    root = _from_hub(place, patterns, must=need != "plan")
-    folder = root if root is None or place.folder is None else root / place.folder
-    return Checkpoint(place.name, source, folder, root)
+    root = _from_hub(_wanted(place, need, code=code, blocks=blocks), must=need != "plan")
+    if root is None:
+        return Checkpoint(place.name, source, None)
+    return Checkpoint(place.name, source, root / (place.folder or ""), root, root.name)
+
+
+def wanted_of(source: Source, *, code: bool = False, blocks: int | None = None) -> list[Wanted]:
+    """Tell which files of the hub a checkpoint takes, weights and all; its small ones are there.
+
+    Args:
+        source: what the user or the preset wrote.
+        code: see `locate`.
+        blocks: see `locate`.
+    """
+    if isinstance(source, str):
+        place = _on_hub(source)
+        return [] if place is None else [_wanted(place, "all", code=code, blocks=blocks)]
+    parts = [(source.base, code), *((_folder_of(given), False) for given in source.stated)]
+    return [one for part, its_code in parts for one in wanted_of(part, code=its_code)]
+
+
+def _on_hub(source: str) -> Place | None:
+    return None if source.startswith((PACKAGE, MADE)) or Path(source).is_dir() else Place.read(source)
 
 
 def _in_package(source: str) -> Path:
@@ -188,44 +164,28 @@ def _in_package(source: str) -> Path:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
 
 
-def _without_others(place: Place, patterns: list[str], blocks: int) -> list[str]:
-    """Fetch all but weights, and put the names of those files of weights that are needed in the place of all."""
-    small = [pattern for pattern in patterns if pattern != ALL_WEIGHTS]
-    root = _from_hub(place, small, must=True)
-    wanted = None if root is None else wanted_files(root / (place.folder or ""), blocks)
-    return patterns if wanted is None else [*wanted, *small]
+def _wanted(place: Place, need: Need, *, code: bool, blocks: int | None) -> Wanted:
+    """Tell which files are needed; where of a model's blocks only some are, those that the index names for them."""
+    patterns = (*PATTERNS[need], CODE) if code else PATTERNS[need]
+    if need != "all" or blocks is None:
+        return Wanted(place, patterns)
+    small = tuple(pattern for pattern in patterns if pattern != ALL_WEIGHTS)
+    root = _from_hub(Wanted(place, small), must=True)
+    needed = None if root is None else wanted_files(root / (place.folder or ""), blocks)
+    return Wanted(place, patterns if needed is None else (*needed, *small))
 
 
-def _from_hub(place: Place, patterns: list[str], *, must: bool) -> Path | None:
-    """Fetch a checkpoint's files; returns the folder of its repository, None where they are not there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+def _from_hub(wanted: Wanted, *, must: bool) -> Path | None:
+    """Fetch a checkpoint's files; returns the folder of its repository's commit, None where they are not there."""
+    place = wanted.place
     try:
-        allowed, ignored = place.allowed(patterns), place.ignored
-        root = Path(
-            snapshot_download(
-                place.repository, revision=place.revision, allow_patterns=allowed, ignore_patterns=ignored
-            )
-        )
+        root = wanted.fetch()
+    except Exception as error:  # the hub's client, its transports and the disk raise errors of many families
+        problem = refusal(error, place)
+    else:
         if any((root / (place.folder or "") / mark).is_file() for mark in MARKS):
             return root
         problem = f"has no config.json{'' if place.folder is None else f' in its folder {place.folder}'}"
-    except GatedRepoError:
-        problem = "is gated: ask for access on its hub page, then log in with `hf auth login` or set HF_TOKEN"
-    except RevisionNotFoundError:
-        problem = f"has no revision {place.revision}: check its branches and tags on its hub page"
-    except RepositoryNotFoundError:
-        problem = "was not found on the hub: check the name, or log in if it is private (`hf auth login`)"
-    except LocalEntryNotFoundError:
-        problem = "is not in the local cache and the hub cannot be reached: check the network or give a local folder"
-    except Exception as error:  # the hub's client, its transports and the disk raise errors of many families
-        problem = f"could not be fetched from the hub: {' '.join(str(error).split())[:300]}"
     if not must:
         return None
     raise LaunchError(f"{place.repository} {problem}")

@@ -53,6 +53,7 @@ class Elsewhere:
             tokenizer=checkpoint.tokenizer_folder,
             adapters=checkpoint.adapter_folders,
             model=checkpoint.name,
+            revision=checkpoint.revision,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
             replicas=request.dp,

@@ -12,8 +12,9 @@ from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.bases import served_config, whole_config
-from nla_launch.pair.checkpoints import Checkpoint, Need, find
+from nla_launch.pair.checkpoints import Checkpoint, Need, find, wanted_of
 from nla_launch.pair.describing import layer_beside
+from nla_launch.pair.fetching import fetch_all
 from nla_launch.pair.model_config import read_stored
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
@@ -100,24 +101,27 @@ def _fetched(
     *,
     trust_remote_code: bool,
 ) -> dict[Role, Checkpoint]:
-    """Fetch what our engines load: of a source, up to the layer that the pair's checkpoints may state, less than all.
+    """Fetch what our engines load, all at the same time: of a source, up to the pair's layer, less than all.
 
     Raises:
-        LaunchError: as `find` and `describe_checkpoints` do.
+        LaunchError: as `find`, `describe_checkpoints` and `fetch_all` do.
     """
-    here: dict[Role, Checkpoint] = {}
-    for role, one in ours.items():
-        if role is not Role.SOURCE:
-            here[role] = find(one, "all", code=trust_remote_code)
-    if Role.SOURCE not in ours:
-        return here
-    pair = here | {role: one for role, one in there.items() if role is not Role.SOURCE}
-    described = describe_checkpoints(pair, preset, beside=beside, trust_remote_code=trust_remote_code)
-    layer = pair_layer(preset, described, beside).layer
-    if layer is None:
-        raise LaunchError(f"{ours[Role.SOURCE]}: {NO_LAYER}")
-    source = find(ours[Role.SOURCE], "all", code=trust_remote_code, blocks=layer + 1)
-    return {**here, Role.SOURCE: source}
+    pair: dict[Role, Checkpoint] = {
+        role: find(source, "all but weights", code=trust_remote_code)
+        for role, source in ours.items()
+        if role is not Role.SOURCE
+    }
+    blocks: dict[Role, int] = {}
+    if Role.SOURCE in ours:
+        known = pair | {role: one for role, one in there.items() if role is not Role.SOURCE}
+        described = describe_checkpoints(known, preset, beside=beside, trust_remote_code=trust_remote_code)
+        layer = pair_layer(preset, described, beside).layer
+        if layer is None:
+            raise LaunchError(f"{ours[Role.SOURCE]}: {NO_LAYER}")
+        blocks[Role.SOURCE] = layer + 1
+    wanted = {role: wanted_of(source, code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items()}
+    fetch_all([file for files in wanted.values() for file in files])
+    return {role: find(source, "all", code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items()}
 
 
 def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:

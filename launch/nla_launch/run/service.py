@@ -165,6 +165,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         tokenizer=plan.checkpoint.tokenizer_folder,
         adapters=plan.checkpoint.adapter_folders,
         model=plan.checkpoint.name,
+        revision=plan.checkpoint.revision,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
         replicas=plan.dp,

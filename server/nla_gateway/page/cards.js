@@ -75,6 +75,7 @@ function renderAll() {
     cards.delete(position);
   }
   byId("nothing").hidden = state.explained.size > 0;
+  byId("guesses").hidden = !state.info.verbalizer || state.explained.size === 0;
   byId("to-explained").hidden = state.explained.size === 0;
   fill(++filling);
 }
@@ -88,7 +89,7 @@ function fill(turn, again = false) {
   if (turn !== filling) return;
   const until = performance.now() + AT_ONCE_MS;
   /** @type {HTMLElement} */
-  let before = byId("nothing");
+  let before = byId("guesses");
   for (const [position, found] of state.explained) {
     if (!cards.has(position)) {
       if (performance.now() > until) return void setTimeout(() => fill(turn, true));
@@ -149,6 +150,7 @@ function draw(position) {
   if (!found || !at) return;
   const { norm, remark } = found.token;
   at.remark.textContent = remark ? `Read with care: ${remark}.` : "";
+  at.card.classList.toggle("writing", found.samples.some((sample) => sample.running));
   at.said.replaceChildren(...ranked(found).map((sample) => drawn(sample, norm)));
   if (found.problem) at.said.append(make("p", { class: "problem" }, found.problem));
 }
@@ -180,10 +182,10 @@ function* shaded(sample) {
   let end = 0;
   for (const { text, start, end: next, without, upto } of sample.parts ?? []) {
     yield document.createTextNode(characters.slice(end, start).join(""));
-    const lost = whole - share(without);
+    const lost = Number((whole - share(without)).toFixed(2));
     const span = make("span", { class: "part", tabindex: "0" }, text);
-    const changed = `${figure(Math.abs(lost))} ${lost < 0 ? "higher" : "lower"}`;
-    span.title = `${measure()} without this: ${figure(share(without))}, ${changed}; of the text up to here: ${figure(share(upto))}`;
+    const changed = lost ? `${figure(Math.abs(lost))} ${lost < 0 ? "more" : "less"}` : "as much";
+    span.title = `${measure()} without this: ${figure(share(without))}, ${changed}; with what stands up to here alone: ${figure(share(upto))}`;
     colour(span, whole > 0 ? lost / whole : 0);
     yield span;
     end = next;

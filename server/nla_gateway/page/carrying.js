@@ -71,7 +71,7 @@ function summary(position) {
   const most = parts.reduce((one, other) => (share(other.without) < share(one.without) ? other : one));
   const left = share(most.without);
   if (parts.length < 2) return "This text has one part alone: that carries it.";
-  if (left >= whole) return `No part carries it alone: without any one of them ${measure()} is as high.`;
+  if (figure(left) === figure(whole) || left > whole) return `No part carries it alone: without any one of them ${measure()} is as high.`;
   return `Carried most by “${most.text.trim()}”: without it ${measure()} falls from ${figure(whole)} to ${figure(left)}.`
     + " The bluer a part's line, the more is lost without it.";
 }

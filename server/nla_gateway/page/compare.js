@@ -54,6 +54,7 @@ function shown(tokens, shares, whole) {
     + (unexplained ? ` Not explained, and left out: ${unexplained} of those chosen.` : "");
   const caption = `A row an explanation, a column a token: ${measure()}. ${right} of ${tokens.length} explanations fit their own`
     + ` token best.${cut}`;
+  const swipe = make("span", { class: "narrow" }, " Swipe to see all columns.");
   const head = make("tr", {}, make("td"), ...tokens.map((token) => make("th", { scope: "col" }, label(token))));
   const rows = shares.map((row, k) => make("tr", {}, make("th", { scope: "row" }, label(tokens[k])), ...row.map((share, j) => {
     const cell = make("td", j === k ? { class: "own-token" } : {}, figure(share, 1));
@@ -61,6 +62,6 @@ function shown(tokens, shares, whole) {
     return cell;
   })));
   const table = make("table", { "aria-describedby": "heat-caption" }, make("thead", {}, head), make("tbody", {}, ...rows));
-  return [make("p", { id: "heat-caption", class: "hint" }, caption), make("div", { class: "wide-scroll", tabindex: "0", role: "region",
+  return [make("p", { id: "heat-caption", class: "hint" }, caption, swipe), make("div", { class: "wide-scroll", tabindex: "0", role: "region",
     "aria-label": "Texts against tokens" }, table)];
 }

@@ -63,7 +63,7 @@ export function colour(element, fve) {
  * @param {number} [digits]
  */
 export function figure(value, digits = 2) {
-  return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  return value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
 }
 
 /** @param {import("./store.js").Score} score */

@@ -78,6 +78,7 @@ async function explain() {
   try {
     await settled();
     const positions = left(asked());
+    if (!state.tokens.length && !byId("input-problem").hidden) return; // it says what is wrong
     if (!state.tokens.length) return tell(problem, `There is nothing to explain yet: put in ${state.tab === "vectors" ? "a vector" : "a text"}.`);
     if (!positions.length) return tell(problem, "Choose at least one token first.");
     if (!state.info.verbalizer) return begin(positions, 0, "");

@@ -90,6 +90,7 @@ async function open(name) {
   if (name === state.tab) return;
   await settled();
   const { tokens, chosen, explained } = state;
+  tell(problem, null);
   left.set(state.tab, { read: read(), tokens, chosen, explained });
   set({ edits: state.edits + 1 });
   show(name);

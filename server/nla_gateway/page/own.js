@@ -14,7 +14,7 @@ export function own(position, found) {
   const area = /** @type {HTMLTextAreaElement} */ (make("textarea", { "aria-label": "Your explanation", rows: "2" }));
   const status = make("span", { role: "status", class: "figures" });
   const copy = make("button", { type: "button" }, "Start from the text above");
-  area.placeholder = "Doubt it: write your own words, and see how they score";
+  area.placeholder = "Doubt it: write other words, best in the form of the text above, and see how they score";
   area.value = found.own;
   area.disabled = !scorable();
   copy.hidden = !scorable() || !found.samples.length;

@@ -9,6 +9,7 @@ import { decode, norm } from "./vectors.js";
 
 /** @typedef {import("./store.js").Given} Given */
 
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const area = /** @type {HTMLTextAreaElement} */ (byId("vectors"));
 const dtype = /** @type {HTMLSelectElement} */ (byId("vector-dtype"));
 const hint = byId("vector-hint");
@@ -53,6 +54,7 @@ export function start(edited, place) {
 export function tokens() {
   const { vectors, dtype: type } = state.given;
   return vectors.map((vector, position) => {
+    if (!BASE64.test(vector)) throw new Error(`row ${position} is not base64: its letters, digits, + and /, padded by = to a multiple of four`);
     const elements = decode(vector, type);
     if (elements.length !== state.info.d_model)
       throw new Error(`row ${position} has ${elements.length} elements of ${type}; this pair's vectors have ${state.info.d_model}`);

@@ -143,6 +143,7 @@ function lines() {
  * @param {string} text
  */
 function save(name, text) {
+  if (!state.explained.size) return tell(told, "Nothing is explained yet.");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text]));
   link.download = name;

@@ -43,7 +43,7 @@ export function start() {
     render();
   });
   byId("measure").textContent = measure() === "fve"
-    ? "Colour and number, fve: how much of a token's numbers the words brought back. 1 is all of it, above 0.6 most, above 0.3 some, 0 and below nothing."
+    ? "Colour and number, fve: how much of a token's numbers the words brought back. 1 is all of it, above 0.6 most, above 0.3 some, above 0 little. 0 is as if nothing were known of the token, below is wrong."
     : "Colour and number: cosine, 1 for the same direction (this pair has no baseline for fve).";
 }
 

@@ -1,11 +1,10 @@
-"""From what a user writes to a folder; the hub's refusals, which cannot be had here for real, are raised by hand."""
+"""From what a user writes to a folder; on the hub, that of the tests."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import huggingface_hub
 import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -14,26 +13,32 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import filter_repo_objects
 
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import locate
+from nla_launch.pair.hub import Place, refusal
+from tests.hub import Hub, at_hand
 
 RESPONSE = httpx.Response(403, request=httpx.Request("GET", "https://hub.test/owner/name"))
+SMALL = ("config.json", "nla_meta.yaml", "tokenizer.json")
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, outcome: Exception | Path) -> list[dict[str, Any]]:
-    """Have the hub answer so; returns the calls made."""
-    calls: list[dict[str, Any]] = []
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repository, empty yet."""
+    (tmp_path / "there").mkdir()
+    with at_hand({"owner/name": tmp_path / "there"}, tmp_path / "cache", monkeypatch) as started:
+        yield started
 
-    def snapshot_download(repository: str, **arguments: Any) -> str:
-        calls.append({"repository": repository, **arguments})
-        if isinstance(outcome, Exception):
-            raise outcome
-        return str(outcome)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return calls
+def put(hub: Hub, folder: str, *names: str, **contents: str) -> None:
+    """Put files into the repository: small ones, and what is named."""
+    root = hub.repositories["owner/name"] / folder
+    root.mkdir(parents=True, exist_ok=True)
+    unlike = {name: json.dumps({"file": f"{folder}/{name}"}) for name in (*SMALL, *names)}  # of those alike one comes
+    for name, content in (unlike | contents).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
 
 
 def test_a_folder_is_named_by_its_last_part(tmp_path: Path) -> None:
@@ -50,20 +55,20 @@ def test_a_folder_inside_a_package() -> None:
     assert (found.folder / "nla_meta.yaml").is_file()
 
 
-def test_a_repository_is_fetched_weights_and_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    calls = hub(monkeypatch, tmp_path)
+def test_a_repository_is_fetched_weights_and_all(there: Hub) -> None:
+    put(there, "", "model.safetensors", "pytorch_model.bin")
     found = locate("owner/name", "all")
-    assert (found.name, found.folder) == ("owner/name", tmp_path)
-    assert "*.safetensors" in calls[0]["allow_patterns"]
+    assert found.folder is not None
+    assert (found.name, found.folder.name) == ("owner/name", there.commit("owner/name"))
+    assert found.revision == there.commit("owner/name")
+    assert there.came("owner/name") == {*SMALL, "model.safetensors"}
+    assert sorted(path.name for path in found.folder.iterdir()) == sorted(there.came("owner/name"))
 
 
-def test_a_plan_fetches_the_small_files_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    calls = hub(monkeypatch, tmp_path)
+def test_a_plan_fetches_the_small_files_alone(there: Hub) -> None:
+    put(there, "", "model.safetensors")
     locate("owner/name", "plan")
-    assert set(calls[0]["allow_patterns"]) >= {"config.json", "nla_meta.yaml"}
-    assert not [pattern for pattern in calls[0]["allow_patterns"] if "safetensors" in pattern or "*.json" in pattern]
+    assert there.came("owner/name") == {"config.json", "nla_meta.yaml"}
 
 
 INDEX = {
@@ -79,42 +84,26 @@ INDEX = {
 }
 
 
-@pytest.mark.parametrize("inside", ["", "step/source/"])
-def test_of_a_source_other_blocks_are_not_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, inside: str) -> None:
-    (tmp_path / inside).mkdir(parents=True, exist_ok=True)
-    (tmp_path / inside / "config.json").write_text("{}")
-    index = tmp_path / inside / "model.safetensors.index.json"
-    calls = hub(monkeypatch, tmp_path)
-    there = [f"{inside}{number}.safetensors" for number in range(1, 7)] + [f"{inside}config.json", "pytorch_model.bin"]
-    source = f"owner/name:{inside[:-1]}" if inside else "owner/name"
-
-    def fetched() -> list[list[str]]:
-        calls.clear()
-        locate(source, "all", blocks=2)
-        return [
-            list(
-                filter_repo_objects(there, allow_patterns=one["allow_patterns"], ignore_patterns=one["ignore_patterns"])
-            )
-            for one in calls
-        ]
-
-    small, rest = fetched()
-    assert (small, rest) == ([f"{inside}config.json"], there[:-1])  # without an index, all of them
-    index.write_text(json.dumps({"weight_map": INDEX}))
-    small, rest = fetched()
-    assert small == [f"{inside}config.json"]
-    assert rest == [f"{inside}{name}" for name in ("1.safetensors", "2.safetensors", "6.safetensors", "config.json")]
+@pytest.mark.parametrize("inside", ["", "step/source"])
+def test_of_a_source_other_blocks_are_not_fetched(there: Hub, inside: str) -> None:
+    source = f"owner/name:{inside}" if inside else "owner/name"
+    below = f"{inside}/" if inside else ""
+    weights = [f"{number}.safetensors" for number in range(1, 7)]
+    put(
+        there,
+        inside,
+        *weights,
+        "pytorch_model.bin",
+        **{"model.safetensors.index.json": json.dumps({"weight_map": INDEX})},
+    )
+    locate(source, "all", blocks=2)
+    assert there.weights("owner/name") == {f"{below}{number}.safetensors" for number in (1, 2, 6)}
 
 
-def test_that_a_source_is_fetched_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    hub(monkeypatch, tmp_path)
-    with caplog.at_level("INFO"):
-        locate("owner/name", "all", blocks=2)
-        locate("owner/name", "plan")
-    assert caplog.messages == ["fetching owner/name from the hub (what is there already is kept)"]
+def test_without_an_index_all_weights_are_fetched(there: Hub) -> None:
+    put(there, "", "1.safetensors", "2.safetensors")
+    locate("owner/name", "all", blocks=2)
+    assert there.weights("owner/name") == {"1.safetensors", "2.safetensors"}
 
 
 REFUSALS = {
@@ -129,46 +118,43 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_refusals_are_one_clear_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_refusals_are_one_clear_line(name: str) -> None:
     error, message = REFUSALS[name]
-    hub(monkeypatch, error)
-    with pytest.raises(LaunchError) as caught:
-        locate("owner/name", "all")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert locate("owner/name", "plan").folder is None
+    told = refusal(error, Place("owner/name", "v1", None))
+    assert message in told
+    assert "\n" not in told
+
+
+def test_what_cannot_be_fetched_is_no_hindrance_to_a_plan(there: Hub) -> None:
+    assert locate("owner/other", "plan").folder is None
+    with pytest.raises(LaunchError, match="owner/other was not found on the hub"):
+        locate("owner/other", "all")
 
 
 STEP = "owner/name@main:kl0.01/iter_200/ar"
 
 
-def test_a_folder_of_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "kl0.01/iter_200/ar").mkdir(parents=True)
-    (tmp_path / "kl0.01/iter_200/ar/config.json").write_text("{}")
-    calls = hub(monkeypatch, tmp_path)
+def test_a_folder_of_a_repository(there: Hub) -> None:
+    put(there, "kl0.01/iter_200/ar", "model.safetensors", "more/model.safetensors")
+    put(there, "kl0.01/iter_200/av", "model.safetensors")
+    put(there, "kl0.01")
+    put(there, "", "model.safetensors")
     found = locate(STEP, "all")
-    assert (found.folder, found.root) == (tmp_path / "kl0.01/iter_200/ar", tmp_path)
+    assert found.root is not None
+    assert (found.root.name, found.folder) == (there.commit("owner/name"), found.root / "kl0.01/iter_200/ar")
     assert found.name == "owner/name@main/kl0.01/iter_200/ar"
-    assert (calls[0]["repository"], calls[0]["revision"]) == ("owner/name", "main")
-    files = [
-        "kl0.01/iter_200/ar/model.safetensors", "kl0.01/iter_200/ar/more/model.safetensors",
-        "kl0.01/iter_200/av/model.safetensors", "kl0.01/nla_meta.yaml", "nla_meta.yaml", "model.safetensors",
-    ]  # fmt: skip
-    patterns = {"allow_patterns": calls[0]["allow_patterns"], "ignore_patterns": calls[0]["ignore_patterns"]}
-    fetched = list(filter_repo_objects(files, **patterns))
-    assert fetched == ["kl0.01/iter_200/ar/model.safetensors", "kl0.01/nla_meta.yaml", "nla_meta.yaml"]
+    step = {f"kl0.01/iter_200/ar/{name}" for name in (*SMALL, "model.safetensors")}
+    assert there.came("owner/name") == {*step, "kl0.01/nla_meta.yaml", "nla_meta.yaml"}
 
 
-def test_of_a_repository_no_other_folders_are_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    calls = hub(monkeypatch, tmp_path)
-    assert locate("owner/name@v1.0", "all").name == "owner/name@v1.0"
-    patterns = {"allow_patterns": calls[0]["allow_patterns"], "ignore_patterns": calls[0]["ignore_patterns"]}
-    assert list(filter_repo_objects(["a.safetensors", "av/a.safetensors"], **patterns)) == ["a.safetensors"]
+def test_of_a_repository_no_other_folders_are_fetched(there: Hub) -> None:
+    put(there, "", "a.safetensors", "av/a.safetensors")
+    assert locate("owner/name@main", "all").name == "owner/name@main"
+    assert there.weights("owner/name") == {"a.safetensors"}
 
 
-def test_a_folder_that_the_repository_has_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    hub(monkeypatch, tmp_path)
+def test_a_folder_that_the_repository_has_not(there: Hub) -> None:
+    put(there, "")
     with pytest.raises(LaunchError, match=r"owner/name has no config\.json in its folder kl0\.01/iter_200/ar"):
         locate(STEP, "all")
     assert locate(STEP, "plan").folder is None

@@ -1,0 +1,232 @@
+"""Checkpoints from the hub: the hub's real client against a small hub of the tests' own."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import huggingface_hub.constants
+import pytest
+
+from nla_gateway.roles import Role
+from nla_launch.cli import _preset
+from nla_launch.errors import LaunchError
+from nla_launch.flags import build_parser
+from nla_launch.pair import fetching
+from nla_launch.pair.hub import resolved
+from nla_launch.plan import planning
+from nla_launch.plan.plan import EnginePlan
+from tests.checkpoints import LAYER, Pair, make_pair
+from tests.hub import CHUNK, PIECE, Hub, at_hand
+
+FLAGS: Final = ["--av", "o/av", "--ar", "o/ar", "--device", "cpu"]
+LARGE: Final = 8_000_000
+"""Bytes of a file that takes a while."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    pair = make_pair(tmp_path_factory.mktemp("pair"), "qwen2", sharded=True)
+    base = pair.av.parent / "base"
+    shutil.copytree(pair.av, base)
+    (base / "nla_meta.yaml").unlink()
+    (pair.av / "pytorch_model.bin").write_bytes(bytes(1000))
+    (base / "consolidated.00.safetensors").write_bytes(bytes(1000))
+    return pair
+
+
+@pytest.fixture
+def there(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the pair, for the client of this process; nothing is in its cache."""
+    copies = {name: tmp_path / "there" / name for name in ("av", "ar", "base")}
+    for name, folder in (("av", pair.av), ("ar", pair.ar), ("base", pair.av.parent / "base")):
+        shutil.copytree(folder, copies[name])
+    monkeypatch.setattr(fetching, "PAUSES_S", (0.1, 0.1))
+    repositories = {f"o/{name}": folder for name, folder in copies.items()}
+    with at_hand(repositories, tmp_path / "cache", monkeypatch) as started:
+        yield started
+
+
+def planned(*flags: str) -> Mapping[Role, EnginePlan]:
+    engines, _ = planning.plan_all(_preset(build_parser().parse_args(flags)), build_parser().parse_args(flags))
+    return {engine.role: engine for engine in engines}
+
+
+def test_all_that_is_needed_comes_once_and_of_one_commit(there: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        engines = planned(*FLAGS, "--source", "o/base")
+    for role, engine in engines.items():
+        name = "o/base" if role is Role.SOURCE else f"o/{role}"
+        assert engine.checkpoint.revision == there.commit(name)
+        assert engine.checkpoint.folder is not None
+        assert engine.checkpoint.folder.name == there.commit(name)
+    assert [line for line in caplog.messages if "fetch" in line] == [
+        "fetching from the hub what is not here yet: o/av (0.6 MB), o/ar (0.4 MB), o/base (0.4 MB)",
+        "fetched all",
+    ]
+    for name in there.repositories:
+        files = [str(file) for file in there.files(name)]
+        for file, count in ((file, there.sent.get(f"{name}/{file}", 0)) for file in files):
+            assert count in (0, (there.repositories[name] / file).stat().st_size), file
+    assert not [name for name in there.sent if "pytorch_model" in name or "consolidated" in name]
+    source = engines[Role.SOURCE].config
+    assert source is not None
+    assert source.blocks == LAYER + 1
+    named = json.loads((there.repositories["o/base"] / "model.safetensors.index.json").read_text())["weight_map"]
+    wanted = {file for name, file in named.items() if ".layers.0." in name or ".layers.1." in name or "embed" in name}
+    assert there.weights("o/base") == wanted < set(named.values()) == there.weights("o/av")
+    there.asked.clear()
+    planned(*FLAGS, "--source", "o/base")
+    assert there.asked == []
+    resolved.cache_clear()  # a second start
+    planned(*FLAGS, "--source", "o/base")
+    assert there.asked == [f"GET /api/models/{name}" for name in there.repositories]
+
+
+def test_both_checkpoints_come_at_the_same_time(there: Hub) -> None:
+    there.bytes_a_second = 1e6
+    planned(*FLAGS)
+    large = [line.split("/")[3] for line in there.asked if line.startswith("GET /stored/")]
+    assert large.index("ar") < len(large) - 1 - large[::-1].index("av")
+    assert large.index("av") < len(large) - 1 - large[::-1].index("ar")
+
+
+def test_a_commit_that_comes_meanwhile_is_of_the_next_start(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = there.commit("o/av")
+    fetch_all = planning.fetch_all
+
+    def changed(wanted: Any) -> None:
+        (there.repositories["o/av"] / "README.txt").write_text("a later commit")
+        fetch_all(wanted)
+
+    monkeypatch.setattr(planning, "fetch_all", changed)
+    with pytest.raises(LaunchError, match="has no revision"):  # this hub forgets what was; a real one does not
+        planned(*FLAGS)
+    assert not [line for line in there.asked if there.commit("o/av") in line]
+    assert [line for line in there.asked if f"/o/av/resolve/{before}/" in line]
+
+
+def test_a_sending_that_breaks_off_goes_on_where_it_was(there: Hub) -> None:
+    there.cuts = {"model-00001-of-00007.safetensors": 1}
+    there.busy = {"model-00002-of-00007.safetensors": 1}
+    engines = planned(*FLAGS)
+    assert engines.keys() == {Role.AV, Role.AR}
+    cut = "o/av/model-00001-of-00007.safetensors"
+    assert 0 <= there.sent[cut] - (there.repositories["o/av"] / cut[5:]).stat().st_size < CHUNK
+
+
+def test_what_may_pass_is_tried_again(there: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    there.unwell = {"value_head.safetensors": 2}
+    with caplog.at_level(logging.WARNING, "nla_launch"):
+        planned(*FLAGS)
+    assert [re.sub(r": .*;", ": ...;", line) for line in caplog.messages] == [
+        "o/ar could not be fetched from the hub: ...; tried again in 0 s"
+    ] * 2
+
+
+def test_what_does_not_pass_is_said_in_one_line(there: Hub) -> None:
+    there.unwell = {"value_head.safetensors": 9}
+    with pytest.raises(LaunchError) as caught:
+        planned(*FLAGS)
+    assert re.fullmatch(r"o/ar could not be fetched from the hub: .*503.*", str(caught.value))
+
+
+def test_without_a_layer_nothing_large_is_fetched(there: Hub) -> None:
+    with pytest.raises(LaunchError, match="o/base: the layer at which the source is read is not stated"):
+        planned("--only", "source", "--source", "o/base", "--device", "cpu")
+    assert there.weights("o/base") == set()
+
+
+def test_a_gated_repository(there: Hub) -> None:
+    there.gated = {"o/ar"}
+    with pytest.raises(LaunchError, match="o/ar is gated: ask for access on its hub page"):
+        planned(*FLAGS)
+    assert there.weights("o/av") == set()  # before anything large comes
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--av", "o/none", "--ar", "o/ar"], "o/none was not found on the hub: check the name"),
+        (["--av", "o/av@v9", "--ar", "o/ar"], "o/av has no revision v9: check its branches"),
+        (["--av", "o/av:step/1", "--ar", "o/ar"], r"o/av has no config\.json in its folder step/1"),
+    ],
+)
+def test_what_is_not_there(there: Hub, flags: list[str], problem: str) -> None:
+    with pytest.raises(LaunchError, match=problem):
+        planned(*flags, "--device", "cpu")
+    assert there.weights("o/av") == set()
+
+
+def test_a_full_disk_is_said_before_anything_large_comes(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))  # type: ignore[attr-defined]
+    with pytest.raises(
+        LaunchError, match=r"o/av and o/ar: 1\.1 MB are to be fetched, and .*cache has room for 0\.1 MB"
+    ):
+        planned(*FLAGS)
+    assert there.weights("o/av") == there.weights("o/ar") == set()
+
+
+def test_what_is_there_is_served_without_the_hub(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    revisions = {role: engine.checkpoint.revision for role, engine in planned(*FLAGS).items()}
+    resolved.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert {role: engine.checkpoint.revision for role, engine in planned(*FLAGS).items()} == revisions
+
+
+def test_progress_is_told(there: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(fetching, "SPEAK_S", 0.3)
+    there.bytes_a_second = 2e5
+    with caplog.at_level(logging.INFO):
+        planned(*FLAGS)
+    told = [
+        re.fullmatch(r"fetched ([\d.]+) MB of 1\.1 MB, \d+ MB/s(, about \d+ s left)?", line) for line in caplog.messages
+    ]
+    came = [float(one[1]) for one in told if one]
+    assert len(came) > 2
+    assert came == sorted(came)
+    assert 0 < came[-1] <= 1.1
+
+
+def test_a_fetch_that_is_killed_goes_on_with_what_is_left(there: Hub, tmp_path: Path) -> None:
+    """As a user does it: nla-serve is killed, and started again; what was whole stays, what was not takes no room."""
+    whole, again = ("o/av/model-00001-of-00007.safetensors", "o/av/model-00007-of-00007.safetensors")
+    file = there.repositories["o/av"] / again.removeprefix("o/av/")
+    file.write_bytes(file.read_bytes() + bytes(LARGE))
+    there.bytes_a_second = 5e5
+    environment = {
+        **os.environ, "HF_ENDPOINT": there.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"
+    }  # fmt: skip
+    command = [sys.executable, "-m", "nla_launch", *FLAGS, "--port", "0"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as first:
+        blobs = tmp_path / "home" / "hub" / "models--o--av" / "blobs"
+        wait(lambda: there.sent.get(again, 0) > 10**6 and len(list(blobs.glob("*.incomplete"))) == 1)
+        first.send_signal(signal.SIGKILL)
+    (left,) = blobs.glob("*.incomplete")
+    os.utime(left, (time.time() - 100, time.time() - 100))
+    there.bytes_a_second = None
+    before = dict(there.sent)
+    script = "from nla_launch.pair.fetching import fetch_all; from nla_launch.pair.checkpoints import find, wanted_of;"
+    script += "find('o/av', 'all but weights'); fetch_all(wanted_of('o/av')); print(find('o/av', 'all').folder)"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).name == there.commit("o/av")
+    assert there.sent[whole] == before[whole]
+    assert not left.exists()
+    on_the_way = there.sent[again] - before[again] - (there.repositories["o/av"] / again[5:]).stat().st_size
+    assert 0 <= on_the_way <= 2 * PIECE
+
+
+def wait(condition: Any) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not come true in time")
