@@ -45,6 +45,10 @@ class Hub:
     """Methods and paths, in turn."""
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes of each file that were sent."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Names of commits."""
+    refused: int | None = None
+    """The status that all questions about repositories get."""
     gated: set[str] = field(default_factory=set)
     """Repositories whose files are not given."""
     busy: dict[str, int] = field(default_factory=dict)
@@ -110,6 +114,8 @@ def at_hand(repositories: dict[str, Path], cache: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + address)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", CHUNK)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
         resolved.cache_clear()
         yield hub
     resolved.cache_clear()
@@ -136,7 +142,9 @@ class Handler(BaseHTTPRequestHandler):
         for pattern, answer in ((TREE, self._tree), (INFO, self._info), (RESOLVE, self._resolve), (STORED, self._send)):
             match = pattern.fullmatch(path)
             if match is not None:
-                if match["repository"] not in self.hub.repositories:
+                if self.hub.refused is not None and path.startswith("/api/"):
+                    self._refuse(self.hub.refused, None)
+                elif match["repository"] not in self.hub.repositories:
                     self._refuse(404, "RepoNotFound")
                 else:
                     answer(match.groupdict(), body=body)
@@ -213,7 +221,8 @@ class Handler(BaseHTTPRequestHandler):
         return (self.hub.repositories[asked["repository"]] / asked["file"]).read_bytes()
 
     def _is_known(self, asked: dict[str, str]) -> bool:
-        return asked["revision"] in (None, "main", self.hub.commit(asked["repository"]))
+        commit = self.hub.commit(asked["repository"])
+        return self.hub.tags.get(str(asked["revision"]), asked["revision"]) in (None, "main", commit)
 
     def _json(self, answer: Any, *, body: bool) -> None:
         content = json.dumps(answer).encode()

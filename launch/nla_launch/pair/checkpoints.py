@@ -29,7 +29,7 @@ CODE: Final = "*.py"
 
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 MARKS: Final = ("config.json", "adapter_config.json", SINGLE_CONFIG, VALUE_HEAD)
-"""Files of which a folder has one, if anything was fetched into it."""
+"""Files of which a checkpoint has one."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def _from_hub(wanted: Wanted, *, must: bool) -> Path | None:
     except Exception as error:  # the hub's client, its transports and the disk raise errors of many families
         problem = refusal(error, place)
     else:
-        if any((root / (place.folder or "") / mark).is_file() for mark in MARKS):
+        marks = Wanted(place, MARKS)
+        if any((root / (place.folder or "") / mark).is_file() for mark in MARKS) or marks.to_come():
             return root
         problem = f"has no config.json{'' if place.folder is None else f' in its folder {place.folder}'}"
     if not must:

@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from nla_launch.pair.value_heads import FILES as HEADS
 logger = logging.getLogger(__name__)
 
 PAUSES_S: Final = (5.0, 15.0, 45.0, 120.0)
-"""After failures that may pass; each file that comes to its end stays."""
+"""After failures that may pass, one after the other; each file that comes to its end stays."""
 PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which a later try may succeed."""
 ABANDONED_S: Final = 60.0
@@ -32,11 +32,16 @@ class Fetch:
 
     Args:
         wanted: which of its files.
+        others: those that other fetches bring, by repository and path; what is to come of these is added.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted, self._bars = wanted, Bars()
-        self.size = self._left = self._to_come()
+    def __init__(self, wanted: Wanted, others: set[tuple[str, str]]) -> None:
+        self.wanted, self._stopped = wanted, Event()
+        self._bars = Bars(self._stopped)
+        repository = wanted.place.repository
+        self._own = {name: size for name, size in wanted.to_come().items() if (repository, name) not in others}
+        others |= {(repository, name) for name in self._own}
+        self.size = self._left = sum(self._own.values())
 
     @property
     def received(self) -> float:
@@ -44,28 +49,38 @@ class Fetch:
         return min(self.size - self._left + self._bars.received, self.size)
 
     def run(self) -> None:
-        """Fetch, and try again after what may pass.
+        """Fetch, and try again after what may pass, with more patience the more often nothing came.
 
         Raises:
-            LaunchError: it did not.
+            LaunchError: it did not pass.
         """
-        for pause in (*PAUSES_S, None):
-            self._left, self._bars = self._to_come(), Bars()
+        pauses = iter(PAUSES_S)
+        while not self._stopped.is_set():
             try:
                 # Weights without the head would be taken for a checkpoint that has none, were the fetch ended there.
-                replace(self.wanted, patterns=HEADS).fetch()
+                replace(self.wanted, patterns=HEADS).fetch(self._bars.made)
                 self.wanted.fetch(self._bars.made)
             except Exception as error:  # of the hub's client, its transports, the disk
                 problem = f"{self.wanted.place.repository} {refusal(error, self.wanted.place)}"
-                if pause is None or not _may_pass(error):
+                if self._is_less():
+                    pauses = iter(PAUSES_S)
+                if not may_pass(error) or (pause := next(pauses, None)) is None:
                     raise LaunchError(problem) from None
                 logger.warning("%s; tried again in %.0f s", problem, pause)
-                time.sleep(pause)
+                self._stopped.wait(pause)
             else:
                 return
 
-    def _to_come(self) -> int:
-        return sum(file.size for file in self.wanted.to_come())
+    def stop(self) -> None:
+        """Have it end soon."""
+        self._stopped.set()
+
+    def _is_less(self) -> bool:
+        """Count anew what is left; whether files have come."""
+        before = self._left
+        self._left = sum(size for name, size in self._own.items() if not self.wanted.there(name))
+        self._bars = Bars(self._stopped)
+        return self._left < before
 
 
 def fetch_all(wanted: Sequence[Wanted]) -> None:
@@ -76,18 +91,34 @@ def fetch_all(wanted: Sequence[Wanted]) -> None:
     Raises:
         LaunchError: there is not enough room, or the hub does not give it.
     """
-    fetches = [fetch for one in dict.fromkeys(wanted) if (fetch := Fetch(one)).size]
+    for repository in {one.place.repository for one in wanted}:
+        _remove_abandoned(repository)
+    files = set[tuple[str, str]]()
+    fetches = [fetch for one in wanted if (fetch := Fetch(one, files)).size]
     if not fetches:
         return
-    for fetch in fetches:
-        _remove_abandoned(fetch.wanted.place.repository)
     _check_room(fetches)
-    said = ", ".join(f"{fetch.wanted.place.name} ({gigabytes(fetch.size)})" for fetch in fetches)
+    said = ", ".join(f"{fetch.wanted.place.name} ({_size(fetch.size)})" for fetch in fetches)
     logger.info("fetching from the hub what is not here yet: %s", said)
     with ThreadPoolExecutor(len(fetches)) as pool, _progress(fetches):
-        for done in [pool.submit(fetch.run) for fetch in fetches]:
-            done.result()
+        running = [pool.submit(fetch.run) for fetch in fetches]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except LaunchError:  # nobody waits for the others
+            for fetch in fetches:
+                fetch.stop()
+            _abort_xet()
+            raise
     logger.info("fetched all")
+
+
+def _abort_xet() -> None:
+    """End the transfers of the hub's other way to store files: they go on whatever their bars raise."""
+    with suppress(ImportError):
+        from huggingface_hub.utils._xet import abort_xet_session
+
+        abort_xet_session()  # type: ignore[no-untyped-call]
 
 
 def _check_room(fetches: Sequence[Fetch]) -> None:
@@ -104,18 +135,27 @@ def _check_room(fetches: Sequence[Fetch]) -> None:
     if free < needed:
         names = " and ".join(fetch.wanted.place.name for fetch in fetches)
         raise LaunchError(
-            f"{names}: {gigabytes(needed)} are to be fetched, and {folder} has room for {gigabytes(free)}: make room,"
+            f"{names}: {_size(needed)} are to be fetched, and {folder} has room for {_size(free)}: make room,"
             " or let HF_HOME name a folder on another disk"
         )
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: BaseException) -> bool:
+    """Whether a later try may succeed."""
     import httpx
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING
-    return isinstance(error, httpx.TransportError | LocalEntryNotFoundError)
+    match error:
+        case OfflineModeIsEnabled():
+            return False
+        case LocalEntryNotFoundError():
+            return error.__cause__ is None or may_pass(error.__cause__)
+        case HfHubHTTPError():
+            return error.response.status_code in PASSING
+        case httpx.TransportError() | ConnectionError() | TimeoutError() | RuntimeError():  # the last three of Xet's
+            return True
+        case _:
+            return isinstance(error, OSError) and error.errno is None  # a file that came with another size
 
 
 @contextmanager
@@ -137,7 +177,7 @@ def _tell(fetches: Sequence[Fetch], ended: Event) -> None:
         came = sum(fetch.received for fetch in fetches)
         speed = came / (time.monotonic() - begun)
         left = f", about {_duration((total - came) / speed)} left" if speed else ""
-        logger.info("fetched %s of %s, %.0f MB/s%s", gigabytes(came), gigabytes(total), speed / 1e6, left)
+        logger.info("fetched %s of %s, %.0f MB/s%s", _size(came), _size(total), speed / 1e6, left)
 
 
 def _remove_abandoned(repository: str) -> None:
@@ -156,7 +196,7 @@ def _remove_abandoned(repository: str) -> None:
                 left.unlink()
 
 
-def gigabytes(count: float) -> str:
+def _size(count: float) -> str:
     """Write a number of bytes."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 

@@ -3,12 +3,12 @@
 import logging
 import re
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from huggingface_hub import RepoFile, ResolvedRevision
+    from huggingface_hub import ResolvedRevision
 
 SIDECAR: Final = "nla_meta.yaml"
 REPOSITORY: Final = re.compile(
@@ -61,7 +61,8 @@ class Wanted:
     @property
     def ignored(self) -> list[str]:
         """Form the patterns of what is in folders below it, as of other steps, and of the same weights once more."""
-        return ["*/*" if self.place.folder is None else f"{self.place.folder}/*/*", "*consolidated*.safetensors"]
+        folder = "" if self.place.folder is None else f"{self.place.folder}/"
+        return [f"{folder}*/*" if folder else "*/*", f"{folder}consolidated*.safetensors"]
 
     def fetch(self, bars: type[Any] | None = None) -> Path:
         """Fetch what is not there yet; returns the folder of the repository's commit.
@@ -72,37 +73,47 @@ class Wanted:
         Raises:
             Exception: of many families: the hub's client, its transports and the disk have each their own.
         """
-        from huggingface_hub import snapshot_download
+        import httpx
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
         from nla_launch.pair.bars import Bars
 
-        revision = resolved(self.place.repository, self.place.revision)
-        folder = snapshot_download(
+        try:
+            return Path(self._ask(tqdm_class=bars or Bars().made))
+        except (httpx.TransportError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+            try:  # a cache that an older client filled has all files and no listing of them
+                return Path(self._ask(local_files_only=True))
+            except LocalEntryNotFoundError:
+                raise error from None
+
+    def to_come(self) -> dict[str, int]:
+        """Tell which files are not there yet, and how large they are; nothing where the hub cannot be asked."""
+        from nla_launch.pair.bars import Bars
+
+        try:
+            files = self._ask(dry_run=True, tqdm_class=Bars().made)
+        except Exception:  # as `fetch`, which tells
+            return {}
+        return {file.filename: file.file_size or 0 for file in files if file.will_download}
+
+    def there(self, name: str) -> bool:
+        """Whether a file is there."""
+        from huggingface_hub import try_to_load_from_cache
+
+        commit = resolved(self.place.repository, self.place.revision).resolved
+        return isinstance(try_to_load_from_cache(self.place.repository, name, revision=commit), str)
+
+    def _ask(self, **how: Any) -> Any:
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
             self.place.repository,
-            revision=revision,
+            revision=resolved(self.place.repository, self.place.revision),
             allow_patterns=self.allowed,
             ignore_patterns=self.ignored,
             max_workers=FILES_AT_ONCE,
-            tqdm_class=bars or Bars().made,
+            **how,
         )
-        return Path(folder)
-
-    def to_come(self) -> "list[RepoFile]":
-        """Name the files that are not there yet, by the listing that an earlier fetch of others has brought."""
-        from huggingface_hub import get_cached_repo_tree, try_to_load_from_cache
-        from huggingface_hub.errors import CachedRepoTreeNotFoundError
-        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
-
-        commit = resolved(self.place.repository, self.place.revision).resolved
-        try:
-            tree = get_cached_repo_tree(self.place.repository, revision=commit)
-        except CachedRepoTreeNotFoundError:  # fetched long ago, by another client; the hub cannot be reached now
-            return []
-        files = filter_repo_objects(
-            tree, allow_patterns=self.allowed, ignore_patterns=self.ignored, key=lambda file: file.path
-        )
-        there = partial(try_to_load_from_cache, self.place.repository, revision=commit)
-        return [file for file in files if not isinstance(there(file.path), str)]
 
 
 @cache
@@ -113,9 +124,18 @@ def resolved(repository: str, revision: str | None) -> "ResolvedRevision":
         Exception: as `Wanted.fetch` does.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError, RevisionResolutionError
 
     logging.getLogger("huggingface_hub").handlers.clear()  # it writes its lines itself, and hands them on as well
-    return HfApi().resolve_revision(repository, revision=revision)
+    try:
+        return HfApi().resolve_revision(repository, revision=revision)
+    except RevisionNotFoundError:
+        raise
+    except HfHubHTTPError as error:  # refused, or too busy: what is there is served
+        try:
+            return HfApi().resolve_revision(repository, revision=revision, local_files_only=True)
+        except RevisionResolutionError:
+            raise error from None
 
 
 def refusal(error: Exception, place: Place) -> str:

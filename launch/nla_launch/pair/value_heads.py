@@ -14,7 +14,7 @@ from nla_launch.pair.checkpoints import SINGLE, VALUE_HEAD
 from nla_launch.pair.heads import read_heads, weight_map
 from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import HeadRule, ReconstructorRules
-from nla_launch.pair.shards import is_final_norm
+from nla_launch.pair.shards import is_final_norm, missing_files
 
 FILES: Final = (VALUE_HEAD, SINGLE, "value_heads.safetensors", "linear_head.safetensors")
 """Where trainers put heads; in all but the first they may stand beside other tensors."""
@@ -46,7 +46,7 @@ def find_head(folders: Sequence[Path], rules: ReconstructorRules, origins: Origi
     if files:
         origins.found[FIELD] = Origin.WEIGHTS
         return _head_in(files[0])
-    if not any(True for folder in folders for _ in folder.glob("*.safetensors")):
+    if not any(True for folder in folders for _ in folder.glob("*.safetensors")) or any(map(_is_to_come, folders)):
         origins.found[FIELD] = Origin.ASSUMED
         return ValueHead(file=folders[-1] / VALUE_HEAD, weight="weight")
     pickled = next((path for folder in folders for path in sorted(folder.glob("*head*.pt"))), None)
@@ -115,6 +115,14 @@ def _at(file: str, folders: Sequence[Path]) -> Path:
     if found is not None and found.suffix != ".safetensors":
         raise CheckpointError(f"{found} is no file of safetensors: convert it by `nla-convert {found}`")
     return folders[-1] / file if found is None else found
+
+
+def _is_to_come(folder: Path) -> bool:
+    """Whether some of its weights are not here yet."""
+    if not folder.is_dir():
+        return True
+    adapter = (folder / "adapter_config.json").is_file() and not any(folder.glob("*.safetensors"))
+    return adapter or bool(missing_files(folder))
 
 
 def _tensor_names(folder: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ export function start() {
   on(["explained"], renderAll);
   on(["at"], mark);
   on(["looked"], bring);
-  byId("to-explained").addEventListener("click", () => byId("explained").scrollIntoView());
+  byId("to-explained").addEventListener("click", () => byId("explained").focus());
 }
 
 /**
@@ -114,7 +114,10 @@ function build(position, found) {
   const said = make("div", { class: "samples" });
   const remark = make("p", { class: "hint" });
   const back = make("button", { type: "button", class: "narrow" }, "Back to the tokens");
-  back.addEventListener("click", () => byId(`token-${position}`).scrollIntoView({ block: "center" }));
+  back.addEventListener("click", () => {
+    byId("tokens").focus({ preventScroll: true });
+    document.getElementById(`token-${position}`)?.scrollIntoView({ block: "center" });
+  });
   const card = make("article", { "aria-label": `Token ${position}: ${name}` },
     make("div", { class: "row head" }, make("h3", {}, `${position} `, make("code", {}, found.token.text)), back), said, remark);
   if (state.info.reconstructor) card.append(own(position, found));
@@ -149,7 +152,8 @@ function draw(position) {
   const at = cards.get(position);
   if (!found || !at) return;
   const { norm, remark } = found.token;
-  at.remark.textContent = remark ? `Read with care: ${remark}.` : "";
+  const alone = found.samples.length || norm === undefined ? "" : `Norm ${figure(norm, 1)}.`;
+  at.remark.textContent = [remark ? `Read with care: ${remark}.` : "", alone].join(" ").trim();
   at.card.classList.toggle("writing", found.samples.some((sample) => sample.running));
   at.said.replaceChildren(...ranked(found).map((sample) => drawn(sample, norm)));
   if (found.problem) at.said.append(make("p", { class: "problem" }, found.problem));
@@ -168,8 +172,8 @@ function drawn(sample, norm) {
     const fill = make("i");
     fill.style.width = `${Math.min(1, Math.max(0, share(sample.score))) * 100}%`;
     figures.append(make("span", { class: "bar", "aria-hidden": "true" }, fill), ` ${inWords(sample.score.fve)}${scores(sample.score)}`);
-    if (norm !== undefined) figures.append(` · norm ${figure(norm, 1)}`);
   }
+  if (norm !== undefined) figures.append(`${sample.score ? " · " : ""}norm ${figure(norm, 1)}`);
   if (!sample.running && sample.finish_reason === null) figures.append(" stopped before its end");
   else if (!sample.complete) figures.append(" incomplete: it has no closing tag");
   return make("div", {}, text, figures);

@@ -3,16 +3,29 @@
 
 import { ask } from "./api.js";
 import { figure, make } from "./dom.js";
+import { settled } from "./input.js";
 import { dtype, vectorOf } from "./reading.js";
 import { measure, on, ranked, scorable, share, state } from "./store.js";
 
 const DWELL_MS = 250;
+const UNTOLD = "Point at this card, or tap it, to see which words carry the score.";
 /** What each card does to have its parts asked for. @type {Map<number, () => void>} */
 const asking = new Map();
+/** Of whoever stays at a token, or at a card: at one of each at a time. @type {Record<string, ReturnType<typeof setTimeout>>} */
+const timers = {};
 
 export function start() {
-  on(["looked"], () => asking.get(state.at)?.());
+  on(["looked"], () => soon("token", asking.get(state.at)));
   on(["running"], () => state.running || asking.get(first())?.());
+}
+
+/**
+ * @param {"token" | "card"} where
+ * @param {(() => void) | undefined} ask
+ */
+function soon(where, ask) {
+  clearTimeout(timers[where]);
+  if (ask) timers[where] = setTimeout(ask, DWELL_MS);
 }
 
 /** The card that is looked at, or the first one. */
@@ -28,28 +41,18 @@ function first() {
 export function carries(card, position, draw) {
   asking.delete(position);
   if (!scorable()) return;
-  const told = make("p", { class: "figures told" }, "Point at this card, or tap it, to see which words carry the score.");
+  const told = make("p", { class: "figures told" }, UNTOLD);
   card.querySelector(".samples")?.after(told);
   const found = state.explained.get(position);
   told.hidden = !found?.samples.length;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
-  const now = () => {
-    clearTimeout(timer);
-    ablate(position).then((changed) => {
-      if (!changed) return;
-      draw();
-      told.textContent = summary(position);
-    }, (error) => (told.textContent = error.message));
-  };
-  const soon = () => {
-    clearTimeout(timer);
-    timer = setTimeout(now, DWELL_MS);
-  };
+  const now = () => void ablate(position).then((changed) => {
+    if (changed) draw();
+    if (changed || told.textContent === UNTOLD) told.textContent = summary(position) || UNTOLD;
+  }, (error) => (told.textContent = error.message));
   asking.set(position, now);
-  card.addEventListener("pointerenter", soon);
-  card.addEventListener("focusin", soon);
-  card.addEventListener("pointerleave", () => clearTimeout(timer));
+  card.addEventListener("pointerenter", () => soon("card", now));
+  card.addEventListener("focusin", () => soon("card", now));
+  card.addEventListener("pointerleave", () => soon("card", undefined));
   card.addEventListener("click", now); // a finger does not stay
   for (const kind of ["pointerover", "focusin", "click"])
     card.addEventListener(kind, (event) => {
@@ -81,6 +84,7 @@ function summary(position) {
  * @returns {Promise<boolean>} whether there is something new
  */
 async function ablate(position) {
+  await settled(); // what is read may have changed
   const found = state.explained.get(position);
   const sample = found && ranked(found)[0];
   if (!sample?.text || sample.running || sample.parts) return false;

@@ -124,20 +124,21 @@ async function receive(positions, signal) {
   const before = state.explained;
   const whole = positions.length * state.settings.n;
   let done = 0;
-  let begun = false;
+  /** What was begun, which is another tab's once that is opened. @type {typeof before | null} */
+  let mine = null;
   progress(0, whole);
   try {
     for await (const { name, data } of events(path, { ...body, stream: true }, signal)) {
-      if (!begun) begin(positions, state.settings.n, JSON.stringify(state.settings));
-      begun = true; // what was there before stays until something comes
+      if (!mine) begin(positions, state.settings.n, JSON.stringify(state.settings));
+      mine ??= state.explained; // what was there before stays until something comes
       if (name === "done") continue;
       if (name === "tokens") {
-        for (const token of data.tokens) Object.assign(state.explained.get(token.position)?.token ?? {}, token);
+        for (const token of data.tokens) Object.assign(mine.get(token.position)?.token ?? {}, token);
         positions.forEach(show);
         continue;
       }
       const position = data.position ?? positions[data.index];
-      const found = state.explained.get(position);
+      const found = mine.get(position);
       if (!found) continue;
       if (name === "sample.delta") found.samples[data.sample].text += data.text;
       else if (name === "error") found.problem = data.error.message;
@@ -150,17 +151,17 @@ async function receive(positions, signal) {
       show(position);
     }
   } finally {
-    if (done < whole) byId("progress-text").textContent = `ended after ${done} of ${whole}`;
-    if (begun) for (const position of positions) end(position, before.get(position));
+    if (done < whole && (!mine || mine === state.explained)) byId("progress-text").textContent = `ended after ${done} of ${whole}`;
+    if (mine) for (const position of positions) end(position, mine.get(position), before.get(position));
   }
 }
 
 /**
  * @param {number} position
+ * @param {import("./store.js").Explained | undefined} found
  * @param {import("./store.js").Explained | undefined} before what was there, if nothing new came
  */
-function end(position, before) {
-  const found = state.explained.get(position);
+function end(position, found, before) {
   if (!found) return;
   for (const sample of found.samples) sample.running = false;
   if (before && !found.problem && found.samples.every((sample) => !sample.text)) Object.assign(found, before);

@@ -90,8 +90,9 @@ async function open(name) {
   if (name === state.tab) return;
   await settled();
   const { tokens, chosen, explained } = state;
+  if (problem.hidden) left.set(state.tab, { read: read(), tokens, chosen, explained });
+  else left.delete(state.tab); // its tokens are not those of what is read
   tell(problem, null);
-  left.set(state.tab, { read: read(), tokens, chosen, explained });
   set({ edits: state.edits + 1 });
   show(name);
   const before = left.get(name);

@@ -12,7 +12,7 @@ import * as find from "./find.js";
 import * as input from "./input.js";
 import * as reading from "./reading.js";
 import * as share from "./share.js";
-import { set, state } from "./store.js";
+import { scorable, set, state } from "./store.js";
 import * as tokens from "./tokens.js";
 
 const form = /** @type {HTMLFormElement} */ (byId("key"));
@@ -53,11 +53,11 @@ async function start() {
 
 /** Tell what this is to somebody who has never heard of it. */
 function intro() {
-  const { verbalizer, reconstructor } = state.info;
+  const { verbalizer } = state.info;
   const held = "At each token of a text a language model holds some numbers.";
   const guessed = " Here another model guesses what they hold, and writes it down: a guess in its own words, not a quotation.";
   const scored = ` From ${verbalizer ? "these words alone" : "your words"} the numbers are rebuilt, and the score tells how much of them came back.`;
-  return held + (verbalizer ? guessed : "") + (reconstructor ? scored : "");
+  return held + (verbalizer ? guessed : "") + (scorable() ? scored : "");
 }
 
 /** Tell what is served. */

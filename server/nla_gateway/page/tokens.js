@@ -175,7 +175,7 @@ function press(event) {
 function tap(event) {
   const position = positionOf(event);
   if (position === null || pressed) return void (pressed = false);
-  const looking = state.explained.has(position);
+  const looking = state.explained.has(position) && position !== state.at; // a second tap chooses
   if (!looking) set({ chosen: toggled(state.chosen, position) });
   move((anchor = position));
   if (looking) reveal(position);

@@ -153,6 +153,12 @@ def test_of_a_repository_no_other_folders_are_fetched(there: Hub) -> None:
     assert there.weights("owner/name") == {"a.safetensors"}
 
 
+def test_a_folder_that_is_named_as_a_second_copy_of_weights(there: Hub) -> None:
+    put(there, "consolidated-av", "model.safetensors", "consolidated.00.safetensors")
+    locate("owner/name:consolidated-av", "all")
+    assert there.weights("owner/name") == {"consolidated-av/model.safetensors"}
+
+
 def test_a_folder_that_the_repository_has_not(there: Hub) -> None:
     put(there, "")
     with pytest.raises(LaunchError, match=r"owner/name has no config\.json in its folder kl0\.01/iter_200/ar"):
