@@ -9,7 +9,7 @@ from tests.browser import chromium, listened
 from tests.stack import serving
 
 FOLDER: Final = Path(__file__).parents[1] / "client" / "examples"
-SIZES: Final = {"wide": (1600, 900), "narrow": (390, 844)}
+SIZES: Final = {"wide": (1440, 850), "narrow": (390, 844)}
 MOST_BYTES: Final = 200_000
 
 
