@@ -288,14 +288,14 @@ def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) ->
     async def run() -> None:
         async with load.running():
             await asyncio.sleep(3)
-            assert load.outcomes["right"] > 0
+            await until(lambda: load.outcomes["right"] > 0, BACK_S)
             harm()
             down = await until(lambda: states_of(stack).get(label) not in ("ready", None), 60)
             back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
             load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
             right = load.outcomes["right"]
             await asyncio.sleep(3)
-            assert load.outcomes["right"] > right
+            await until(lambda: load.outcomes["right"] > right, BACK_S)
 
     asyncio.run(run())
     return report(load)

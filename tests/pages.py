@@ -69,6 +69,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "tree": lambda it: it.has("text", "nla_client/wire/"),
     "secrets": lambda it: it.runs("mkdir", "openssl", "printf", "chmod"),
     "compose": lambda it: it.has("bash", "docker compose"),
+    "slurm": lambda it: it.has("bash", "sbatch "),
     "image": lambda it: it.runs("docker") and "docker compose" not in it.text,
 }
 COMPARED: Final = ("curl", "curl with texts", "python", "python with texts", "make demo")

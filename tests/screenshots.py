@@ -9,7 +9,7 @@ from tests.browser import chromium, listened
 from tests.stack import serving
 
 FOLDER: Final = Path(__file__).parents[1] / "client" / "examples"
-SIZES: Final = {"wide": (1440, 850), "narrow": (390, 844)}
+SIZES: Final = {"wide": (1440, 810), "narrow": (390, 844)}
 MOST_BYTES: Final = 200_000
 
 
@@ -39,6 +39,8 @@ def take(browser: Any, url: str, size: str, scheme: str) -> None:
     page.locator(".part").first.wait_for()
     if size == "narrow":
         page.get_by_role("listbox", name="Tokens").evaluate("list => list.scrollIntoView()")
+    else:
+        page.evaluate("scrollTo(0, 0)")
     path = FOLDER / f"page-{size}-{scheme}.png"
     page.screenshot(path=str(path))
     page.close()

@@ -62,15 +62,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from nla_launch.run import service
     from nla_launch.run.forking import ForkServer
 
-    listener = service.listen(arguments.host, arguments.port)
-    require_keys(listener, keys)
+    # Machine 0 has the gateways: on the others nobody calls.
+    listener = None if arguments.node_rank else service.listen(arguments.host, arguments.port)
+    if listener is not None:
+        require_keys(listener, keys)
     with closing(ForkServer()) as forks:
         engines, others = plan_all(
             preset, arguments, elsewhere, on_plan=lambda plans: forks.start(plans[0].import_environment())
         )
         check_limits(limits, engines)
-        if any(engine.nodes is not None and engine.nodes.rank > 0 for engine in engines):
-            listener.close()
+        if listener is None:
             service.serve_part(engines, forks)
             return 0
         service.serve(

@@ -1,4 +1,4 @@
-"""What the Grafana dashboard asks of Prometheus."""
+"""What the Grafana dashboard and the alerts ask of Prometheus."""
 
 import json
 from dataclasses import dataclass
@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import promql_parser as promql
+import yaml
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
 DASHBOARD: Final = DOCKER / "grafana" / "dashboards" / "nla-serve.json"
+
+
+ALERTS: Final = DOCKER / "alerts.yaml"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,12 @@ def panels() -> list[dict[str, Any]]:
 
 def queries() -> list[Query]:
     return [query_of(target["expr"]) for panel in panels() for target in panel["targets"]]
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
 
 
 def query_of(expression: str) -> Query:

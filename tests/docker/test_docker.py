@@ -19,7 +19,7 @@ from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys
 from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
-from tests.docker.dashboard import DASHBOARD, DOCKER, panels, queries
+from tests.docker.dashboard import ALERTS, DASHBOARD, DOCKER, panels, queries, rules
 from tests.pages import ROOT, of_kind, run
 
 BIN = Path(sys.executable).parent
@@ -130,6 +130,16 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "nla-serve.yaml").read_text())["providers"]
     folders = {volume["target"]: Path(volume["source"]) for volume in services["grafana"]["volumes"]}
     assert folders[provider["options"]["path"]] == DASHBOARD.parent
+
+
+def test_prometheus_has_the_alerts_where_it_looks_for_them() -> None:
+    (rules_file,) = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["rule_files"]
+    mounted = {volume["target"]: Path(volume["source"]) for volume in compose(*GPU)["prometheus"]["volumes"]}
+    assert mounted[rules_file] == ALERTS
+    assert len({rule["alert"] for rule in rules()}) == len(rules()) == 5
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"].keys() == {"summary", "description"}
 
 
 def test_queries_are_promql() -> None:

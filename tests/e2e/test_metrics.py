@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from prometheus_client.samples import Sample
 
 from nla_gateway.settings import Settings
-from tests.docker.dashboard import Query, queries
+from tests.docker.dashboard import Query, queries, query_of, rules
 from tests.plain import LONG, ask_engine, encode, samples_of, total, verbalize
 from tests.stack import Stack
+
+OF_JOB = {"instance", "job"}
+"""Labels that Prometheus adds to whatever it scrapes."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,20 @@ def test_the_dashboard_asks_for_what_is_there(used: dict[str, list[Sample]], que
         for label in query.labels:
             assert all(label in sample.labels for sample in found), f"{selector.name} has no label {label}"
         assert any(matches(sample, selector) for sample in found), f"no sample of {selector.prettify()}"
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_the_alerts_ask_for_what_is_there(used: dict[str, list[Sample]], rule: dict[str, Any]) -> None:
+    """By names and labels: what they wait for has not happened here."""
+    for selector in query_of(rule["expr"]).selectors:
+        if selector.name == "up":  # Prometheus's own
+            continue
+        found = used.get(selector.name)
+        assert found, f"no metric {selector.name}"
+        wanted = {matcher.name for matcher in selector.matchers.matchers} | set(query_of(rule["expr"]).labels) - OF_JOB
+        assert all(wanted <= sample.labels.keys() for sample in found)
+        calm = [it for it in selector.matchers.matchers if it.name != "status"]
+        assert any(all(fits(it, sample.labels.get(it.name, "")) for it in calm) for sample in found)
 
 
 def matches(sample: Sample, selector: Any) -> bool:

@@ -80,7 +80,9 @@ def served(url: str) -> Iterator[tuple[Say, Rebuild]]:
     with NLAClient(url, timeout=SLOW_S) as nla, NLACritic(url, timeout=SLOW_S) as critic:
 
         def say(vectors: NDArray[np.float32]) -> list[str]:
-            told = nla.verbalize(vectors, temperature=0, max_tokens=LONGEST)
+            # Some at a time: all at once, each request would take as long as all of them, on a slow machine too long.
+            some = (vectors[start : start + AMONG] for start in range(0, len(vectors), AMONG))
+            told = (one for few in some for one in nla.verbalize(few, temperature=0, max_tokens=LONGEST))
             return [one.text if one.complete else "" for one in told]
 
         yield say, lambda texts: critic.reconstruct(list(texts))

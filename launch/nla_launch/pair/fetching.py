@@ -105,7 +105,7 @@ def fetch_all(wanted: Sequence[Wanted]) -> None:
         try:
             for done in as_completed(running):
                 done.result()
-        except LaunchError:  # nobody waits for the others
+        except BaseException:  # nobody waits for the others
             for fetch in fetches:
                 fetch.stop()
             _abort_xet()
