@@ -80,6 +80,15 @@ def explain(page: Page) -> None:
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
 
 
+def explain_at_length(page: Page) -> None:
+    """Begin what takes long, and go on once it has begun."""
+    page.get_by_role("spinbutton", name="temperature").fill(str(LONG["temperature"]))
+    page.get_by_role("spinbutton", name="samples").fill("8")
+    page.get_by_role("spinbutton", name="samples").press("Tab")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(explanations(page)).to_have_count(16)
+
+
 def explanations(page: Page) -> Any:
     return page.get_by_role("region", name="Explanations").get_by_role("article")
 
@@ -324,11 +333,7 @@ def test_vectors_without_a_source(open_page: Any, toy: Stack, toy_vectors: Any, 
 
 def test_stopping_ends_the_samples_in_the_engine(open_page: Any, toy_with_source: Stack) -> None:
     page = open_page(toy_with_source, complaint="/explain$")
-    page.get_by_role("spinbutton", name="temperature").fill(str(LONG["temperature"]))
-    page.get_by_role("spinbutton", name="samples").fill("8")
-    page.get_by_role("spinbutton", name="samples").press("Tab")
-    page.get_by_role("button", name="Explain", exact=True).click()
-    expect(explanations(page)).to_have_count(16)
+    explain_at_length(page)
     engine, ended = verbalizer_of(toy_with_source), aborted(toy_with_source)
     wait(page, lambda: running(engine) > 0)
     page.get_by_role("button", name="Stop").click()
@@ -392,11 +397,7 @@ def test_the_servers_own_sentence_is_shown_where_it_failed(open_page: Any, toy_w
 
 def test_a_tab_that_was_left_while_it_was_explained_is_whole(open_page: Any, toy_with_source: Stack) -> None:
     page = open_page(toy_with_source, complaint="/explain$")
-    page.get_by_role("spinbutton", name="temperature").fill(str(LONG["temperature"]))
-    page.get_by_role("spinbutton", name="samples").fill("8")
-    page.get_by_role("spinbutton", name="samples").press("Tab")
-    page.get_by_role("button", name="Explain", exact=True).click()
-    expect(explanations(page)).to_have_count(16)
+    explain_at_length(page)
     page.get_by_role("tab", name="Chat").click()
     expect(explanations(page)).to_have_count(0)
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
