@@ -49,7 +49,7 @@ serve() {
 
 # Leaves an address where others look for it, for as long as this job runs.
 announce() {
-  echo "$2" > "$NLA_HOME/addresses/$1.new"
-  mv "$NLA_HOME/addresses/$1.new" "$NLA_HOME/addresses/$1"
+  echo "$2" > "$NLA_HOME/addresses/.$1" # whole before it has a name that is looked for
+  mv "$NLA_HOME/addresses/.$1" "$NLA_HOME/addresses/$1"
   trap 'rm -f "$NLA_HOME/addresses/'"$1"'"' EXIT
 }

@@ -64,7 +64,7 @@ class Fetch:
                 problem = f"{self.wanted.place.repository} {refusal(error, self.wanted.place)}"
                 if self._is_less():
                     pauses = iter(PAUSES_S)
-                if not may_pass(error) or (pause := next(pauses, None)) is None:
+                if not _may_pass(error) or (pause := next(pauses, None)) is None:
                     raise LaunchError(problem) from None
                 logger.warning("%s; tried again in %.0f s", problem, pause)
                 self._stopped.wait(pause)
@@ -140,7 +140,7 @@ def _check_room(fetches: Sequence[Fetch]) -> None:
         )
 
 
-def may_pass(error: BaseException) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether a later try may succeed."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -149,7 +149,7 @@ def may_pass(error: BaseException) -> bool:
         case OfflineModeIsEnabled():
             return False
         case LocalEntryNotFoundError():
-            return error.__cause__ is None or may_pass(error.__cause__)
+            return error.__cause__ is None or _may_pass(error.__cause__)
         case HfHubHTTPError():
             return error.response.status_code in PASSING
         case httpx.TransportError() | ConnectionError() | TimeoutError() | RuntimeError():  # the last three of Xet's

@@ -119,8 +119,8 @@ def _fetched(
         if layer is None:
             raise LaunchError(f"{ours[Role.SOURCE]}: {NO_LAYER}")
         blocks[Role.SOURCE] = layer + 1
-    wanted = {role: wanted_of(source, code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items()}
-    fetch_all([file for files in wanted.values() for file in files])
+    wanted = (wanted_of(source, code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items())
+    fetch_all([one for some in wanted for one in some])
     return {role: find(source, "all", code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items()}
 
 
