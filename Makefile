@@ -74,7 +74,7 @@ clean:
 	rm -rf .venv .cache
 
 openapi: $(READY)
-	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(engines={})).openapi(), sys.stdout, indent=2)" > server/openapi.json
+	$(BIN)/python -c "import json, sys; from nla_gateway.api.app import create_app; from nla_gateway.settings import Settings; json.dump(create_app(Settings(pairs=())).openapi(), sys.stdout, indent=2)" > server/openapi.json
 
 unasync: $(READY)
 	$(BIN)/python -m tests.unasync

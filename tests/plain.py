@@ -32,7 +32,7 @@ def load_toy_vectors() -> NDArray[np.float32]:
 
 
 def verbalizer_of(stack: Stack) -> EngineSettings:
-    return stack.settings().engines[Role.AV]
+    return stack.settings().pairs[0].engines[Role.AV]
 
 
 def ask_engine(

@@ -106,7 +106,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from nla_data import show
 
     for url in arguments.url or [DEFAULT_URL]:
-        show.info(url, arguments.api_key)
+        show.info(url, arguments.api_key, arguments.model)
     return 0
 
 
@@ -115,7 +115,8 @@ def _try(arguments: argparse.Namespace) -> int:
 
     url = (arguments.url or [DEFAULT_URL])[0]
     sampling = {name: getattr(arguments, name) for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed")}
-    show.one(url, arguments.api_key, show.Place(arguments.file, arguments.row, arguments.column), sampling)
+    place = show.Place(arguments.file, arguments.row, arguments.column)
+    show.one(url, arguments.api_key, arguments.model, place, sampling)
     return 0
 
 
@@ -125,7 +126,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     out, other, to, groups, url = (getattr(arguments, name) for name in ("out", "other", "to", "group", "url"))
     if other is None:
-        path = write_report(out, to, groups, url, arguments.api_key)
+        path = write_report(out, to, groups, url, arguments.api_key, model=arguments.model)
     elif url is None:
         path = write_comparison(out, other, to, groups)
     else:

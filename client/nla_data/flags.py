@@ -1,6 +1,7 @@
 """All flags of `nla`."""
 
 import argparse
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final, get_args
 
@@ -117,6 +118,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
     add("--url", metavar="URL", help="of an nla-serve with the run's reconstructor: adds the controls that rebuild "
         "texts; all else needs no server")  # fmt: skip
     add("--api-key", metavar="KEY", help="its key (or NLA_API_KEY)")
+    _model(add)
 
 
 def _try(parser: argparse.ArgumentParser) -> None:
@@ -213,6 +215,15 @@ def _server(parser: argparse.ArgumentParser) -> None:
     add("--url", action="append", metavar="URL",
         help=f"of nla-serve (default {DEFAULT_URL}); repeat for several that serve the same")  # fmt: skip
     add("--api-key", metavar="KEY", help="its key (or NLA_API_KEY)")
+    _model(add)
+
+
+def _model(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--model",
+        metavar="NAME",
+        help="of its pair, of several: nla info tells (default: its first)",
+    )
 
 
 def _running(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -63,6 +63,7 @@ class Job:
         out: A folder, or a file that ends in .parquet; None for a run of which only the totals count.
         urls: Gateways that serve the same models.
         api_key: As for the clients.
+        model: Name of their pair, where they have several; None for their first.
         where: An SQL condition on the rows.
         limit: At most so many rows.
         drop: Columns that do not go along.
@@ -78,6 +79,7 @@ class Job:
     out: str | None
     urls: Sequence[str]
     api_key: str | None = None
+    model: str | None = None
     where: str | None = None
     limit: int | None = None
     drop: Sequence[str] = ()
@@ -97,6 +99,11 @@ class Job:
         numbers = {name: as_python(getattr(self, name)) for name in ("limit", "keep_vectors", "patience", "ray")}
         for name, value in (plain | numbers).items():
             object.__setattr__(self, name, value)
+
+    @property
+    def servers(self) -> Servers:
+        """The gateways that do it."""
+        return Servers(self.urls, self.api_key, self.patience, self.task.reads_source, self.model)
 
     def bound_to(self, info: Info) -> "Job":
         """The same job, with what its task takes from the server."""
@@ -185,7 +192,7 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     store = await blocking.to_end(lambda _: Store(job.out) if job.out else None)
     source, carried = await blocking.to_end(partial(_open, job, store, shown.warn))
     lock = blocking.held(store.locked if store else lambda _: nullcontext())
-    async with lock, Gateways(job.urls, job.api_key, job.patience, source=job.task.reads_source) as gateways:
+    async with lock, Gateways(**asdict(job.servers)) as gateways:
         info = await gateways.connect()
         job = job.bound_to(info)
         job.task.check(info)
@@ -237,7 +244,7 @@ async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
         task = replace(task, seed=output.manifest.settings["seed"])
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
-        ray = cluster.Cluster(job.ray_address, Servers(job.urls, job.api_key, job.patience, job.task.reads_source))
+        ray = cluster.Cluster(job.ray_address, job.servers)
         totals = cluster.run(ray, order, output, job.limit, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)

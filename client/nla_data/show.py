@@ -15,18 +15,22 @@ from nla_client.layers import check_layer
 from nla_data.errors import UsageError
 
 
-def info(url: str, api_key: str | None) -> None:
-    """Print what a server serves, and whether it is ready."""
-    with NLAClient(url, api_key=api_key) as nla:
+def info(url: str, api_key: str | None, model: str | None) -> None:
+    """Print what a server serves of a pair, whether that is ready, and which other pairs there are."""
+    with NLAClient(url, api_key=api_key, model=model) as nla:
         served, ready = nla.info(), nla.ready()
+        names = [one.id for one in nla.models()] if served.name else []
     table = Table(title=url, show_header=False)
-    rows: dict[str, Any] = {"ready": "yes" if ready else "not yet"}
-    for role, model in (("verbalizer", served.verbalizer), ("reconstructor", served.reconstructor)):
-        rows[role] = f"{model.model} ({model.checkpoint_dtype})" if model else "not served"
-        if model and model.revision:
-            rows[f"{role}'s commit on the hub"] = model.revision
-        if model and model.fingerprint:
-            rows[f"{role}'s fingerprint"] = model.fingerprint[:16]
+    rows: dict[str, Any] = {"pair": served.name}
+    if len(names) > 1:
+        rows["all pairs (--model)"] = ", ".join(names)
+    rows["ready"] = "yes" if ready else "not yet"
+    for role, part in (("verbalizer", served.verbalizer), ("reconstructor", served.reconstructor)):
+        rows[role] = f"{part.model} ({part.checkpoint_dtype})" if part else "not served"
+        if part and part.revision:
+            rows[f"{role}'s commit on the hub"] = part.revision
+        if part and part.fingerprint:
+            rows[f"{role}'s fingerprint"] = part.fingerprint[:16]
     layer = "not known" if served.layer is None else f"output of block {served.layer}"
     rows |= {"base model": served.base_model, "layer": layer, "d_model": served.d_model}
     rows["injection_scale"] = served.verbalizer and served.verbalizer.injection_scale
@@ -48,9 +52,9 @@ class Place:
     column: str
 
 
-def one(url: str, api_key: str | None, place: Place, sampling: dict[str, Any]) -> None:
+def one(url: str, api_key: str | None, model: str | None, place: Place, sampling: dict[str, Any]) -> None:
     """Print the explanations of one vector, best first, with their scores where the server can score."""
-    with NLAClient(url, api_key=api_key) as nla:
+    with NLAClient(url, api_key=api_key, model=model) as nla:
         served = nla.info()
         vector, read = _demo_vector(place.row, served) if place.file is None else (_vector(place, served), None)
         told = nla.verbalize(vector, score=served.reconstructor is not None, **sampling)

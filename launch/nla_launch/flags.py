@@ -2,11 +2,13 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from importlib.metadata import version
 from math import inf
-from typing import Final
+from typing import Final, NoReturn
 
 from nla_gateway.roles import Role
+from nla_launch.errors import LaunchError
 from nla_launch.limits import add_limits
 from nla_launch.logs import FORMATS
 from nla_launch.pair.preset import BASE, DEFAULT, NONE
@@ -33,45 +35,29 @@ ADAPTER_HELP: Final = (
 """Of the roles that take adapters."""
 
 
+OF_ONE_PAIR: Final = ("preset", "av", "ar", "av_adapter", "ar_adapter", *(f"{role}_url" for role in Role))
+"""Flags that make no sense for several pairs at once."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Form all flags."""
     parser = argparse.ArgumentParser(
-        prog="nla-serve", description="Serve a Natural Language Autoencoder pair: activation vectors to words and back."
+        prog="nla-serve",
+        description="Serve Natural Language Autoencoder pairs: activation vectors to words and back.",
     )
-    add = parser.add_argument_group("what is served").add_argument
-    add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
-    for role in Role:
-        words = f"{BASE}|REPO|DIR|{NONE}" if role is Role.SOURCE else "REPO|DIR"
-        add(f"--{role}", metavar=words, help=CHECKPOINT_HELP[role])
-    add("--source-context", type=_positive, metavar="N",
-        help=f"tokens that a text which the source reads may have (default {SOURCE_CONTEXT}, or what the model takes)",
-    )  # fmt: skip
-    for role, text in ADAPTER_HELP:
-        add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=text)
-    add("--only", choices=[role.value for role in Role],
-        help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip
-    add = parser.add_argument_group("where it runs").add_argument
-    add("--tp", type=_positive, metavar="N",
-        help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
-    add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
-    add("--gpus", type=_indices, metavar="LIST", help="GPUs of all engines, such as 0-3,6 (default: from the first)")
-    for role in Role:
-        add(f"--{role}-gpus", type=_indices, metavar="LIST",
-            help=f"GPUs of the {role.label} alone; needs such a list for each engine that is served")  # fmt: skip
-    add("--concurrency", type=_positive, metavar="N",
-        help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
-    )  # fmt: skip
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
-    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
-    add("--quantization", choices=("fp8",), help="weights in fewer bits, quantized at the start: fidelity changes")
-    add("--trust-remote-code", action="store_true", help="run Python code that checkpoints bring (default: never)")
+    _add_served(parser)
+    add = parser.add_argument_group("several pairs").add_argument
+    add("--pair", action="append", default=[], metavar="NAME=PRESET|FILE",
+        help="serve this pair under a name, which requests give as `model`; repeat for others: the first is for those"
+        " without; flags of its own may follow, in quotes: 'NAME=PRESET --tp 2'")  # fmt: skip
+    add("--pairs", metavar="FILE", help="pairs of a YAML file, `name: preset` lines, or more on each")
+    _add_places(parser)
     add = parser.add_argument_group("more than one machine").add_argument
     add("--nnodes", type=_positive, default=1, metavar="N", help="machines that each engine is spread over (default 1)")
     add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
     add("--dist-init-addr", metavar="HOST:PORT",
         help=f"with --nnodes: an address of machine 0; it takes this port and the next {PORTS}")  # fmt: skip
-    for role in Role:
-        add(f"--{role}-url", action="append", default=[], metavar="URL", help=URL_HELP[role])
+    _add_urls(add)
     add("--engine-listen", metavar="HOST:PORT", help="with --only: let gateways of other machines use the engine")
     add("--engine-key", metavar="KEY", help="what engines ask other machines for (or NLA_ENGINE_KEY)")
     add = parser.add_argument_group("who may call").add_argument
@@ -102,6 +88,62 @@ def build_parser() -> argparse.ArgumentParser:
     add_limits(parser)
     add("--version", action="version", version=f"nla-serve {version('nla-serve')}")
     return parser
+
+
+def pair_parser(name: str) -> argparse.ArgumentParser:
+    """Form those flags that each of several pairs may have of its own, on top of what is given for all.
+
+    Raises:
+        LaunchError: by the parser, where it reads what makes no sense.
+    """
+    parser = _PairParser(prog=name, add_help=False, allow_abbrev=False)
+    _add_served(parser)
+    _add_places(parser)
+    _add_urls(parser.add_argument)
+    return parser
+
+
+class _PairParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise LaunchError(message)
+
+
+def _add_served(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is served").add_argument
+    add("--preset", metavar="NAME|FILE", help=f"pair to serve (default {DEFAULT}; `demo` runs anywhere)")
+    for role in Role:
+        words = f"{BASE}|REPO|DIR|{NONE}" if role is Role.SOURCE else "REPO|DIR"
+        add(f"--{role}", metavar=words, help=CHECKPOINT_HELP[role])
+    add("--source-context", type=_positive, metavar="N",
+        help=f"tokens that a text which the source reads may have (default {SOURCE_CONTEXT}, or what the model takes)",
+    )  # fmt: skip
+    for role, text in ADAPTER_HELP:
+        add(f"--{role}-adapter", action="append", default=[], metavar="REPO|DIR", help=text)
+    add("--only", choices=[role.value for role in Role],
+        help=f"serve {' or '.join(f'the {role.label}' for role in Role)} alone")  # fmt: skip
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("where it runs").add_argument
+    add("--tp", type=_positive, metavar="N",
+        help="GPUs that each engine is spread over (default 1, or all that --gpus and the like name)")  # fmt: skip
+    add("--dp", type=_positive, default=1, metavar="N", help="replicas of each engine, on tp GPUs each (default 1)")
+    add("--gpus", type=_indices, metavar="LIST", help="GPUs of all engines, such as 0-3,6 (default: from the first)")
+    for role in Role:
+        add(f"--{role}-gpus", type=_indices, metavar="LIST",
+            help=f"GPUs of the {role.label} alone; needs such a list for each engine that is served")  # fmt: skip
+    add("--concurrency", type=_positive, metavar="N",
+        help="samples at the same time that memory is planned for (default 256 a replica, or what fits; 64 on a CPU)",
+    )  # fmt: skip
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="default auto: GPUs where there are any")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="default: bfloat16, on CPUs float32")
+    add("--quantization", choices=("fp8",), help="weights in fewer bits, quantized at the start: fidelity changes")
+    add("--trust-remote-code", action="store_true", help="run Python code that checkpoints bring (default: never)")
+
+
+def _add_urls(add: Callable[..., argparse.Action]) -> None:
+    for role in Role:
+        add(f"--{role}-url", action="append", default=[], metavar="URL", help=URL_HELP[role])
 
 
 def _port(text: str) -> int:

@@ -99,6 +99,8 @@ class Exchange:
     """One request, and whose it is."""
 
     caller: Caller
+    model: str = field(default="", init=False)
+    """Name of the pair that it is for; empty where it is for none."""
     tokens: int = field(default=0, init=False)
     """What the engines read and wrote for it so far, less what came from their caches."""
 

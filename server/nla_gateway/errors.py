@@ -3,6 +3,7 @@
     CheckpointError        a folder that cannot be served; its text is the one line that the user sees
     RequestError           a request that cannot be answered; becomes the contract's error body
      ├─ InvalidRequest     400    the caller's mistake
+     ├─ NotFound           404
      ├─ PayloadTooLarge    413
      ├─ Overloaded         429    RateLimited: by the caller themselves
      ├─ EngineUnavailable  503    starting, gone, or not served
@@ -47,6 +48,12 @@ class InvalidRequest(RequestError):
     """The request itself is wrong."""
 
     type = "invalid_request"
+
+
+class NotFound(RequestError):
+    """What was asked for is not served here."""
+
+    type = "not_found"
 
 
 class PayloadTooLarge(RequestError):

@@ -23,3 +23,7 @@ class Role(StrEnum):
                 return "source"
             case _:
                 assert_never(self)
+
+    def of(self, pair: str | None) -> str:
+        """Call it by the pair's name, too, where there are several pairs."""
+        return self.label if pair is None else f"{pair} {self.label}"

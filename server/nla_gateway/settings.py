@@ -42,6 +42,7 @@ class EngineSettings(_Frozen):
         default=None, description="How it is to be used; null where the checkpoint is not there, in a dry run."
     )
     model: str = Field(description="The name that answers carry.")
+    label: str | None = Field(default=None, description="What messages call it; null: by its role.")
     revision: str | None = Field(default=None, description="The commit of the hub's repository that it is of.")
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
@@ -93,12 +94,19 @@ class Tls(_Frozen):
     key: Path
 
 
-class Settings(_Frozen):
-    """Everything the gateway needs."""
+class PairSettings(_Frozen):
+    """One pair, or what is served of it."""
 
+    name: str = Field(description="As `model` in requests has it.")
     engines: dict[Role, EngineSettings] = Field(description="Of each role that is served.")
     base_model: str | None = None
     predict_mean_mse: float | None = Field(default=None, gt=0, description="Baseline of fve.")
+
+
+class Settings(_Frozen):
+    """Everything the gateway needs."""
+
+    pairs: tuple[PairSettings, ...]
     access: Access = Access()
     tls: Tls | None = Field(default=None, description="Without it, plain http.")
     limits: GatewayLimits = GatewayLimits()
@@ -114,8 +122,11 @@ class Settings(_Frozen):
             return engine.model_copy(update={"max_in_flight": places, "shared_in_flight": shared})
 
         access = self.access.model_copy(update={"gateways": workers})
-        engines = {role: part(engine) for role, engine in self.engines.items()}
-        return self.model_copy(update={"engines": engines, "access": access})
+        pairs = tuple(
+            pair.model_copy(update={"engines": {role: part(engine) for role, engine in pair.engines.items()}})
+            for pair in self.pairs
+        )
+        return self.model_copy(update={"pairs": pairs, "access": access})
 
 
 def write_settings(settings: Settings) -> IO[bytes]:

@@ -140,6 +140,10 @@ class FakeServer(FakeSource):
     def v1_info(self, _body: Any) -> httpx.Response:
         return httpx.Response(200, json=INFO)
 
+    def v1_models(self, _body: Any) -> httpx.Response:
+        more: dict[str, Any] = {"created": 1, "ready": True, "serves": ["av"], "base_model": None, "layer": 1}
+        return httpx.Response(200, json={"data": [{"id": name, "d_model": 4, **more} for name in ("one", "two")]})
+
     def ready(self, _body: Any) -> httpx.Response:
         return httpx.Response(200, json={"ready": True})
 

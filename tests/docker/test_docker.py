@@ -14,9 +14,9 @@ import yaml
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
-from nla_launch.cli import _preset
 from nla_launch.flags import build_parser
 from nla_launch.keys import load_keys
+from nla_launch.pairs import preset_of
 from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import ALERTS, DASHBOARD, DOCKER, panels, queries, rules
@@ -82,7 +82,7 @@ def test_the_command_is_one_that_nla_serve_takes(name: str, files: tuple[str, ..
     entry = json.loads(of(name, "ENTRYPOINT")[0])
     arguments = build_parser().parse_args([*entry[1:], *service["command"]])
     assert (entry[0], arguments.host) == ("nla-serve", "0.0.0.0")  # noqa: S104 - inside a container
-    assert (Role.SOURCE in _preset(arguments).sources) == (files == CPU)  # the demo's preset names one
+    assert (Role.SOURCE in preset_of(arguments).sources) == (files == CPU)  # the demo's preset names one
     secrets = {secret["target"] for secret in service["secrets"]}
     assert arguments.api_keys in secrets
     port = str(arguments.port)

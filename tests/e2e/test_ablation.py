@@ -199,7 +199,7 @@ def test_limits_and_parts_of_the_server(toy_settings: Settings) -> None:
         for path, more in (("/ablate", {}), ("/critic", {"pairs": "all"})):
             assert "mse_scale" in error_of(await client.post(path, json=body | more), 400)
 
-    engines = toy_settings.engines
+    engines = toy_settings.pairs[0].engines
     run_with(toy_settings, few, limits={"max_samples": 5})
     run_with(toy_settings, none, engines={Role.AV: engines[Role.AV]})
     run_with(toy_settings, alone, engines={Role.AR: engines[Role.AR]})

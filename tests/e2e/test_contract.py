@@ -259,7 +259,7 @@ def test_any_vector_is_answered_or_refused(toy: Stack, vector: NDArray[np.float3
 
 
 def test_a_reconstructor_survives_a_generation_request(toy: Stack, toy_settings: Settings) -> None:
-    engine = toy_settings.engines[Role.AR]
+    engine = toy_settings.pairs[0].engines[Role.AR]
     headers = {"authorization": f"Bearer {engine.api_key}"}
     reply = httpx.post(f"{engine.urls[0]}/generate", json={"text": "hi"}, headers=headers, trust_env=False)
     assert reply.status_code == 400
@@ -267,7 +267,7 @@ def test_a_reconstructor_survives_a_generation_request(toy: Stack, toy_settings:
 
 
 def test_engines_want_their_key(toy_settings: Settings) -> None:
-    for engine in toy_settings.engines.values():
+    for engine in toy_settings.pairs[0].engines.values():
         assert httpx.get(f"{engine.urls[0]}/server_info", trust_env=False).status_code == 401
 
 
@@ -301,14 +301,16 @@ async def starting(client: httpx.AsyncClient) -> set[str]:
 async def gateway(base: Settings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A second gateway before the toy pair's engines, with other settings, in this process."""
     limits = base.limits.model_copy(update=changes.pop("limits", {}))
-    app = create_app(base.model_copy(update={**changes, "limits": limits}))
+    there = base.pairs[0].engines
+    engines = changes.pop("engines", there)
+    pairs = (base.pairs[0].model_copy(update={"engines": engines}),)
+    app = create_app(base.model_copy(update={**changes, "limits": limits, "pairs": pairs}))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client,
     ):
-        engines = changes.get("engines", base.engines)
-        ours = {role.label for role, engine in base.engines.items() if engines.get(role) == engine}
+        ours = {role.label for role, engine in there.items() if engines.get(role) == engine}
         while ours & await starting(client):  # noqa: ASYNC110 - readiness is asked for, over HTTP
             await asyncio.sleep(0.1)
         yield client
@@ -480,7 +482,7 @@ def test_engine_not_served_and_engine_gone(toy_settings: Settings, toy_vectors: 
         assert "--only av" in error_of(await client.post("/verbalize", json={**body, "score": True}), 503)
         assert (await client.post("/verbalize", json=body)).status_code == 200
 
-    verbalizer = toy_settings.engines[Role.AV]
+    verbalizer = toy_settings.pairs[0].engines[Role.AV]
     run_with(toy_settings, only_av, engines={Role.AV: verbalizer})
     nowhere = verbalizer.model_copy(update={"urls": ("http://127.0.0.1:9",)})
 
@@ -495,11 +497,11 @@ def test_engine_not_served_and_engine_gone(toy_settings: Settings, toy_vectors: 
             "reconstructor": "ready",
         }
 
-    run_with(toy_settings, unreachable, engines=toy_settings.engines | {Role.AV: nowhere})
+    run_with(toy_settings, unreachable, engines=toy_settings.pairs[0].engines | {Role.AV: nowhere})
 
 
 def test_pairs_without_mse_scale_are_not_scored(toy_settings: Settings) -> None:
-    reconstructor = toy_settings.engines[Role.AR]
+    reconstructor = toy_settings.pairs[0].engines[Role.AR]
     unscored = reconstructor.described().model_copy(update={"mse_scale": None})
     changed = reconstructor.model_copy(update={"description": unscored})
 
@@ -507,7 +509,7 @@ def test_pairs_without_mse_scale_are_not_scored(toy_settings: Settings) -> None:
         pair = {"texts": "a", "vectors": encode(np.ones(D)), "dtype": "float32"}
         assert "mse_scale" in error_of(await client.post("/critic", json=pair), 400)
 
-    run_with(toy_settings, work, engines=toy_settings.engines | {Role.AR: changed})
+    run_with(toy_settings, work, engines=toy_settings.pairs[0].engines | {Role.AR: changed})
 
 
 def test_requests_in_flight_survive_each_other(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:

@@ -121,7 +121,7 @@ def test_the_request_id_reaches_both_engines(
     toy: Stack, toy_settings: Settings, toy_vectors: NDArray[np.float32], tmp_path: Path
 ) -> None:
     """SGLang can write down what it was asked: there the ids are."""
-    engines = toy_settings.engines
+    engines = toy_settings.pairs[0].engines
     folders = {role: tmp_path / role.label for role in engines}
     try:
         for role, engine in engines.items():

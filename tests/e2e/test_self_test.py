@@ -54,7 +54,7 @@ def test_an_untried_architecture_that_computes_as_transformers_does(tmp_path: Pa
     pair = make_pair(tmp_path, "granite")
     flags = ("--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", "--dtype", "float32")
     with serving(tmp_path / "log", *flags) as stack:
-        log, told = stack.log_text(), stack.settings().engines
+        log, told = stack.log_text(), stack.settings().pairs[0].engines
         assert_rebuilt(stack, ("A short text.", "another"), ReferenceReconstructor(pair.ar).vector)
     for role, engine in told.items():
         assert engine.expected is not None

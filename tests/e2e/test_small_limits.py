@@ -83,7 +83,7 @@ def test_every_line_of_the_log_is_json_that_says_who_speaks(stack: Stack) -> Non
 def test_no_key_is_in_the_log(stack: Stack) -> None:
     settings, log = stack.settings(), stack.log_text()
     assert "api_key" in log  # SGLang shows its arguments
-    assert not any(key in log for key in (KEY, *(engine.api_key for engine in settings.engines.values())))
+    assert not any(key in log for key in (KEY, *(engine.api_key for engine in settings.pairs[0].engines.values())))
 
 
 def test_nothing_listens_beyond_loopback(stack: Stack) -> None:

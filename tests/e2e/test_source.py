@@ -246,7 +246,7 @@ def test_tokens_are_counted(served: Served) -> None:
 
 
 def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
-    engine = served.stack.settings().engines[Role.AV]
+    engine = served.stack.settings().pairs[0].engines[Role.AV]
     body = {"texts": "word " * 30, "positions": "all", "max_tokens": 900, "temperature": 50.0, "stream": True}
     with (
         httpx.Client(base_url=served.stack.url, trust_env=False) as http,

@@ -64,7 +64,7 @@ def test_bfloat16_as_on_gpus(tmp_path: Path, toy_vectors: NDArray[np.float32]) -
 
 async def prove_often(settings: Settings, times: int, limit: int) -> None:
     """Run the verbalizer's self-test again and again, as that many gateways do at their start."""
-    engine_settings = settings.engines[Role.AV]
+    engine_settings = settings.pairs[0].engines[Role.AV]
     async with EnginePool(Role.AV.label, engine_settings, Metrics()).open() as pool:
         verbalizer, engine = Verbalizer(pool, engine_settings), pool.engines[0]
         info = await engine.server_info()

@@ -14,7 +14,7 @@ import psutil
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.roles import Role
-from nla_gateway.settings import Access, EngineSettings, Settings, Tls, write_settings
+from nla_gateway.settings import Access, EngineSettings, PairSettings, Settings, Tls, write_settings
 from nla_launch.run.service import listen
 from tests.descriptions import described
 from tests.plain import TOY
@@ -63,7 +63,8 @@ def start(settings: Settings, listener: socket.socket, **environment: str) -> su
 
 @contextmanager
 def gateway(limits: GatewayLimits, tls: Tls | None = None, access: Access = OPEN) -> Iterator[Running]:
-    settings = Settings(engines={Role.AR: NOBODY}, limits=limits, tls=tls, access=access)
+    pair = PairSettings(name="nobody", engines={Role.AR: NOBODY})
+    settings = Settings(pairs=(pair,), limits=limits, tls=tls, access=access)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     process = start(settings, listener)

@@ -18,13 +18,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from nla_gateway.roles import Role
-from nla_launch.cli import _preset
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair import fetching
 from nla_launch.pair.bars import Bars
 from nla_launch.pair.checkpoints import find, wanted_of
 from nla_launch.pair.hub import resolved
+from nla_launch.pairs import asked_for
 from nla_launch.plan import planning
 from nla_launch.plan.plan import EnginePlan
 from tests.adapters import save_adapter
@@ -60,8 +60,8 @@ def there(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def planned(*flags: str) -> Mapping[Role, EnginePlan]:
-    engines, _ = planning.plan_all(_preset(build_parser().parse_args(flags)), build_parser().parse_args(flags))
-    return {engine.role: engine for engine in engines}
+    (pair,) = planning.plan_all(asked_for(build_parser().parse_args(flags)))
+    return {engine.role: engine for engine in pair.engines}
 
 
 def test_all_that_is_needed_comes_once_and_of_one_commit(there: Hub, caplog: pytest.LogCaptureFixture) -> None:

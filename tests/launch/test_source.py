@@ -11,12 +11,14 @@ import yaml
 from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-from nla_launch.cli import _preset, main
+from nla_launch.cli import main
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import Preset, load_preset
+from nla_launch.pairs import preset_of
 from nla_launch.plan import planning
-from nla_launch.plan.elsewhere import Elsewhere
+from nla_launch.plan.asked import Asked
+from nla_launch.plan.elsewhere import NOWHERE, Elsewhere
 from nla_launch.plan.plan import EnginePlan
 from nla_launch.run.service import _settings_of
 from tests.checkpoints import D_MODEL, LAYER, Pair, edit_sidecar, make_pair
@@ -37,13 +39,12 @@ def given(pair: Pair, *flags: str) -> list[str]:
 
 
 def chosen(*flags: str) -> Preset:
-    return _preset(build_parser().parse_args(flags))
+    return preset_of(build_parser().parse_args(flags))
 
 
-def planned(
-    *flags: str, elsewhere: Elsewhere = planning.NOWHERE
-) -> tuple[list[EnginePlan], Mapping[Role, EngineSettings]]:
-    return planning.plan_all(chosen(*flags), build_parser().parse_args(flags), elsewhere)
+def planned(*flags: str, elsewhere: Elsewhere = NOWHERE) -> tuple[list[EnginePlan], Mapping[Role, EngineSettings]]:
+    (pair,) = planning.plan_all([Asked(chosen(*flags), build_parser().parse_args(flags), elsewhere)])
+    return pair.engines, pair.others
 
 
 def own(tmp_path: Path, **more: Any) -> str:

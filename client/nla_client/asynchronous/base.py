@@ -9,7 +9,7 @@ from nla_client.asynchronous.connection import AsyncConnection
 from nla_client.calls import about
 from nla_client.errors import EngineUnavailableError
 from nla_client.sending.settings import Settings
-from nla_client.wire import Info
+from nla_client.wire import Info, ModelInfo
 
 
 class AsyncClient:
@@ -20,6 +20,7 @@ class AsyncClient:
     Args:
         base_url: Such as `http://host:8000`.
         api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
+        model: Name of the pair, where the server has several: `models()` lists them; None for the first.
         timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
         max_retries: Attempts after the first, on connection errors, 429 and 503.
         batch_size: Most vectors or texts in one request; a larger batch is split.
@@ -37,6 +38,7 @@ class AsyncClient:
         base_url: str,
         *,
         api_key: str | None = None,
+        model: str | None = None,
         timeout: float | None = 120,
         max_retries: int = 2,
         batch_size: int = 64,
@@ -44,16 +46,20 @@ class AsyncClient:
         max_connections: int = 128,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
+        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections, model)
         self._batch_size = batch_size
         self._connection = AsyncConnection(settings, transport)
 
     async def info(self) -> Info:
-        """What the server serves: model names, layer, d_model, scales, limits, versions."""
+        """What the server serves of the pair: model names, layer, d_model, scales, limits, versions."""
         return await self._connection.send(about.info())
 
+    async def models(self) -> list[ModelInfo]:
+        """All pairs that the server serves, the first being that of clients without a `model`."""
+        return await self._connection.send(about.models())
+
     async def ready(self) -> bool:
-        """Whether every engine of the server has passed its self-test. Not retried."""
+        """Whether every engine of the pair, without a `model` of all, has passed its self-test. Not retried."""
         try:
             return await self._connection.send(about.ready())
         except EngineUnavailableError:

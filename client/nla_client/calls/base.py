@@ -33,6 +33,7 @@ class Call(Generic[T]):
         parse: From the body of a success; raises InvalidResponseError.
         offset: Where this request's items begin in the caller's batch; by field where they begin in several places.
         retry: False where the answer to a failure is the failure.
+        of_pair: False where it is asked of the server as a whole, whichever of its pairs the client is for.
         halves: Makes two requests for the same items, in order, where the server takes this one for too large.
     """
 
@@ -42,6 +43,7 @@ class Call(Generic[T]):
     parse: Callable[[bytes], T]
     offset: int | Mapping[str, int] = 0
     retry: bool = True
+    of_pair: bool = True
     halves: "Callable[[], tuple[Call[T], Call[T]]] | None" = None
 
 

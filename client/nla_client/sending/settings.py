@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import httpx
+import orjson
 
 from nla_client.calls.base import Call
 from nla_client.errors import InvalidArgumentError, NLAError
@@ -31,6 +32,7 @@ class Settings:
     batch_size: int
     max_in_flight: int
     max_connections: int
+    model: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -42,6 +44,8 @@ class Settings:
         if self.max_retries < 0 or min(self.batch_size, self.max_in_flight, self.max_connections) < 1:
             least = "max_retries must be at least 0; batch_size, max_in_flight and max_connections at least 1"
             raise InvalidArgumentError(least)
+        if not (self.model is None or (isinstance(self.model, str) and self.model)):
+            raise InvalidArgumentError(f"model must be the name of a pair, or None, not {self.model!r}")
         if not (self.key.isascii() and self.key.isprintable()):
             raise InvalidArgumentError("api_key has characters that no header can hold, such as a line end")
 
@@ -59,6 +63,16 @@ class Settings:
         """For connecting, reading and writing; the wait for a free connection has no limit of its own."""
         connect = CONNECT_S if self.timeout is None else min(self.timeout, CONNECT_S)
         return httpx.Timeout(self.timeout, connect=connect, pool=None)
+
+    def query(self, call: Call[T]) -> dict[str, str] | None:
+        """What stands behind a request's path: where it has no body, the pair's name."""
+        return {"model": self.model} if self.model is not None and call.of_pair and call.body is None else None
+
+    def body(self, call: Call[T]) -> bytes | None:
+        """A request's body, with the pair's name in front."""
+        if self.model is None or call.body is None:
+            return call.body
+        return b'{"model":' + orjson.dumps(self.model) + b"," + call.body.removeprefix(b"{")
 
     def failure(self, call: Call[T], reply: httpx.Response | httpx.RequestError) -> NLAError:
         """The error that an attempt ended in."""

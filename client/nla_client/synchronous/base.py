@@ -10,7 +10,7 @@ from nla_client.calls import about
 from nla_client.errors import EngineUnavailableError
 from nla_client.sending.settings import Settings
 from nla_client.synchronous.connection import Connection
-from nla_client.wire import Info
+from nla_client.wire import Info, ModelInfo
 
 
 class Client:
@@ -19,6 +19,7 @@ class Client:
     Args:
         base_url: Such as `http://host:8000`.
         api_key: Sent as `Authorization: Bearer KEY`; by default the environment's NLA_API_KEY.
+        model: Name of the pair, where the server has several: `models()` lists them; None for the first.
         timeout: Seconds to wait for each read and write, None for ever; for a connection at most 10 in any case.
         max_retries: Attempts after the first, on connection errors, 429 and 503.
         batch_size: Most vectors or texts in one request; a larger batch is split.
@@ -36,6 +37,7 @@ class Client:
         base_url: str,
         *,
         api_key: str | None = None,
+        model: str | None = None,
         timeout: float | None = 120,
         max_retries: int = 2,
         batch_size: int = 64,
@@ -43,16 +45,20 @@ class Client:
         max_connections: int = 128,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections)
+        settings = Settings(base_url, api_key, timeout, max_retries, batch_size, max_in_flight, max_connections, model)
         self._batch_size = batch_size
         self._connection = Connection(settings, transport)
 
     def info(self) -> Info:
-        """What the server serves: model names, layer, d_model, scales, limits, versions."""
+        """What the server serves of the pair: model names, layer, d_model, scales, limits, versions."""
         return self._connection.send(about.info())
 
+    def models(self) -> list[ModelInfo]:
+        """All pairs that the server serves, the first being that of clients without a `model`."""
+        return self._connection.send(about.models())
+
     def ready(self) -> bool:
-        """Whether every engine of the server has passed its self-test. Not retried."""
+        """Whether every engine of the pair, without a `model` of all, has passed its self-test. Not retried."""
         try:
             return self._connection.send(about.ready())
         except EngineUnavailableError:

@@ -101,7 +101,9 @@ class Connection:
         self._check_usable()
         attempt = 0
         while True:
-            request = self._http.build_request(call.method, call.path, content=call.body)
+            request = self._http.build_request(
+                call.method, call.path, params=self.settings.query(call), content=self.settings.body(call)
+            )
             try:
                 response = self._http.send(request, stream=stream)
                 if response.is_success:

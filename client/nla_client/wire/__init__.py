@@ -10,6 +10,7 @@ from nla_client.wire.base import (
     Base64Vector,
     OneOrList,
     OneOrMany,
+    PairRequest,
     VectorDType,
 )
 from nla_client.wire.codec import (
@@ -43,6 +44,8 @@ from nla_client.wire.info import (
     EngineInfo,
     Info,
     Limits,
+    ModelInfo,
+    ModelList,
     PairInfo,
     SourceInfo,
 )
@@ -125,9 +128,12 @@ __all__ = [
     "FinishReason",
     "Info",
     "Limits",
+    "ModelInfo",
+    "ModelList",
     "OneOrList",
     "OneOrMany",
     "PairInfo",
+    "PairRequest",
     "Pairs",
     "PartKind",
     "PositionDelta",

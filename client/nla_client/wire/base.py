@@ -13,6 +13,12 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class PairRequest(Request):
+    """What a pair is asked for."""
+
+    model: str | None = Field(default=None, description="Name of the pair, as at `/v1/models`; null: the first.")
+
+
 class Response(BaseModel):
     """Lenient towards fields that a newer server adds; frozen, since clients hand these to their users."""
 

@@ -64,6 +64,9 @@ class EngineInfo(Response):
 class Info(Response):
     """Answer of `GET /v1/info`."""
 
+    name: str | None = Field(
+        default=None, description="The pair's, as `model` in requests has it; null: of an older server."
+    )
     verbalizer: PairInfo | None
     reconstructor: PairInfo | None
     source: SourceInfo | None = Field(default=None, description="null where no source model is served.")
@@ -76,3 +79,24 @@ class Info(Response):
     limits: Limits
     engines: list[EngineInfo] = Field(default=[], description="All that serve these models.")
     versions: dict[str, str]
+
+
+class ModelInfo(Response):
+    """One pair, in the form in which OpenAI's servers describe a model, and with what tells pairs apart."""
+
+    id: str = Field(description="Its name: what `model` is in requests.")
+    object: Literal["model"] = "model"
+    created: int = Field(description="When this server started, in seconds since 1970.")
+    owned_by: str = "nla-serve"
+    ready: bool = Field(description="Whether all that is served of it takes requests.")
+    serves: list[str] = Field(description="Roles: of `av`, `ar` and `source` those that are there.")
+    base_model: str | None
+    layer: int | None
+    d_model: int
+
+
+class ModelList(Response):
+    """Answer of `GET /v1/models`: all pairs, the first being that of requests which name none."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]

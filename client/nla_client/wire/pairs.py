@@ -6,14 +6,14 @@ from typing import Literal
 from pydantic import Field
 
 from nla_client.showing import display
-from nla_client.wire.base import Base64Vector, OneOrMany, Request, Response, VectorDType
+from nla_client.wire.base import Base64Vector, OneOrMany, PairRequest, Response, VectorDType
 
 FinishReason = Literal["stop", "length"]
 Pairs = Literal["each", "all"]
 PartKind = Literal["paragraph", "line", "sentence", "word", "quote"]
 
 
-class SamplingRequest(Request):
+class SamplingRequest(PairRequest):
     """How texts are sampled, in all calls that do."""
 
     n: int = Field(default=1, ge=1, description="Samples per vector.")
@@ -33,14 +33,14 @@ class VerbalizeRequest(SamplingRequest):
     dtype: VectorDType = "bfloat16"
 
 
-class ReconstructRequest(Request):
+class ReconstructRequest(PairRequest):
     """`POST /reconstruct`: texts in, vectors out."""
 
     texts: OneOrMany[str]
     dtype: VectorDType = Field(default="bfloat16", description="Of the answer's vectors.")
 
 
-class CriticRequest(Request):
+class CriticRequest(PairRequest):
     """`POST /critic`: texts and vectors in, scores out."""
 
     texts: OneOrMany[str]
@@ -49,7 +49,7 @@ class CriticRequest(Request):
     pairs: Pairs = Field(default="each", description="`all`: every text against every vector, each rebuilt once.")
 
 
-class AblateRequest(Request):
+class AblateRequest(PairRequest):
     """`POST /ablate`: pairs of text and vector in, what each part of the text is worth out."""
 
     texts: OneOrMany[str]

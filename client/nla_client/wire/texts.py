@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nla_client.wire.base import Base64Vector, OneOrList, OneOrMany, Request, Response, VectorDType
+from nla_client.wire.base import Base64Vector, OneOrList, OneOrMany, PairRequest, Request, Response, VectorDType
 from nla_client.wire.pairs import Sample, SamplingRequest, Score, Usage
 
 PositionWord = Literal["last", "all", "content"]
@@ -19,7 +19,7 @@ class ChatMessage(Request):
     content: str
 
 
-class TextRequest(Request):
+class TextRequest(PairRequest):
     """Texts for the source model, in exactly one of three forms."""
 
     texts: OneOrMany[str] | None = None

@@ -19,7 +19,7 @@ paths or URIs, have nla-serve[ray] installed, and the same environment (keys of 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -50,6 +50,7 @@ class Servers:
     api_key: str | None = None
     patience: float = PATIENCE_S
     source: bool = False
+    model: str | None = None
 
 
 class Session:
@@ -67,8 +68,7 @@ class Session:
 
     async def _do(self, work: Callable[[Gateways, Info], Awaitable[T]]) -> T:
         if self._gateways is None:
-            urls, key, patience, source = astuple(self._servers)
-            gateways = Gateways(urls, key, patience, source=source)
+            gateways = Gateways(**asdict(self._servers))
             try:
                 self._info = await gateways.connect()
             except BaseException:
@@ -86,18 +86,24 @@ class VerbalizeBatches:
         urls: One gateway, or several that serve the same models.
         api_key: As for the clients.
         patience: Seconds without any answer after which it gives up.
+        model: Name of their pair, where they have several.
 
     Raises:
         UsageError: the task has no seed.
     """
 
     def __init__(
-        self, task: Verbalize, urls: Sequence[str], api_key: str | None = None, patience: float = PATIENCE_S
+        self,
+        task: Verbalize,
+        urls: Sequence[str],
+        api_key: str | None = None,
+        patience: float = PATIENCE_S,
+        model: str | None = None,
     ) -> None:
         if task.seed is None:
             raise UsageError("the task needs a seed: each worker would draw another")
         self._task = task
-        self._session = Session(Servers(as_list(urls), api_key, patience))
+        self._session = Session(Servers(as_list(urls), api_key, patience, model=model))
 
     def __call__(self, batch: Any) -> Any:
         """A pyarrow.Table with the results of another, in its order.

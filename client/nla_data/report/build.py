@@ -27,6 +27,8 @@ def write_report(
     groups: str | Sequence[str] = (),
     url: str | None = None,
     api_key: str | None = None,
+    *,
+    model: str | None = None,
 ) -> Path:
     """Write the page and its plots; returns where the page is. One group may stand alone, without a list.
 
@@ -36,6 +38,7 @@ def write_report(
         groups: Columns by whose values the figures are told, too.
         url: Of a server with the run's reconstructor, for the controls that need it.
         api_key: Its key.
+        model: Name of its pair, where it has several.
 
     Raises:
         UsageError: no output with scores, a column that is not there or has too many values, no place to write to, or
@@ -45,7 +48,7 @@ def write_report(
     results = Results.open(os.fspath(out))
     target = targets.of(results, None if to is None else os.fspath(to))
     read = rows.read(results, as_list(groups))
-    with rebuilder(url, api_key, results.manifest.served) if url else nullcontext() as server:
+    with rebuilder(url, api_key, model, results.manifest.served) if url else nullcontext() as server:
         content = _content(results, read, target, server)
     targets.write(target, page.render(content), content.plots)
     return target

@@ -33,14 +33,14 @@ class Rebuilder:
 
 
 @contextmanager
-def rebuilder(url: str, api_key: str | None, served: Served) -> Iterator[Rebuilder]:
+def rebuilder(url: str, api_key: str | None, model: str | None, served: Served) -> Iterator[Rebuilder]:
     """The server's reconstructor, which must be the run's.
 
     Raises:
         UsageError: it serves none, or another.
         NLAError: it cannot be asked.
     """
-    with NLACritic(url, api_key=api_key) as critic:
+    with NLACritic(url, api_key=api_key, model=model) as critic:
         now = Served.of(critic.info())
         if now.reconstructor is None:
             raise UsageError(f"{url} serves no reconstructor (nla-serve --only?)")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from nla_client import (
     APIConnectionError,
@@ -74,10 +74,20 @@ class Gateways:
         api_key: As for the clients.
         patience: Seconds without any answer after which the run gives up.
         source: Whether they must have the same source model, too.
+        model: Name of their pair, where they have several.
     """
 
-    def __init__(self, urls: Sequence[str], api_key: str | None, patience: float, *, source: bool = False) -> None:
-        self._urls, self._key, self._patience, self._source = urls, api_key, patience, source
+    def __init__(
+        self,
+        urls: Sequence[str],
+        api_key: str | None,
+        patience: float,
+        *,
+        source: bool = False,
+        model: str | None = None,
+    ) -> None:
+        self._urls, self._patience, self._source = urls, patience, source
+        self._given: dict[str, Any] = {"api_key": api_key, "model": model}
         self._stack = AsyncExitStack()
         self._probes: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
@@ -228,14 +238,14 @@ class Gateways:
 
     async def _open(self, url: str) -> Info:
         try:
-            async with AsyncNLAClient(url, api_key=self._key) as nla:
+            async with AsyncNLAClient(url, **self._given) as nla:
                 info = await nla.info()
         except NLAError as error:
             raise UsageError(f"{url}: {self._explain(error)}") from error
         timeout = info.limits.request_timeout_s + SPARE_S
         clients = Clients(
-            AsyncNLAClient(url, api_key=self._key, timeout=timeout, max_retries=0),
-            AsyncNLACritic(url, api_key=self._key, timeout=timeout, max_retries=0),
+            AsyncNLAClient(url, **self._given, timeout=timeout, max_retries=0),
+            AsyncNLACritic(url, **self._given, timeout=timeout, max_retries=0),
         )
         for client in (clients.nla, clients.critic):
             await self._stack.enter_async_context(client)

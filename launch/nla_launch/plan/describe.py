@@ -1,7 +1,7 @@
 """The plan in words, for --dry-run."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from nla_gateway.description import Description
@@ -25,7 +25,7 @@ UNKNOWN: Final = "unknown until config.json is there"
 
 def describe(
     engines: Sequence[EnginePlan],
-    others: Mapping[Role, EngineSettings],
+    others: Iterable[tuple[Role, EngineSettings]] = (),
     listen: tuple[str, int] | None = None,
     mps: bool | None = None,
 ) -> str:
@@ -33,11 +33,11 @@ def describe(
 
     Args:
         engines: ours.
-        others: those elsewhere.
+        others: those elsewhere, with their roles.
         listen: where ours listens, if others may use it.
         mps: whether CUDA's MPS runs; None where that is not known.
     """
-    elsewhere = [_other(role, engine) for role, engine in others.items()]
+    elsewhere = [_other(role, engine) for role, engine in others]
     ours = [*(_engine(engine, listen) for engine in engines), *_totals(engines), *describe_sharing(engines, mps)]
     return "\n\n".join([*ours, *elsewhere])
 
@@ -45,7 +45,7 @@ def describe(
 def _other(role: Role, engine: EngineSettings) -> str:
     return "\n".join(
         [
-            role.label,
+            engine.label or role.label,
             f"  checkpoint   {engine.model}",
             f"  runs at      {', '.join(engine.urls)}, in {engine.dtype}",
             *_understood(role, engine.description),

@@ -34,7 +34,7 @@ class Elsewhere:
     """Where our own engine listens for the gateways of other machines."""
 
     def settings(
-        self, role: Role, checkpoint: "Checkpoint", description: "Description | None", request: "Request"
+        self, role: Role, label: str, checkpoint: "Checkpoint", description: "Description | None", request: "Request"
     ) -> "EngineSettings":
         """Form what gateways need to know of a role's engines: started as we would start them, with the same flags."""
         from nla_gateway.settings import EngineSettings
@@ -53,6 +53,7 @@ class Elsewhere:
             tokenizer=checkpoint.tokenizer_folder,
             adapters=checkpoint.adapter_folders,
             model=checkpoint.name,
+            label=label,
             revision=checkpoint.revision,
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
@@ -64,6 +65,9 @@ class Elsewhere:
             max_in_flight=max_in_flight(role, concurrency),
             shared_in_flight=shared_in_flight(role, device, concurrency),
         )
+
+
+NOWHERE: Final = Elsewhere()
 
 
 def read_elsewhere(

@@ -11,8 +11,8 @@ from nla_launch.plan.plan import Device, EnginePlan
 
 CONCURRENCY: Final[dict[Device, int]] = {"cuda": 256, "cpu": 64}
 """Samples at the same time in each replica, where the user does not say."""
-STEP: Final = 16
-"""In such steps fewer are tried where the weights leave little room."""
+PARTS: Final = 16
+"""In such parts of them fewer are tried where the weights leave little room."""
 CPU_MEMORY_SHARE: Final = 0.85
 """Of what is free, for weights and pool together; --max-total-tokens is what counts."""
 FINENESS: Final = 64
@@ -55,14 +55,34 @@ def fit(engines: list[EnginePlan], concurrency: int | None) -> list[EnginePlan]:
     Raises:
         PlanError: it does not fit.
     """
-    wanted, step = engines[0].concurrency, STEP * engines[0].dp
-    tried = [wanted] if concurrency is not None else range(wanted, 0, -step)
-    problem = _problem(_sized(engines, tried[-1], 0.0))
+    return fit_together([(engines, concurrency is not None)])[0]
+
+
+def fit_together(pairs: Sequence[tuple[list[EnginePlan], bool]]) -> list[list[EnginePlan]]:
+    """Do that for pairs that share GPUs; those that may have fewer samples at a time all get as many parts of them.
+
+    Args:
+        pairs: the engines of each, and whether the user named the number of their samples.
+
+    Raises:
+        PlanError: they do not fit.
+    """
+
+    def with_parts(parts: int) -> list[EnginePlan]:
+        return [
+            engine if named else replace(engine, concurrency=max(1, engine.concurrency * parts // PARTS))
+            for engines, named in pairs
+            for engine in engines
+        ]
+
+    least = PARTS if all(named for _, named in pairs) else 1
+    problem = _problem(_sized(with_parts(least), 0.0))
     if problem is not None:
         raise PlanError(problem)
-    chosen = next(n for n in tried if _problem(_sized(engines, n, 0.0)) is None)
-    filled = {engine.role: engine for group in _groups(engines) for engine in _filled(group, chosen)}
-    return [filled[engine.role] for engine in engines]
+    tried = (with_parts(parts) for parts in range(PARTS, 0, -1))
+    chosen = next(engines for engines in tried if _problem(_sized(engines, 0.0)) is None)
+    filled = {engine.label: engine for group in _groups(chosen) for engine in _filled(group)}
+    return [[filled[engine.label] for engine in engines] for engines, _ in pairs]
 
 
 def usable(gpu: Gpu) -> int | None:
@@ -70,12 +90,10 @@ def usable(gpu: Gpu) -> int | None:
     return None if gpu.memory_bytes is None else int(gpu.memory_bytes * (1 - KEPT_FREE))
 
 
-def _filled(engines: list[EnginePlan], concurrency: int) -> list[EnginePlan]:
+def _filled(engines: list[EnginePlan]) -> list[EnginePlan]:
     """Give the pools all that they want, or what there is."""
     return next(
-        sized
-        for part in range(FINENESS, -1, -1)
-        if _problem(sized := _sized(engines, concurrency, part / FINENESS)) is None
+        sized for part in range(FINENESS, -1, -1) if _problem(sized := _sized(engines, part / FINENESS)) is None
     )
 
 
@@ -89,9 +107,9 @@ def _groups(engines: list[EnginePlan]) -> list[list[EnginePlan]]:
     return groups
 
 
-def _sized(engines: Sequence[EnginePlan], concurrency: int, part: float) -> list[EnginePlan]:
-    """Size the pools for so many samples: the least (part 0) to the wanted (part 1) number of tokens."""
-    return [_one_sized(replace(engine, concurrency=concurrency), part) for engine in engines]
+def _sized(engines: Sequence[EnginePlan], part: float) -> list[EnginePlan]:
+    """Size the pools: the least (part 0) to the wanted (part 1) number of tokens for an engine's samples."""
+    return [_one_sized(engine, part) for engine in engines]
 
 
 def _one_sized(engine: EnginePlan, part: float) -> EnginePlan:

@@ -93,11 +93,21 @@ def plan_pair(targets: Mapping[Role, Target], request: Request, gpus: Sequence[G
         PlanError: these GPUs cannot do it so.
         LaunchError: nothing can.
     """
+    return fit(place_pair(targets, request, gpus), request.concurrency)
+
+
+def place_pair(targets: Mapping[Role, Target], request: Request, gpus: Sequence[Gpu]) -> list[EnginePlan]:
+    """Find the engines' GPUs, not yet how much memory of them is whose.
+
+    Raises:
+        PlanError: these GPUs cannot do it so.
+        LaunchError: nothing can.
+    """
     _check_choice(targets, request.gpus)
     for role, target in targets.items():
         if target.config is not None:
             check_architecture(role, target.checkpoint, target.config)
-    return fit([_place(role, target, request, gpus) for role, target in targets.items()], request.concurrency)
+    return [_place(role, target, request, gpus) for role, target in targets.items()]
 
 
 def tp_of(role: Role, request: Request) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
@@ -61,11 +62,13 @@ class EnginePlan:
     extra_arguments: tuple[str, ...]
     description: Description | None = None
     """How the checkpoint is used; None where its sidecar is not there, in a dry run."""
+    pair: str | None = None
+    """The pair's name, where there are several."""
 
     @property
     def label(self) -> str:
         """What messages call it."""
-        return self.role.label
+        return self.role.of(self.pair)
 
     @property
     def running_requests(self) -> int:
@@ -185,6 +188,11 @@ class EnginePlan:
         if self.tp * self.dp > 1:
             variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, processes)
         return variables
+
+
+def import_environment(engines: Sequence[EnginePlan]) -> dict[str, str]:
+    """Form those variables for all engines of a plan together: one process imports for them all."""
+    return {name: value for engine in engines for name, value in engine.import_environment().items()}
 
 
 def context_length(role: Role, config: ModelConfig | None, of_source: int | None = None) -> int:

@@ -2,9 +2,9 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from nla_gateway.description import Description
 from nla_gateway.errors import CheckpointError
@@ -15,66 +15,165 @@ from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find, wanted_of
 from nla_launch.pair.describing import layer_beside
 from nla_launch.pair.fetching import fetch_all
+from nla_launch.pair.hub import Wanted
 from nla_launch.pair.model_config import read_stored
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.pair.reading import NO_LAYER, NOT_KNOWN, PairLayer, pair_layer
-from nla_launch.pair.sources import Source
-from nla_launch.plan.advice import plan_or_advise
-from nla_launch.plan.elsewhere import Elsewhere
+from nla_launch.plan.asked import Asked
 from nla_launch.plan.gpus import Gpu, find_gpus, supposed_gpus
 from nla_launch.plan.inventory import read_inventory
 from nla_launch.plan.nodes import read_nodes
 from nla_launch.plan.placement import GpuChoice, Request, Target
 from nla_launch.plan.plan import EnginePlan
+from nla_launch.plan.together import ToPlan, plan_together
 
 logger = logging.getLogger(__name__)
 
-NOWHERE: Final = Elsewhere()
+
+@dataclass(frozen=True)
+class Planned:
+    """One pair, with a plan for each of its engines."""
+
+    asked: Asked
+    engines: list[EnginePlan]
+    """Ours."""
+    others: dict[Role, EngineSettings]
+    """Those that run elsewhere."""
 
 
-def plan_all(
-    preset: Preset,
-    arguments: argparse.Namespace,
-    elsewhere: Elsewhere = NOWHERE,
-    on_plan: Callable[[list[EnginePlan]], None] = lambda plans: None,
-) -> tuple[list[EnginePlan], dict[Role, EngineSettings]]:
-    """Plan the engines of a preset on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
+def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None] = lambda plans: None) -> list[Planned]:
+    """Plan the engines of all pairs on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
 
     Planned twice for a hub repository: before its weights are fetched, for a plan that cannot work should say so at
     once, and after.
 
     Args:
-        preset: what is to be served.
-        arguments: how, as the command line's flags have it.
-        elsewhere: engines of other machines.
+        asked: what is to be served.
         on_plan: called with the first plan, where it is to be run: much can be got ready while checkpoints are
             fetched and checked.
 
     Raises:
         LaunchError: a checkpoint that cannot be served, or a plan that cannot work.
     """
-    request = read_request(preset, arguments)
-    if request.quantization is not None:
-        logger.warning("%s weights change texts, vectors and scores: measure how much", request.quantization)
-    gpus, trust = _gpus(request, arguments), request.trust_remote_code
-    served = {role: one for role, one in preset.sources.items() if arguments.only in (None, role)}
-    ours = {role: source for role, source in served.items() if role not in elsewhere.urls}
-    others = {role: source for role, source in served.items() if role in elsewhere.urls}
-    need: Need = "plan" if arguments.dry_run else "all but weights"
-    beside = _beside(preset) if served.keys() == {Role.SOURCE} else NOT_KNOWN
-    there = {role: find(source, need, code=trust) for role, source in others.items()}
-    here = {role: find(source, "plan", code=trust) for role, source in ours.items()}
-    described = describe_checkpoints(here | there, preset, beside=beside, fetched=False, trust_remote_code=trust)
-    plans = _plan(here, described, request, gpus)
-    if not arguments.dry_run:
-        if plans:
-            on_plan(plans)
-        here = _fetched(ours, there, preset, beside, trust_remote_code=trust)
-        described = describe_checkpoints(here | there, preset, beside=beside, trust_remote_code=trust)
-        check_checkpoints(here | there, described, elsewhere=set(there), trust_remote_code=trust)
-        plans = _plan(here, described, request, gpus)
-    return plans, {role: elsewhere.settings(role, one, described.get(role), request) for role, one in there.items()}
+    pairs = [_Pair(one) for one in asked]
+    for pair in pairs:
+        with _naming(pair.asked):
+            pair.look()
+    engines = _plan(pairs)
+    if not asked[0].arguments.dry_run:
+        if flat := [engine for some in engines for engine in some]:
+            on_plan(flat)
+        fetch_all([one for pair in pairs for one in pair.wanted()])
+        for pair in pairs:
+            with _naming(pair.asked):
+                pair.check()
+        engines = _plan(pairs)
+    return [Planned(pair.asked, some, pair.others()) for pair, some in zip(pairs, engines, strict=True)]
+
+
+@contextmanager
+def _naming(asked: Asked) -> Iterator[None]:
+    """Have errors say which pair they are of."""
+    try:
+        yield
+    except LaunchError as error:
+        error.args = (f"{asked.prefix}{error}",)
+        raise
+
+
+class _Pair:
+    """One pair on its way to a plan.
+
+    Args:
+        asked: what is to be served, and how.
+
+    Raises:
+        LaunchError: flags that do not fit together.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked, arguments, preset = asked, asked.arguments, asked.preset
+        with _naming(asked):
+            self.request = read_request(preset, arguments)
+        if self.request.quantization is not None:
+            logger.warning("%s weights change texts, vectors and scores: measure how much", self.request.quantization)
+        self._trust = self.request.trust_remote_code
+        served = {role: one for role, one in preset.sources.items() if arguments.only in (None, role)}
+        elsewhere = asked.elsewhere.urls
+        self._ours = {role: source for role, source in served.items() if role not in elsewhere}
+        self._others = {role: source for role, source in served.items() if role in elsewhere}
+        self._alone = served.keys() == {Role.SOURCE}
+        self._beside = NOT_KNOWN
+        self.here = dict[Role, Checkpoint]()
+        self._there = dict[Role, Checkpoint]()
+        self.described = dict[Role, Description]()
+        self._blocks = dict[Role, int]()
+
+    def look(self) -> None:
+        """Find what a plan needs to know of the checkpoints.
+
+        Raises:
+            LaunchError: one that cannot be served.
+        """
+        need: Need = "plan" if self.asked.arguments.dry_run else "all but weights"
+        self._beside = _beside(self.asked.preset) if self._alone else NOT_KNOWN
+        self._there = {role: find(source, need, code=self._trust) for role, source in self._others.items()}
+        self.here = {role: find(source, "plan", code=self._trust) for role, source in self._ours.items()}
+        self.described = self._describe(self.here | self._there, fetched=False)
+
+    def wanted(self) -> list[Wanted]:
+        """List what is to be fetched for our engines: of a source, up to the pair's layer, less than all.
+
+        Raises:
+            LaunchError: as `find` and `describe_checkpoints` do.
+        """
+        with _naming(self.asked):
+            pair: dict[Role, Checkpoint] = {
+                role: find(source, "all but weights", code=self._trust)
+                for role, source in self._ours.items()
+                if role is not Role.SOURCE
+            }
+            if Role.SOURCE in self._ours:
+                self._blocks = {Role.SOURCE: self._layer(pair) + 1}
+            return [
+                one
+                for role, source in self._ours.items()
+                for one in wanted_of(source, code=self._trust, blocks=self._blocks.get(role))
+            ]
+
+    def check(self) -> None:
+        """Find what was fetched, and check it whole.
+
+        Raises:
+            LaunchError: it cannot be served.
+        """
+        self.here = {
+            role: find(source, "all", code=self._trust, blocks=self._blocks.get(role))
+            for role, source in self._ours.items()
+        }
+        found = self.here | self._there
+        self.described = self._describe(found)
+        check_checkpoints(found, self.described, elsewhere=set(self._there), trust_remote_code=self._trust)
+
+    def others(self) -> dict[Role, EngineSettings]:
+        """Form what gateways need to know of the engines that run elsewhere."""
+        settings, label = self.asked.elsewhere.settings, self.asked.label
+        return {
+            role: settings(role, label(role), one, self.described.get(role), self.request)
+            for role, one in self._there.items()
+        }
+
+    def _layer(self, pair: dict[Role, Checkpoint]) -> int:
+        known = pair | {role: one for role, one in self._there.items() if role is not Role.SOURCE}
+        layer = pair_layer(self.asked.preset, self._describe(known), self._beside).layer
+        if layer is None:
+            raise LaunchError(f"{self._ours[Role.SOURCE]}: {NO_LAYER}")
+        return layer
+
+    def _describe(self, found: Mapping[Role, Checkpoint], *, fetched: bool = True) -> dict[Role, Description]:
+        preset, trust = self.asked.preset, self._trust
+        return describe_checkpoints(found, preset, beside=self._beside, fetched=fetched, trust_remote_code=trust)
 
 
 def _beside(preset: Preset) -> PairLayer:
@@ -91,37 +190,6 @@ def _beside(preset: Preset) -> PairLayer:
     if found.layer is None and preset.layer is None and all(one.folder is not None for one in pair):
         raise LaunchError(f"{preset.sources[Role.SOURCE]}: {NO_LAYER}")
     return found
-
-
-def _fetched(
-    ours: Mapping[Role, Source],
-    there: Mapping[Role, Checkpoint],
-    preset: Preset,
-    beside: PairLayer,
-    *,
-    trust_remote_code: bool,
-) -> dict[Role, Checkpoint]:
-    """Fetch what our engines load, all at the same time: of a source, up to the pair's layer, less than all.
-
-    Raises:
-        LaunchError: as `find`, `describe_checkpoints` and `fetch_all` do.
-    """
-    pair: dict[Role, Checkpoint] = {
-        role: find(source, "all but weights", code=trust_remote_code)
-        for role, source in ours.items()
-        if role is not Role.SOURCE
-    }
-    blocks: dict[Role, int] = {}
-    if Role.SOURCE in ours:
-        known = pair | {role: one for role, one in there.items() if role is not Role.SOURCE}
-        described = describe_checkpoints(known, preset, beside=beside, trust_remote_code=trust_remote_code)
-        layer = pair_layer(preset, described, beside).layer
-        if layer is None:
-            raise LaunchError(f"{ours[Role.SOURCE]}: {NO_LAYER}")
-        blocks[Role.SOURCE] = layer + 1
-    wanted = (wanted_of(source, code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items())
-    fetch_all([one for some in wanted for one in some])
-    return {role: find(source, "all", code=trust_remote_code, blocks=blocks.get(role)) for role, source in ours.items()}
 
 
 def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
@@ -159,15 +227,18 @@ def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
     return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in request.gpus.named)]))
 
 
-def _plan(
-    found: Mapping[Role, Checkpoint], described: Mapping[Role, Description], request: Request, gpus: Sequence[Gpu]
-) -> list[EnginePlan]:
-    if not found:
-        return []
-    trust = request.trust_remote_code
+def _plan(pairs: Sequence[_Pair]) -> list[list[EnginePlan]]:
+    """Plan the engines of all pairs together."""
+    gpus = [_gpus(pair.request, pair.asked.arguments) for pair in pairs]
+    to_plan = [ToPlan(pair.asked, _targets(pair), pair.request, some) for pair, some in zip(pairs, gpus, strict=True)]
+    return plan_together(to_plan)
+
+
+def _targets(pair: _Pair) -> dict[Role, Target]:
     targets = {}
-    for role, one in found.items():
-        config, description = whole_config(role, one, trust_remote_code=trust), described.get(role)
+    for role, one in pair.here.items():
+        config = whole_config(role, one, trust_remote_code=pair.request.trust_remote_code)
+        description = pair.described.get(role)
         if config is not None and description is not None:
             config = served_config(one, config, description)
         elif role is Role.SOURCE:  # how much of the model it is, is not known
@@ -175,4 +246,4 @@ def _plan(
         if config is not None:
             config = replace(config, stored=read_stored(one.model_path, config.blocks))
         targets[role] = Target(one, config, description)
-    return plan_or_advise(targets, request, gpus)
+    return targets

@@ -9,19 +9,18 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from nla_gateway.limits import GatewayLimits
-from nla_gateway.roles import Role
-from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, Settings, Tls, write_settings
+from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, PairSettings, Settings, Tls, write_settings
 from nla_launch.errors import LaunchError
 from nla_launch.pair.preflight import check_checkpoints
-from nla_launch.pair.preset import Preset
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
+from nla_launch.plan.planning import Planned
 from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.reference import expected_of
@@ -50,10 +49,7 @@ def listen(host: str, port: int, flag: str = "--port or --host") -> socket.socke
 
 
 def serve(
-    engines: list[EnginePlan],
-    others: Mapping[Role, EngineSettings],
-    elsewhere: Elsewhere,
-    preset: Preset,
+    pairs: Sequence[Planned],
     listener: socket.socket,
     *,
     forks: ForkServer,
@@ -69,10 +65,7 @@ def serve(
     """Run the service until it is told to stop.
 
     Args:
-        engines: what to start.
-        others: engines that run elsewhere.
-        elsewhere: where our own listens for others, and with which key.
-        preset: what is known of the pair.
+        pairs: what is served, and where.
         listener: where users connect; the gateways share it, and it is closed at the stop.
         forks: what forks the engines.
         host: its address, as the user gave it.
@@ -87,12 +80,10 @@ def serve(
     Raises:
         ServiceError: it failed.
     """
-    addresses = _addresses(engines, elsewhere)
-    ours = {plan.role: _settings_of(plan, *address) for plan, address in zip(engines, addresses, strict=True)}
+    engines = [engine for pair in pairs for engine in pair.engines]
+    addresses = _addresses(engines, pairs[0].asked.elsewhere)
     settings = Settings(
-        engines={**others, **ours},
-        base_model=preset.base_model,
-        predict_mean_mse=preset.predict_mean_mse,
+        pairs=tuple(_pair_of(pair, addresses) for pair in pairs),
         access=access,
         limits=limits,
         tls=tls,
@@ -148,12 +139,25 @@ Address = tuple[str, int, str]
 """Host, port and API key of an engine."""
 
 
-def _addresses(engines: list[EnginePlan], elsewhere: Elsewhere) -> list[Address]:
+def _addresses(engines: list[EnginePlan], elsewhere: Elsewhere) -> dict[str, Address]:
+    """Choose where engines listen, by their labels."""
+    labels = [engine.label for engine in engines]
     if elsewhere.listen is not None:
         listen(*elsewhere.listen, flag="--engine-listen").close()
-        return [(*elsewhere.listen, str(elsewhere.key)) for _ in engines]
+        return dict.fromkeys(labels, (*elsewhere.listen, str(elsewhere.key)))
     # Keys are hexadecimal: a leading dash would look like a flag.
-    return [("127.0.0.1", port, secrets.token_hex(32)) for port in _free_ports(len(engines))]
+    ports = _free_ports(len(labels))
+    return {label: ("127.0.0.1", port, secrets.token_hex(32)) for label, port in zip(labels, ports, strict=True)}
+
+
+def _pair_of(pair: Planned, addresses: Mapping[str, Address]) -> PairSettings:
+    ours = {plan.role: _settings_of(plan, *addresses[plan.label]) for plan in pair.engines}
+    return PairSettings(
+        name=pair.asked.name,
+        engines={**pair.others, **ours},
+        base_model=pair.asked.preset.base_model,
+        predict_mean_mse=pair.asked.preset.predict_mean_mse,
+    )
 
 
 def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSettings:
@@ -165,6 +169,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         tokenizer=plan.checkpoint.tokenizer_folder,
         adapters=plan.checkpoint.adapter_folders,
         model=plan.checkpoint.name,
+        label=plan.label,
         revision=plan.checkpoint.revision,
         dtype=plan.dtype,
         trust_remote_code=plan.trust_remote_code,
@@ -178,10 +183,10 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
     )
 
 
-def _children(engines: list[EnginePlan], addresses: list[Address], forks: ForkServer) -> list[ChildProcess]:
+def _children(engines: list[EnginePlan], addresses: Mapping[str, Address], forks: ForkServer) -> list[ChildProcess]:
     # Each engine makes a folder of its own for its counts, but not where it inherits one.
     os.environ.pop(COUNTERS_VARIABLE, None)
-    return [_child_of(plan, *address, forks) for plan, address in zip(engines, addresses, strict=True)]
+    return [_child_of(plan, *addresses[plan.label], forks) for plan in engines]
 
 
 def _child_of(plan: EnginePlan, host: str, port: int, key: str, forks: ForkServer) -> ChildProcess:

@@ -29,7 +29,8 @@ DESCRIPTION: Final = (
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the gateway's app; engines are proved and watched once it runs."""
-    metrics, tracing, docs = Metrics(), start_tracing(), settings.access.docs
+    metrics = Metrics(pair.name for pair in settings.pairs)
+    tracing, docs = start_tracing(), settings.access.docs
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -37,7 +38,8 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.gateway = gateway
             watches = [
                 asyncio.create_task(watch(part, engine, settings.hung_after_s))
-                for part in gateway.parts
+                for pair in gateway.pairs
+                for part in pair.parts
                 for engine in part.engines.engines
             ]
             try:

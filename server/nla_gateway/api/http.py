@@ -139,7 +139,7 @@ class EdgeMiddleware:
         """Count one exchange that has ended, and log it."""
         counted = scope["path"] not in POLLED_PATHS
         self._metrics.in_flight.dec(counted)
-        self._metrics.request(_endpoint(scope), status, seconds)
+        self._metrics.request(exchange.model, _endpoint(scope), status, seconds)
         caller = exchange.caller.name or None
         if caller and scope["method"] == WORK:
             self._metrics.call(caller, status)
@@ -150,6 +150,7 @@ class EdgeMiddleware:
             "status": status,
             "seconds": round(seconds, 3),
             "caller": caller,
+            "model": exchange.model or None,
             "tokens": exchange.tokens,
         }
         line = "%(method)s %(path)s %(status)d %(seconds).3fs %(request_id)s" + (" %(caller)s" if caller else "")

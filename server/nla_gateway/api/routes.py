@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Annotated, Any, Final, TypeVar, cast
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -24,6 +24,9 @@ from nla_client.wire import (
     ExtractRequest,
     ExtractResponse,
     Info,
+    ModelInfo,
+    ModelList,
+    PairRequest,
     ReconstructRequest,
     ReconstructResponse,
     StreamEvent,
@@ -40,6 +43,7 @@ from nla_gateway.callers import exchange
 from nla_gateway.engines.engine_metrics import engine_metrics
 from nla_gateway.errors import EngineUnavailable, RequestTimeout
 from nla_gateway.gateway import Gateway
+from nla_gateway.served import ServedPair
 from nla_gateway.settings import Share
 from nla_gateway.states import EngineState
 
@@ -54,6 +58,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     for status, description in {
         400: "The request is wrong; `param` names the field.",
         401: "The API key is missing or wrong.",
+        404: "No pair of that name is served.",
         413: "The body or the batch is over the limit.",
         429: "The queue is full, or a limit of the caller's own is reached; wait for `Retry-After` seconds.",
         500: "A bug.",
@@ -61,6 +66,9 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         504: "The request took too long.",
     }.items()
 }
+NO_SUCH_PAIR: Final = ERRORS[404]
+Model = Annotated[str | None, Query(description="Name of a pair, as at `/v1/models`; left out: the first.")]
+OfPair = Annotated[str | None, Query(description="Ask of this pair alone, by its name.")]
 UNBUFFERED: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """For proxies: events are to be passed on as they come, and kept by nobody."""
 SIGN_OF_LIFE_S: Final = 15.0
@@ -109,53 +117,57 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
+def _pair(request: Request, call: PairRequest) -> ServedPair:
+    return _gateway(request).pair(call.model)
+
+
 @router.post("/verbalize", response_model=VerbalizeResponse, responses=STREAMED)
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
-    job = await jobs.VerbalizeJob.prepare(_gateway(request), call, request.state.request_id)
+    job = await jobs.VerbalizeJob.prepare(_pair(request, call), call, request.state.request_id)
     return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
 async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Request) -> Any:
     """Rebuild vectors from texts."""
-    return await _unless_gone(request, jobs.reconstruct(_gateway(request), call, request.state.request_id))
+    return await _unless_gone(request, jobs.reconstruct(_pair(request, call), call, request.state.request_id))
 
 
 @router.post("/critic", response_model=CriticResponse | CriticMatrix, responses=ERRORS)
 async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
     """Score texts against vectors, pair by pair, or each against all."""
     work = jobs.critic if call.pairs == "each" else _critic_all
-    return await _unless_gone(request, work(_gateway(request), call, request.state.request_id))
+    return await _unless_gone(request, work(_pair(request, call), call, request.state.request_id))
 
 
-async def _critic_all(gateway: Gateway, call: CriticRequest, request_id: str) -> Response:
-    answer = await scoring_jobs.critic_all(gateway, call, request_id)
+async def _critic_all(pair: ServedPair, call: CriticRequest, request_id: str) -> Response:
+    answer = await scoring_jobs.critic_all(pair, call, request_id)
     return Response(answer, media_type="application/json")
 
 
 @router.post("/ablate", response_model=AblateResponse, responses=ERRORS)
 async def ablate(call: Annotated[AblateRequest, Body()], request: Request) -> Any:
     """Score texts without each of their parts, and up to each: which of them carry the explanation."""
-    return await _unless_gone(request, scoring_jobs.ablate(_gateway(request), call, request.state.request_id))
+    return await _unless_gone(request, scoring_jobs.ablate(_pair(request, call), call, request.state.request_id))
 
 
 @router.post("/tokenize", response_model=TokenizeResponse, responses=ERRORS)
 async def tokenize(call: Annotated[TokenizeRequest, Body()], request: Request) -> Any:
     """Split texts into the source model's tokens."""
-    return await _unless_gone(request, texts.tokenize(_gateway(request), call))
+    return await _unless_gone(request, texts.tokenize(_pair(request, call), call))
 
 
 @router.post("/extract", response_model=ExtractResponse, responses=ERRORS)
 async def extract(call: Annotated[ExtractRequest, Body()], request: Request) -> Any:
     """Read the source model's activation vectors at positions of texts."""
-    return await _unless_gone(request, texts.extract(_gateway(request), call, request.state.request_id))
+    return await _unless_gone(request, texts.extract(_pair(request, call), call, request.state.request_id))
 
 
 @router.post("/explain", response_model=ExplainResponse, responses=STREAMED_TEXTS)
 async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> Any:
     """Describe in words what the source model holds at positions of texts."""
-    work = texts.ExplainJob.prepare(_gateway(request), call, request.state.request_id)
+    work = texts.ExplainJob.prepare(_pair(request, call), call, request.state.request_id)
     job = await _unless_gone(request, work)
     if isinstance(job, Response):
         return job
@@ -170,14 +182,15 @@ async def health() -> dict[str, str]:
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", response_model=ReadyResponse, responses={503: {"model": NotReadyResponse}})
-async def ready(request: Request) -> JSONResponse:
+@router.get("/ready", response_model=ReadyResponse, responses={404: NO_SUCH_PAIR, 503: {"model": NotReadyResponse}})
+async def ready(request: Request, model: OfPair = None) -> JSONResponse:
     """Tell whether every engine has passed its self-test, and which has not; of several alike one is enough."""
-    pools, known = [part.engines for part in _gateway(request).parts], request.state.known
-    engines = [engine for pool in pools for engine in pool.engines]
+    gateway, known = _gateway(request), request.state.known
+    pairs = gateway.pairs if model is None else [gateway.pair(model)]
+    engines = [engine for pair in pairs for engine in pair.engines]
     # What an engine says of itself is for callers with a key alone.
     states = {one.label: EngineStatus(state=one.state, reason=one.reason if known else None) for one in engines}
-    problems = [problem for pool in pools if (problem := pool.unavailable()) is not None]
+    problems = [problem for pair in pairs for problem in pair.problems()]
     if not problems:
         return JSONResponse(ReadyResponse(ready=True, engines=states).model_dump())
     unready = [f"the {label} is {status.state}" for label, status in states.items() if status.state != "ready"]
@@ -188,10 +201,24 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse(body.model_dump(), error.status, retry_after_header(error))
 
 
-@router.get("/v1/info", response_model=Info, responses={401: ERRORS[401]})
-async def info(request: Request) -> Info:
-    """Tell model names, base model, layer, d_model, scales, what fits into the engines, limits and versions."""
-    return _gateway(request).info_now()
+@router.get("/v1/info", response_model=Info, responses={401: ERRORS[401], 404: NO_SUCH_PAIR})
+async def info(request: Request, model: Model = None) -> Info:
+    """Tell a pair's models, base model, layer, d_model, scales, what fits into its engines, limits and versions."""
+    return _gateway(request).pair(model).info_now()
+
+
+@router.get("/v1/models", response_model=ModelList, responses={401: ERRORS[401]})
+async def models(request: Request) -> ModelList:
+    """List the pairs, as OpenAI's servers list models; requests name one of them as `model`."""
+    gateway = _gateway(request)
+    return ModelList(data=[pair.model_info(gateway.created) for pair in gateway.pairs])
+
+
+@router.get("/v1/models/{model}", response_model=ModelInfo, responses={401: ERRORS[401], 404: NO_SUCH_PAIR})
+async def one_model(request: Request, model: str) -> ModelInfo:
+    """Describe one pair so."""
+    gateway = _gateway(request)
+    return gateway.pair(model).model_info(gateway.created)
 
 
 @router.get("/v1/usage", response_model=UsageReport, responses={401: ERRORS[401]})
@@ -206,7 +233,7 @@ async def usage(request: Request) -> UsageReport:
 async def metrics(request: Request) -> Response:
     """Show Prometheus metrics: the gateways' and, under the label `engine`, those of the engines themselves."""
     gateway = _gateway(request)
-    engines = await engine_metrics(engine for part in gateway.parts for engine in part.engines.engines)
+    engines = await engine_metrics(engine for pair in gateway.pairs for engine in pair.engines)
     return Response(gateway.metrics.text() + engines, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -15,10 +15,10 @@ from nla_gateway.api.http import error_detail
 from nla_gateway.api.outbox import Outbox, Place
 from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
-from nla_gateway.gateway import Gateway
 from nla_gateway.pair.injection import Injection
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.verbalizer import Generated, Ticket, Verbalizer, ticket
+from nla_gateway.served import ServedPair
 
 SampleEvent = SampleDelta | SampleDone | SampleError
 
@@ -27,33 +27,33 @@ SampleEvent = SampleDelta | SampleDone | SampleError
 class Prepared:
     """A call that has been checked, and what serves it."""
 
-    gateway: Gateway
+    pair: ServedPair
     call: SamplingRequest
     verbalizer: Verbalizer
     reconstructor: Reconstructor | None
     """What scores the texts, where scores are wanted."""
 
 
-def prepare_call(gateway: Gateway, call: SamplingRequest, vectors: int = 0, param: str = "vectors") -> Prepared:
+def prepare_call(pair: ServedPair, call: SamplingRequest, vectors: int = 0, param: str = "vectors") -> Prepared:
     """Check how samples are asked for, of so many vectors where their number is known.
 
     Raises:
         RequestError: it is wrong, or the engines are not ready.
     """
     if "max_tokens" not in call.model_fields_set:
-        call = call.model_copy(update={"max_tokens": min(call.max_tokens, gateway.limits.max_tokens)})
-    check_sampling(gateway, call)
-    check_samples(gateway, call, vectors, param)
-    verbalizer = gateway.verbalizer()
-    reconstructor = gateway.reconstructor() if call.score else None
+        call = call.model_copy(update={"max_tokens": min(call.max_tokens, pair.limits.max_tokens)})
+    check_sampling(pair, call)
+    check_samples(pair, call, vectors, param)
+    verbalizer = pair.verbalizer()
+    reconstructor = pair.reconstructor() if call.score else None
     if reconstructor is not None:
         reconstructor.require_scorable("score")
-    return Prepared(gateway, call, verbalizer, reconstructor)
+    return Prepared(pair, call, verbalizer, reconstructor)
 
 
-def check_sampling(gateway: Gateway, call: SamplingRequest) -> None:
+def check_sampling(pair: ServedPair, call: SamplingRequest) -> None:
     """Raise InvalidRequest for more, or longer, samples of a vector than may be asked for."""
-    limits = gateway.limits
+    limits = pair.limits
     if call.n > limits.max_n:
         raise InvalidRequest(f"n is {call.n}; at most {limits.max_n} samples a vector", param="n")
     if call.max_tokens > limits.max_tokens:
@@ -61,9 +61,9 @@ def check_sampling(gateway: Gateway, call: SamplingRequest) -> None:
         raise InvalidRequest(message, param="max_tokens")
 
 
-def check_samples(gateway: Gateway, call: SamplingRequest, vectors: int, param: str) -> None:
+def check_samples(pair: ServedPair, call: SamplingRequest, vectors: int, param: str) -> None:
     """Raise PayloadTooLarge for more samples than a request may have."""
-    most = gateway.limits.max_samples
+    most = pair.limits.max_samples
     if vectors * call.n > most:
         message = f"{vectors} {param} times n = {call.n} is over {most} samples a request"
         raise PayloadTooLarge(message, param=param)
@@ -159,7 +159,7 @@ class Sampling:
         """Put one sample's deltas into the outbox, and exactly one SampleDone or SampleError after them."""
         verbalizer, call = self.prepared.verbalizer, self.prepared.call
         try:
-            async with self.prepared.gateway.deadlines.within():
+            async with self.prepared.pair.deadlines.within():
                 stream = verbalizer.stream(self.injected[index], call, self._ticket(index, sample))
                 async with aclosing(stream) as pieces:
                     async for piece in pieces:
@@ -174,7 +174,7 @@ class Sampling:
             outbox.end(SampleError(index=index, sample=sample, error=detail))
 
     async def _finished(self, index: int, generated: Generated) -> Sample:
-        metrics = self.prepared.gateway.metrics
+        metrics = self.prepared.pair.metrics
         metrics.sample(complete=generated.complete)
         metrics.tokens("verbalizer", generated.usage)
         return Sample(
@@ -185,7 +185,7 @@ class Sampling:
         )
 
     async def _score(self, text: str, vector: NDArray[np.float32]) -> Score | None:
-        reconstructor, metrics = self.prepared.reconstructor, self.prepared.gateway.metrics
+        reconstructor, metrics = self.prepared.reconstructor, self.prepared.pair.metrics
         if reconstructor is None:
             return None
         try:

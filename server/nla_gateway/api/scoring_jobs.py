@@ -23,29 +23,29 @@ from nla_gateway.api.fields import as_list, check_pairs, field_names, parse_vect
 from nla_gateway.api.work import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import map_in_slices
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
-from nla_gateway.gateway import Gateway
 from nla_gateway.pair.ablation import Span, split, upto, without
 from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.served import ServedPair
 
 EMPTY: Final = ""
 
 
-async def critic_all(gateway: Gateway, call: CriticRequest, request_id: str) -> bytes:
+async def critic_all(pair: ServedPair, call: CriticRequest, request_id: str) -> bytes:
     """Answer `/critic` with pairs="all": a CriticMatrix as JSON.
 
     Its scores count in no metric of explanations: most texts are here beside vectors that are not theirs.
     """
     texts = as_list(call.texts)
-    check_batch(gateway, len(texts), "texts")
-    check_batch(gateway, len(as_list(call.vectors)), "vectors")
-    reconstructor = _scorable(gateway)
+    check_batch(pair, len(texts), "texts")
+    check_batch(pair, len(as_list(call.vectors)), "vectors")
+    reconstructor = _scorable(pair)
     vectors = await parse_vectors(call.vectors, call.dtype, reconstructor.description.d_model)
     owner = owner_of(request_id, len(texts))
-    with gateway.admission.admit(len(texts)):
+    with pair.admission.admit(len(texts)):
         work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner)
-        rebuilt, usage = await within(gateway, work)
-    gateway.metrics.tokens("reconstructor", usage)
-    gateway.metrics.vectors("/critic", len(vectors))
+        rebuilt, usage = await within(pair, work)
+    pair.metrics.tokens("reconstructor", usage)
+    pair.metrics.vectors("/critic", len(vectors))
     # Both take long where there are many, and orjson a tenth of what pydantic does.
     return await asyncio.to_thread(_matrix, reconstructor, vectors, rebuilt, usage)
 
@@ -83,7 +83,7 @@ class Apart:
         return [f"{self.name} {what}" for what in ("as it is", "with nothing left", *ways)]
 
 
-async def ablate(gateway: Gateway, call: AblateRequest, request_id: str) -> AblateResponse:
+async def ablate(pair: ServedPair, call: AblateRequest, request_id: str) -> AblateResponse:
     """Answer `/ablate`.
 
     A text that the reconstructor cannot take is refused, and so is one of which a rest cannot be taken, which happens
@@ -91,31 +91,31 @@ async def ablate(gateway: Gateway, call: AblateRequest, request_id: str) -> Abla
     be scored in its place. The error names the field and the part.
     """
     texts, names = as_list(call.texts), field_names("texts", call.texts)
-    check_batch(gateway, len(texts), "texts")
+    check_batch(pair, len(texts), "texts")
     check_pairs(texts, as_list(call.vectors))
-    reconstructor = _scorable(gateway)
+    reconstructor = _scorable(pair)
     vectors = await parse_vectors(call.vectors, call.dtype, reconstructor.description.d_model)
-    with gateway.admission.admit(len(texts)):
-        await within(gateway, reconstructor.check(texts, names))
-        apart, needed = await within(gateway, _take_apart(gateway, call, names))
-    with gateway.admission.admit(len(needed)):
-        rebuilt, usage = await within(gateway, _rebuild(reconstructor, needed, request_id))
+    with pair.admission.admit(len(texts)):
+        await within(pair, reconstructor.check(texts, names))
+        apart, needed = await within(pair, _take_apart(pair, call, names))
+    with pair.admission.admit(len(needed)):
+        rebuilt, usage = await within(pair, _rebuild(reconstructor, needed, request_id))
     results = await _compare(reconstructor, apart, vectors, rebuilt)
-    gateway.metrics.tokens("reconstructor", usage)
-    gateway.metrics.vectors("/ablate", len(results))
-    gateway.metrics.scores(result.score for result in results)  # of whole texts alone: the others are worse on purpose
+    pair.metrics.tokens("reconstructor", usage)
+    pair.metrics.vectors("/ablate", len(results))
+    pair.metrics.scores(result.score for result in results)  # of whole texts alone: the others are worse on purpose
     return AblateResponse(model=reconstructor.settings.model, results=results, usage=usage)
 
 
 async def _take_apart(
-    gateway: Gateway, call: AblateRequest, names: Sequence[str]
+    pair: ServedPair, call: AblateRequest, names: Sequence[str]
 ) -> tuple[list[Apart], dict[str, str]]:
     """Find the parts of all texts; and each text to rebuild, once, with what it is.
 
     Raises:
         PayloadTooLarge: these are too many.
     """
-    most, apart, needed = gateway.limits.max_samples, list[Apart](), dict[str, str]()
+    most, apart, needed = pair.limits.max_samples, list[Apart](), dict[str, str]()
     for text, name in zip(as_list(call.texts), names, strict=True):
         one = Apart(text, name, await asyncio.to_thread(split, text, call.by))
         apart.append(one)
@@ -173,12 +173,12 @@ def _part(text: str, span: Span, left_out: Score, as_end: Score) -> AblatedPart:
     return AblatedPart(text=text[start:end], start=start, end=end, without=left_out, upto=as_end)
 
 
-def _scorable(gateway: Gateway) -> Reconstructor:
+def _scorable(pair: ServedPair) -> Reconstructor:
     """Return the reconstructor.
 
     Raises:
         RequestError: it is not ready, or the pair cannot be scored.
     """
-    reconstructor = gateway.reconstructor()
+    reconstructor = pair.reconstructor()
     reconstructor.require_scorable(None)
     return reconstructor

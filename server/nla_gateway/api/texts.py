@@ -43,11 +43,11 @@ from nla_gateway.api.sampling import Prepared, SampleEvent, Sampling, check_samp
 from nla_gateway.api.work import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import PayloadTooLarge
-from nla_gateway.gateway import Gateway
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import choices, choose, names, remark
 from nla_gateway.pair.source import MOST_TOKENIZED, Source, norms
 from nla_gateway.pair.texts import SourceText
+from nla_gateway.served import ServedPair
 
 K = TypeVar("K", bound=Token)
 
@@ -90,12 +90,12 @@ class Places:
 
     @classmethod
     async def of(
-        cls, gateway: Gateway, call: PositionsRequest, given: Sequence[GivenText], *, whole: bool = False
+        cls, pair: ServedPair, call: PositionsRequest, given: Sequence[GivenText], *, whole: bool = False
     ) -> Self:
         """Tokenize a request's texts and choose their positions.
 
         Args:
-            gateway: of the source.
+            pair: of the source.
             call: the request.
             given: its texts.
             whole: whether all tokens are wanted, not only those of the positions.
@@ -103,7 +103,7 @@ class Places:
         Raises:
             RequestError: it is wrong, or the source is not ready.
         """
-        places, count, most = cls(gateway.source(), []), len(given), gateway.limits.max_positions
+        places, count, most = cls(pair.source(), []), len(given), pair.limits.max_positions
         wanted, params = choices(call.positions, count), names(call.positions, count)
         longest = max(len(choice) if isinstance(choice, list) else 1 for choice in wanted)
         if longest > most:  # before they are looked at for each text
@@ -127,11 +127,11 @@ class Places:
         """How much reading it is, in texts of usual length."""
         return max(len(self.passages), sum(len(passage.ids) for passage in self.passages) // USUAL_TOKENS)
 
-    async def read(self, gateway: Gateway, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
+    async def read(self, pair: ServedPair, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
         """Read float32 vectors [n, d_model] of each text."""
         ids, chosen = ([getattr(passage, name) for passage in self.passages] for name in ("ids", "chosen"))
         vectors, usage = await self.source.read(ids, chosen, owner)
-        gateway.metrics.tokens("source", usage)
+        pair.metrics.tokens("source", usage)
         return vectors, usage
 
     def tokens(self, index: int, rows: NDArray[np.float32]) -> list[ReadToken]:
@@ -143,30 +143,30 @@ class Places:
         ]
 
 
-async def tokenize(gateway: Gateway, call: TokenizeRequest) -> TokenizeResponse:
+async def tokenize(pair: ServedPair, call: TokenizeRequest) -> TokenizeResponse:
     """Answer `/tokenize`."""
-    given, source = texts_of(gateway, call), gateway.tokenizer()
+    given, source = texts_of(pair, call), pair.tokenizer()
 
     async def work() -> list[SourceText]:
         return [text async for text in source.tokenize(given, MOST_TOKENIZED)]
 
-    with gateway.admission.admit(len(given)):
-        texts = await within(gateway, work())
+    with pair.admission.admit(len(given)):
+        texts = await within(pair, work())
     results = [TokenizedText(index=index, text=one.text, tokens=one.tokens) for index, one in enumerate(texts)]
     return TokenizeResponse(model=source.settings.model, results=results)
 
 
-async def extract(gateway: Gateway, call: ExtractRequest, request_id: str) -> ExtractResponse:
+async def extract(pair: ServedPair, call: ExtractRequest, request_id: str) -> ExtractResponse:
     """Answer `/extract`."""
-    given = texts_of(gateway, call)
+    given = texts_of(pair, call)
 
     async def work() -> tuple[Places, list[NDArray[np.float32]], Usage]:
-        places = await Places.of(gateway, call, given)
-        return places, *await places.read(gateway, owner_of(request_id, places.work))
+        places = await Places.of(pair, call, given)
+        return places, *await places.read(pair, owner_of(request_id, places.work))
 
-    with gateway.admission.admit(len(given)):
-        places, vectors, usage = await within(gateway, work())
-    gateway.metrics.vectors("/extract", places.count)
+    with pair.admission.admit(len(given)):
+        places, vectors, usage = await within(pair, work())
+    pair.metrics.vectors("/extract", places.count)
     results = [
         ExtractResult(
             index=index,
@@ -202,32 +202,32 @@ async def _extracted(tokens: list[ReadToken], rows: NDArray[np.float32], dtype: 
 
 @dataclass(frozen=True)
 class ExplainJob:
-    """One `/explain` request: vectors go from the source to the verbalizer within the gateway."""
+    """One `/explain` request: vectors go from the source to the verbalizer within the pair."""
 
-    gateway: Gateway
+    pair: ServedPair
     prepared: Prepared
     places: Places
     request_id: str
     owner: Owner
 
     @classmethod
-    async def prepare(cls, gateway: Gateway, call: ExplainRequest, request_id: str) -> Self:
+    async def prepare(cls, pair: ServedPair, call: ExplainRequest, request_id: str) -> Self:
         """Check the request and tokenize its texts.
 
         Raises:
             RequestError: it is wrong, or its engines are not ready.
         """
-        prepared, given = prepare_call(gateway, call), texts_of(gateway, call)
-        with gateway.admission.admit(len(given)):
-            places = await within(gateway, Places.of(gateway, call, given, whole=call.stream))
-        check_samples(gateway, call, places.count, "positions")
-        return cls(gateway, prepared, places, request_id, owner_of(request_id, places.count * call.n))
+        prepared, given = prepare_call(pair, call), texts_of(pair, call)
+        with pair.admission.admit(len(given)):
+            places = await within(pair, Places.of(pair, call, given, whole=call.stream))
+        check_samples(pair, call, places.count, "positions")
+        return cls(pair, prepared, places, request_id, owner_of(request_id, places.count * call.n))
 
     async def run(self) -> ExplainResponse:
         """Answer in one piece; the first failure ends the whole request."""
-        with self.gateway.admission.admit(self._count):
-            vectors, read, samples, sampled = await within(self.gateway, self._work())
-        self.gateway.metrics.vectors("/explain", self.places.count)
+        with self.pair.admission.admit(self._count):
+            vectors, read, samples, sampled = await within(self.pair, self._work())
+        self.pair.metrics.vectors("/explain", self.places.count)
         given = iter(samples)
         results = [
             ExplainResult(
@@ -247,8 +247,8 @@ class ExplainJob:
 
     async def events(self) -> AsyncGenerator[ExplainEvent, None]:
         """Answer piece by piece: the tokens of each text, then samples of all positions at the same time."""
-        with self.gateway.admission.admit(self._count):
-            vectors, read = await within(self.gateway, self.places.read(self.gateway, self.owner))
+        with self.pair.admission.admit(self._count):
+            vectors, read = await within(self.pair, self.places.read(self.pair, self.owner))
             sampling = await self._sampling(vectors)
             for index, rows in enumerate(vectors):
                 yield self._tokens(index, rows)
@@ -256,7 +256,7 @@ class ExplainJob:
             async with aclosing(sampling.events()) as events:
                 async for event in events:
                     yield _placed(event, *where[event.index])
-            self.gateway.metrics.vectors("/explain", self.places.count)
+            self.pair.metrics.vectors("/explain", self.places.count)
             yield StreamDone(usage=add_usage([read, *sampling.used]))
 
     @property
@@ -264,7 +264,7 @@ class ExplainJob:
         return self.places.count * self.prepared.call.n
 
     async def _work(self) -> tuple[list[NDArray[np.float32]], Usage, list[list[Sample]], Usage]:
-        vectors, read = await self.places.read(self.gateway, self.owner)
+        vectors, read = await self.places.read(self.pair, self.owner)
         samples, sampled = await (await self._sampling(vectors)).run()
         return vectors, read, samples, sampled
 
@@ -278,7 +278,7 @@ class ExplainJob:
         return TextTokens(index=index, text=passage.text, tokens=tokens)
 
 
-def texts_of(gateway: Gateway, call: TextRequest) -> list[GivenText]:
+def texts_of(pair: ServedPair, call: TextRequest) -> list[GivenText]:
     """Take a request's texts, none of them read yet.
 
     Raises:
@@ -286,7 +286,7 @@ def texts_of(gateway: Gateway, call: TextRequest) -> list[GivenText]:
         PayloadTooLarge: there are too many.
     """
     given = given_texts(call)
-    check_batch(gateway, len(given), given[0].param.partition("[")[0])
+    check_batch(pair, len(given), given[0].param.partition("[")[0])
     return given
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from nla_gateway.callers import exchange
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import PayloadTooLarge
-from nla_gateway.gateway import Gateway
+from nla_gateway.served import ServedPair
 
 T = TypeVar("T")
 
@@ -20,19 +20,19 @@ def owner_of(request_id: str, items: int) -> Owner:
     return Owner(f"nla.{uuid.uuid4().hex[:8]}.{request_id}", items, exchange().caller)
 
 
-async def within(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:
+async def within(pair: ServedPair, work: Coroutine[Any, Any, T]) -> T:
     """Run work for as long as a request may take.
 
     Raises:
         RequestTimeout: it took longer, and was cancelled.
         EngineUnavailable: the gateway stopped meanwhile.
     """
-    async with gateway.deadlines.within():
+    async with pair.deadlines.within():
         return await work
 
 
-def check_batch(gateway: Gateway, count: int, param: str) -> None:
+def check_batch(pair: ServedPair, count: int, param: str) -> None:
     """Raise PayloadTooLarge for a batch over the limit."""
-    if count > gateway.limits.max_batch:
-        message = f"{count} {param} in one request; at most {gateway.limits.max_batch}: send several requests"
+    if count > pair.limits.max_batch:
+        message = f"{count} {param} in one request; at most {pair.limits.max_batch}: send several requests"
         raise PayloadTooLarge(message, param=param)

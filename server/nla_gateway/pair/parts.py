@@ -3,16 +3,17 @@
 from typing import assert_never
 
 from nla_gateway.engines.pool import EnginePool
+from nla_gateway.limits import GatewayLimits
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.source import Source
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
-from nla_gateway.settings import Settings
+from nla_gateway.settings import PairSettings
 
 Part = Verbalizer | Reconstructor | Source
 
 
-def make_part(role: Role, engines: EnginePool, settings: Settings) -> Part:
+def make_part(role: Role, engines: EnginePool, settings: PairSettings, limits: GatewayLimits) -> Part:
     """Form one part.
 
     Raises:
@@ -25,7 +26,7 @@ def make_part(role: Role, engines: EnginePool, settings: Settings) -> Part:
             return Reconstructor(
                 engines,
                 settings.engines[role],
-                max_text_tokens=settings.limits.max_text_tokens,
+                max_text_tokens=limits.max_text_tokens,
                 baseline=settings.predict_mean_mse,
             )
         case Role.SOURCE:

@@ -23,12 +23,17 @@ UNEXPLAINED: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 
 
 
 class Metrics:
-    """What the gateway counts. Names here lack the `_total` that Prometheus shows counters with."""
+    """What the gateway counts. Names here lack the `_total` that Prometheus shows counters with.
 
-    def __init__(self) -> None:
+    Args:
+        models: names of the pairs.
+    """
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
         own = CollectorRegistry()
-        self._requests = Counter("nla_requests", "Requests answered.", ["endpoint", "status"], registry=own)
-        self._seconds = Histogram("nla_request_seconds", "Time to the last byte of the answer.", ["endpoint"],
+        self._requests = Counter("nla_requests", "Requests answered.", ["model", "endpoint", "status"], registry=own)
+        self._seconds = Histogram("nla_request_seconds", "Time to the last byte of the answer.",
+                                  ["model", "endpoint"],
                                   buckets=SECONDS, registry=own)  # fmt: skip
         self.in_flight = Gauge("nla_requests_in_flight", "Requests not yet answered, but for those that ask how it is.",
                                registry=own, multiprocess_mode="livesum")  # fmt: skip
@@ -38,12 +43,15 @@ class Metrics:
                                 ["caller", "status"], registry=own)  # fmt: skip
         self._used = Counter("nla_caller_tokens", "Tokens of the engines, by the name of the caller's key.",
                              ["caller", "kind"], registry=own)  # fmt: skip
-        self._vectors = Counter("nla_vectors", "Vectors verbalized, rebuilt or scored.", ["endpoint"], registry=own)
-        self._samples = Counter("nla_samples", "Texts sampled.", ["complete"], registry=own)
+        self._vectors = Counter(
+            "nla_vectors", "Vectors verbalized, rebuilt or scored.", ["model", "endpoint"], registry=own
+        )
+        self._samples = Counter("nla_samples", "Texts sampled.", ["model", "complete"], registry=own)
         self._tokens = Counter("nla_tokens", "Tokens of the engines; those cached are among the prompt's.",
-                               ["engine", "kind"], registry=own)  # fmt: skip
+                               ["model", "engine", "kind"], registry=own)  # fmt: skip
         # Not fve itself: it may be negative, and a sum that falls is no counter. Mean fve is 1 less this one's mean.
         self._unexplained = Histogram("nla_unexplained", "Share of variance unexplained, 1 - fve, of each score.",
+                                      ["model"],
                                       buckets=UNEXPLAINED, registry=own)  # fmt: skip
         # Each gateway watches the engines by itself: what they see is not added up.
         self._ready = Gauge("nla_engine_ready", "1 when all gateways have seen the self-test pass.", ["engine"],
@@ -53,21 +61,23 @@ class Metrics:
         self._restarts = Gauge("nla_engine_restarts", "Times that the engine came back after it was gone.", ["engine"],
                                registry=own, multiprocess_mode="livemax")  # fmt: skip
         self._shown = _of_all_gateways() if COUNTERS_VARIABLE in os.environ else own
-        for complete in ("true", "false"):
-            self._samples.labels(complete)  # so that shares of nothing are 0 and not absent
+        for model in models:  # so that shares of nothing are 0 and not absent
+            for complete in ("true", "false"):
+                self._samples.labels(model, complete)
+            self._unexplained.labels(model)
 
-    def request(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count one finished request."""
-        _of(self._requests, endpoint, str(status)).inc()
-        _of(self._seconds, endpoint).observe(seconds)
+    def request(self, model: str, endpoint: str, status: int, seconds: float) -> None:
+        """Count one finished request, for a pair or, where the model is empty, for none."""
+        _of(self._requests, model, endpoint, str(status)).inc()
+        _of(self._seconds, model, endpoint).observe(seconds)
 
     def vectors(self, endpoint: str, count: int) -> None:
         """Count the vectors of one answered request."""
-        _of(self._vectors, endpoint).inc(count)
+        _of(self._vectors, exchange().model, endpoint).inc(count)
 
     def sample(self, *, complete: bool) -> None:
         """Count one sampled text."""
-        _of(self._samples, str(complete).lower()).inc()
+        _of(self._samples, exchange().model, str(complete).lower()).inc()
 
     def tokens(self, engine: str, usage: Usage) -> None:
         """Count what `verbalizer` or `reconstructor` has read and written, and for whom."""
@@ -75,7 +85,7 @@ class Metrics:
         asked.use(usage)
         for kind in KINDS:
             count = getattr(usage, f"{kind}_tokens")
-            _of(self._tokens, engine, kind).inc(count)
+            _of(self._tokens, asked.model, engine, kind).inc(count)
             if asked.caller.name:
                 _of(self._used, asked.caller.name, kind).inc(count)
 
@@ -97,7 +107,7 @@ class Metrics:
         """Count scores that have an fve."""
         for score in scores:
             if score.fve is not None:
-                self._unexplained.observe(1 - score.fve)
+                _of(self._unexplained, exchange().model).observe(1 - score.fve)
 
     def engine_state(self, label: str, state: EngineState) -> None:
         """Note which state an engine is in."""

@@ -32,6 +32,8 @@ from nla_client import (
 )
 
 TEXTS = ["one two three", "four", "five six", "seven eight nine ten"]
+OTHERWISE = {"texts", "chats", "token_ids", *wire.PairRequest.model_fields}
+"""Fields that no argument of a call has by their names."""
 CHAT = [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Ho"}]
 
 
@@ -49,7 +51,7 @@ def said(explained: Any) -> list[list[str]]:
 )
 def test_arguments_and_defaults_are_those_of_the_wire(method: Any, model: Any) -> None:
     parameters = dict(list(inspect.signature(method).parameters.items())[2:])
-    fields = {name: field for name, field in model.model_fields.items() if name not in ("texts", "chats", "token_ids")}
+    fields = {name: field for name, field in model.model_fields.items() if name not in OTHERWISE}
     assert {name: parameter.default for name, parameter in parameters.items()} == {
         name: field.default for name, field in fields.items()
     }
@@ -130,7 +132,7 @@ def test_explain_one(faces: Any, server: Any, sort: str) -> None:
     assert token.explanation == token.samples[0].text == f"{token.text.strip()}/{token.id} seed 3 sample 0"
     assert (len(token.samples), token.score) == (2, None)
     assert len(server.requests) == 1
-    wanted = set(wire.ExplainRequest.model_fields) - {"texts", "chats", "token_ids"}
+    wanted = set(wire.ExplainRequest.model_fields) - OTHERWISE
     assert set(server.bodies[0]) >= wanted - {name for name in wanted if name.startswith(("add", "continue", "chat"))}
     assert "dtype" not in server.bodies[0]
 

@@ -40,7 +40,7 @@ def vectors(count: Any, width: Any = 2) -> Any:
 
 def test_body_is_the_contracts_request_field_by_field() -> None:
     body = bodies(pairs.verbalize(vectors(2), sampling(seed=7, top_k=5), 64))[0]
-    assert set(body) == set(wire.VerbalizeRequest.model_fields)
+    assert set(body) == set(wire.VerbalizeRequest.model_fields) - set(wire.PairRequest.model_fields)
     request = wire.VerbalizeRequest.model_validate(body)
     assert (request.seed, request.top_k, request.stream) == (7, 5, False)
     assert len(request.vectors) == 2
@@ -48,9 +48,10 @@ def test_body_is_the_contracts_request_field_by_field() -> None:
 
 def test_defaults_are_those_of_the_wire() -> None:
     parameters = inspect.signature(NLAClient.verbalize).parameters
-    fields = wire.VerbalizeRequest.model_fields
-    assert {name: parameters[name].default for name in fields if name != "vectors"} == {
-        name: field.default for name, field in fields.items() if name != "vectors"
+    own = {"vectors", *wire.PairRequest.model_fields}  # which pair it is for, a client is told once
+    fields = {name: field for name, field in wire.VerbalizeRequest.model_fields.items() if name not in own}
+    assert {name: parameters[name].default for name in fields} == {
+        name: field.default for name, field in fields.items()
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from nla_client.wire import VectorDType
 from nla_gateway.pair.reference import LOGPROB, logprob_mismatch, vector_mismatch
 from nla_gateway.roles import Role
-from nla_gateway.settings import Expected, Settings, read_settings, write_settings
+from nla_gateway.settings import Expected, PairSettings, Settings, read_settings, write_settings
 from tests.gateway.process import NOBODY
 
 WANTED = np.random.default_rng(5).standard_normal(4096).astype(np.float32)
@@ -46,8 +46,9 @@ def test_what_is_no_number_never_passes(dtype: VectorDType) -> None:
 
 def test_gateways_are_told_it_whole() -> None:
     expected = Expected(ids=(1, 2), vector=tuple(WANTED.tolist()), logprobs=({7: -0.5, 11: -2.25}, {3: -1.0}))
-    settings = Settings(engines={Role.AR: NOBODY.model_copy(update={"expected": expected})})
+    engines = {Role.AR: NOBODY.model_copy(update={"expected": expected})}
+    settings = Settings(pairs=(PairSettings(name="nobody", engines=engines),))
     with write_settings(settings) as told:
-        (engine,) = read_settings(told.fileno()).engines.values()
+        (engine,) = read_settings(told.fileno()).pairs[0].engines.values()
     assert engine.expected == expected
     np.testing.assert_array_equal(np.array(engine.expected.vector, dtype=np.float32), WANTED)

@@ -28,6 +28,8 @@ for line in sys.stdin:
     sys.stdout.write(metrics.text().decode() + "# EOF\\n")
     sys.stdout.flush()
 """
+OF_DEMO = Exchange(Caller("", Share()))
+OF_DEMO.model = "demo"
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -41,14 +43,15 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 def test_mean_fve_and_share_of_incomplete_texts_follow() -> None:
-    metrics = Metrics()
-    metrics.scores([Score(mse=0.1, cosine=0.95, fve=0.9), Score(mse=1.5, cosine=0.25, fve=-0.5)])
-    metrics.scores([Score(mse=0.1, cosine=0.95, fve=None)])
-    metrics.sample(complete=True)
+    metrics = Metrics(["demo"])
+    with answering(OF_DEMO):
+        metrics.scores([Score(mse=0.1, cosine=0.95, fve=0.9), Score(mse=1.5, cosine=0.25, fve=-0.5)])
+        metrics.scores([Score(mse=0.1, cosine=0.95, fve=None)])
+        metrics.sample(complete=True)
     shown = samples(metrics.text().decode())
-    mean = 1 - shown["nla_unexplained_sum",] / shown["nla_unexplained_count",]
+    mean = 1 - shown["nla_unexplained_sum", "demo"] / shown["nla_unexplained_count", "demo"]
     assert mean == pytest.approx((0.9 - 0.5) / 2)
-    assert (shown["nla_samples_total", "true"], shown["nla_samples_total", "false"]) == (1, 0)
+    assert [shown["nla_samples_total", complete, "demo"] for complete in ("true", "false")] == [1, 0]
 
 
 def test_tokens_count_for_whom_they_were() -> None:
@@ -70,18 +73,19 @@ def test_tokens_count_for_whom_they_were() -> None:
 
 def test_tokens_vectors_and_times() -> None:
     metrics = Metrics()
-    metrics.tokens("verbalizer", Usage(prompt_tokens=7, cached_tokens=5, completion_tokens=3))
-    metrics.tokens("reconstructor", Usage(prompt_tokens=4, cached_tokens=0, completion_tokens=0))
-    metrics.vectors("/critic", 6)
-    metrics.request("/critic", 200, 0.006)
-    metrics.request("/critic", 200, 250.0)
+    with answering(OF_DEMO):
+        metrics.tokens("verbalizer", Usage(prompt_tokens=7, cached_tokens=5, completion_tokens=3))
+        metrics.tokens("reconstructor", Usage(prompt_tokens=4, cached_tokens=0, completion_tokens=0))
+        metrics.vectors("/critic", 6)
+    metrics.request("demo", "/critic", 200, 0.006)
+    metrics.request("demo", "/critic", 200, 250.0)
     shown = samples(metrics.text().decode())
-    assert shown["nla_tokens_total", "verbalizer", "cached"] == 5
-    assert shown["nla_tokens_total", "reconstructor", "prompt"] == 4
-    assert shown["nla_vectors_total", "/critic"] == 6
-    assert shown["nla_request_seconds_bucket", "/critic", "0.005"] == 0
-    assert shown["nla_request_seconds_bucket", "/critic", "0.01"] == 1
-    assert shown["nla_request_seconds_bucket", "/critic", "300.0"] == 2
+    assert shown["nla_tokens_total", "verbalizer", "cached", "demo"] == 5
+    assert shown["nla_tokens_total", "reconstructor", "prompt", "demo"] == 4
+    assert shown["nla_vectors_total", "/critic", "demo"] == 6
+    assert shown["nla_request_seconds_bucket", "/critic", "0.005", "demo"] == 0
+    assert shown["nla_request_seconds_bucket", "/critic", "0.01", "demo"] == 1
+    assert shown["nla_request_seconds_bucket", "/critic", "300.0", "demo"] == 2
 
 
 def test_an_engine_is_in_one_state() -> None:
@@ -130,7 +134,7 @@ def test_gateways_count_together_and_dead_ones_hold_nothing(tmp_path: Path) -> N
     gateways = [Gateway(tmp_path, "ready"), Gateway(tmp_path, "starting")]
     try:
         shown = gateways[0].shown()
-        assert shown["nla_vectors_total", "/verbalize"] == 4
+        assert shown["nla_vectors_total", "/verbalize", ""] == 4
         assert shown["nla_queue",] == 10
         assert shown["nla_engine_restarts", "verbalizer"] == 1  # both saw the same one
         assert shown["nla_engine_ready", "verbalizer"] == 0
@@ -139,7 +143,7 @@ def test_gateways_count_together_and_dead_ones_hold_nothing(tmp_path: Path) -> N
         gateways[1].end()
         gateways.append(Gateway(tmp_path, "ready"))
         shown = gateways[2].shown()
-        assert shown["nla_vectors_total", "/verbalize"] == 6
+        assert shown["nla_vectors_total", "/verbalize", ""] == 6
         assert shown["nla_queue",] == 10
         assert shown["nla_engine_ready", "verbalizer"] == 1
         assert shown["nla_engine_state", "verbalizer", "starting"] == 0

@@ -13,7 +13,7 @@ IMPORTED = """
 import sys
 from nla_gateway.api.app import create_app
 from nla_gateway.settings import Settings
-create_app(Settings(engines={}))
+create_app(Settings(pairs=()))
 print("opentelemetry.sdk" in sys.modules)
 """
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nla_gateway.description import ValueHead
 from nla_gateway.roles import Role
-from nla_launch.cli import _preset
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair.bases import served_config, whole_config
@@ -23,6 +22,7 @@ from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import load_preset
 from nla_launch.pair.sidecar import find_sidecar
 from nla_launch.pair.sources import AdapterSource, Based
+from nla_launch.pairs import preset_of
 from nla_launch.plan.placement import Request, Target, plan_pair
 from tests.adapters import save_adapter, save_single_file
 from tests.checkpoints import D_MODEL, edit_sidecar, make_pair, write_sidecar
@@ -222,11 +222,11 @@ def test_presets_and_flags_name_the_same(tmp_path: Path) -> None:
     assert source.stated == (AdapterSource(source="o/one"), AdapterSource(source="o/two", use_rslora=False))
     assert str(source) == "o/base + o/one + o/two"
     flags = ["--only", "av", "--av", "o/base", "--av-adapter", "o/one", "--av-adapter", "o/two"]
-    assert _preset(build_parser().parse_args(flags)).av == Based(base="o/base", adapters=("o/one", "o/two"))
-    other = _preset(build_parser().parse_args(["--preset", str(path), "--only", "av", "--av-adapter", "o/three"]))
+    assert preset_of(build_parser().parse_args(flags)).av == Based(base="o/base", adapters=("o/one", "o/two"))
+    other = preset_of(build_parser().parse_args(["--preset", str(path), "--only", "av", "--av-adapter", "o/three"]))
     assert other.av == Based(base="o/base", adapters=("o/three",))
     with pytest.raises(LaunchError, match="serves no reconstructor"):
-        _preset(build_parser().parse_args([*flags, "--ar-adapter", "o/x"]))
+        preset_of(build_parser().parse_args([*flags, "--ar-adapter", "o/x"]))
 
 
 def test_sglang_s_own_adapters_are_refused(tmp_path: Path) -> None:

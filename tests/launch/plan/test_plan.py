@@ -11,6 +11,7 @@ from nla_gateway.roles import Role
 from nla_launch.flags import build_parser
 from nla_launch.pair.preset import load_preset
 from nla_launch.plan import planning
+from nla_launch.plan.asked import Asked
 from nla_launch.plan.gpus import Gpu
 from nla_launch.plan.nodes import Nodes
 from nla_launch.plan.placement import Request
@@ -63,10 +64,10 @@ def test_sglang_understands_every_argument(request_: Request, here: list[Gpu]) -
 def test_the_toy_pair_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_gpus", lambda: gpus(8, 80))
     arguments = build_parser().parse_args(["--preset", "toy", "--dry-run"])
-    engines, _ = planning.plan_all(load_preset("toy"), arguments)
-    assert {engine.device for engine in engines} == {"cpu"}
+    (toy,) = planning.plan_all([Asked(load_preset("toy"), arguments)])
+    assert {engine.device for engine in toy.engines} == {"cpu"}
     # Their weights are here, and counted.
-    assert all(engine.config is not None and engine.config.stored is not None for engine in engines)
+    assert all(engine.config is not None and engine.config.stored is not None for engine in toy.engines)
 
 
 def test_multimodal_verbalizer_runs_our_class() -> None:
@@ -93,7 +94,8 @@ def test_engine_args_come_last_and_so_override(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: x\nav: a/b\nar: a/c\nengine_args: {av: [--max-total-tokens, '4096']}")
     arguments = build_parser().parse_args(["--preset", str(path), "--device", "cpu", "--dry-run"])
-    av, ar = (engine.command(1, "k") for engine in planning.plan_all(load_preset(str(path)), arguments)[0])
+    (own,) = planning.plan_all([Asked(load_preset(str(path)), arguments)])
+    av, ar = (engine.command(1, "k") for engine in own.engines)
     assert av[-2:] == ["--max-total-tokens", "4096"]
     assert "4096" not in ar
 

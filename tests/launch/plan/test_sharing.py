@@ -44,19 +44,19 @@ def test_nothing_to_say(request_: Request, roles: tuple[Role, ...]) -> None:
     engines = planned(request_, *roles)
     assert shared_gpus(engines) == []
     assert describe_sharing(engines, mps=False) == []
-    assert "MPS" not in describe(engines, {}, mps=False)
+    assert "MPS" not in describe(engines, mps=False)
 
 
 def test_what_is_said() -> None:
-    plan = describe(planned(SHARED), {}, mps=False)
+    plan = describe(planned(SHARED), mps=False)
     assert "engines that share GPUs 0-3, each with tp > 1" in plan
     assert "not measured here" in plan
     assert "does not run here: start it before nla-serve" in plan
     assert "nvidia-cuda-mps-control -d" in plan
-    running = describe(planned(SHARED), {}, mps=True)
+    running = describe(planned(SHARED), mps=True)
     assert "Its daemon runs here, and engines use it by themselves." in running
     assert "nvidia-cuda-mps-control" not in running
-    elsewhere = describe(planned(SHARED), {})
+    elsewhere = describe(planned(SHARED))
     assert "where its daemon runs; else start it" in elsewhere
 
 

@@ -91,7 +91,7 @@ def test_three_engines_share_the_first_gpus_and_are_summed_up() -> None:
     here = gpus(2, 80)
     engines = all_three("qwen2.5-7b-l20", Request(tp=2), here)
     assert [engine.role for engine in engines] == list(Role)
-    plan = describe(engines, {}, mps=False)
+    plan = describe(engines, mps=False)
     assert "0-1          verbalizer 1" in plan
     for part in (
         " + reconstructor ",
