@@ -57,6 +57,7 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "adapters": lambda it: it.has("yaml", "adapters:") and "name:" not in it.text,
     "inventory": lambda it: it.has("yaml", "gpus:"),
     "keys": lambda it: it.has("yaml", "  key:"),
+    "pairs": lambda it: it.has("yaml", "av_url:"),
     "preset": lambda it: it.has("yaml") and it.text.startswith("name:"),
     "nla-convert": lambda it: it.runs("nla-convert"),
     "make demo": lambda it: it.text == "make demo",

@@ -109,9 +109,17 @@ def test_the_metrics_are_told() -> None:
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("nla-serve")])
-def test_launches_plan(command: str) -> None:
-    plan = run(f"{command} --dry-run", HF_HUB_OFFLINE="1", NLA_API_KEY="key", NLA_ENGINE_KEY="key")
-    planned = {label for label in ("verbalizer", "reconstructor", "source") if f"\n{label}\n" in f"\n{plan}"}
+def test_launches_plan(command: str, tmp_path: Path) -> None:
+    (file,) = of_kind("pairs")
+    (tmp_path / "pairs.yaml").write_text(file.text)
+    folder = tmp_path if "--pairs" in command else ROOT
+    plan = run(f"{command} --dry-run", folder, HF_HUB_OFFLINE="1", NLA_API_KEY="key", NLA_ENGINE_KEY="key")
+    engines = re.findall(r"^(?:(\w+) )?(verbalizer|reconstructor|source)$", plan, re.MULTILINE)
+    named = re.findall(r"--pair '?(\w+)=", command) + ["qwen", "mine", "far"] * (folder == tmp_path)
+    assert list(dict.fromkeys(pair for pair, _ in engines)) == (named or [""])
+    if named:
+        return
+    planned = {label for _, label in engines}
     only = re.search(r"--only (\w+)", command)
     with_source = "--source" in command or "--preset demo" in command  # which names one
     pair = {"verbalizer", "reconstructor"} | ({"source"} if with_source else set())

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from numpy.typing import NDArray
+from playwright.sync_api import expect
 
 from nla_client import NLAClient, NLACritic, NotFoundError
 from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
@@ -178,6 +179,38 @@ def test_clients_and_nla_choose_one(served: Served, vectors: NDArray[np.float32]
     assert served.two.av.name in told
     # Going on with another pair would mix them; its weights are others, whatever its name.
     nla("verbalize", given, out, "--url", url, *flags, expect=2)
+
+
+def test_the_page_switches_between_them(open_page: Any, served: Served) -> None:
+    page = open_page(served.stack)
+    pair = page.get_by_label("pair of models")
+    expect(pair).to_have_value("one")
+    expect(page.get_by_role("banner")).to_contain_text(f"{served.one.av.name} puts")
+    page.get_by_role("textbox", name="Text", exact=True).fill("A quiet harbour.")
+    page.get_by_role("spinbutton", name="samples").fill("2")
+    page.get_by_role("spinbutton", name="samples").press("Tab")
+    pair.select_option("two")
+    expect(page.locator("#no-source")).to_be_visible()
+    assert "?model=two#" in page.url
+    page.get_by_label("pair of models").select_option("one")  # back: what was read is still there
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("A quiet harbour.")
+    expect(page.get_by_role("spinbutton", name="samples")).to_have_value("2")
+    page.get_by_role("button", name="last", exact=True).click()
+    with page.expect_request("**/explain") as asked:
+        page.get_by_role("button", name="Explain", exact=True).click()
+    assert asked.value.post_data_json["model"] == "one"
+    expect(page.get_by_role("region", name="Explanations").get_by_role("article")).to_have_count(1)
+    page.get_by_role("button", name="as curl").click()
+    expect(page.locator("#command")).to_contain_text('{"model":"one","texts":["A quiet harbour."]')
+    page.get_by_role("button", name="as Python").click()
+    expect(page.locator("#command")).to_contain_text(f'NLAClient("{served.stack.url}", model="one")')
+
+
+def test_a_page_of_a_pair_that_is_not_there(open_page: Any, served: Served) -> None:
+    page = open_page(served.stack, "/?model=three", complaint="404")
+    expect(page.get_by_role("alert").first).to_contain_text("no pair 'three' is served here")
+    page.get_by_label("pair of models").select_option("far")
+    expect(page.get_by_role("banner")).to_contain_text("toy-verbalizer puts")
 
 
 def test_one_that_is_gone_leaves_the_others_alone(served: Served, vectors: NDArray[np.float32]) -> None:

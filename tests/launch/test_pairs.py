@@ -115,6 +115,10 @@ def test_a_dry_run_shows_all(tmp_path: Path) -> None:
     assert [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("  gpus ")] == ["0", "0", "1"]
     assert "a verbalizer" in blocks[3]
     assert "b verbalizer" in blocks[3]
+    # Where there are no GPUs, as many are supposed as all together want.
+    done = run("--pair", "a=toy --device cuda --tp 2", "--pair", "b=toy --device cuda --only av", "--dry-run")
+    gpus = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  gpus ")]
+    assert gpus == ["0, 1", "0, 1", "2"]
 
 
 def test_an_error_is_one_line_with_the_pairs_name() -> None:

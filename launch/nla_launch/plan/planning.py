@@ -214,24 +214,30 @@ def read_request(preset: Preset, arguments: argparse.Namespace) -> Request:
     )
 
 
-def _gpus(request: Request, arguments: argparse.Namespace) -> list[Gpu]:
+def _gpus(requests: Sequence[Request], arguments: argparse.Namespace) -> list[Gpu]:
+    """Find the machine's GPUs; for a dry run without any, suppose as many as all pairs together may want."""
     if arguments.inventory is not None:
         if not arguments.dry_run:
             raise LaunchError("--inventory describes another machine: it goes with --dry-run alone")
         return read_inventory(arguments.inventory)
-    if request.device == "cpu":
+    if all(request.device == "cpu" for request in requests):
         return []
     found = find_gpus()
     if found or not arguments.dry_run:
         return found
-    return supposed_gpus(max([(request.tp or 1) * request.dp, *(index + 1 for index in request.gpus.named)]))
+    wanted = sum((request.tp or 1) * request.dp for request in requests)
+    return supposed_gpus(max([wanted, *(index + 1 for request in requests for index in request.gpus.named)]))
 
 
 def _plan(pairs: Sequence[_Pair]) -> list[list[EnginePlan]]:
     """Plan the engines of all pairs together."""
-    gpus = [_gpus(pair.request, pair.asked.arguments) for pair in pairs]
-    to_plan = [ToPlan(pair.asked, _targets(pair), pair.request, some) for pair, some in zip(pairs, gpus, strict=True)]
-    return plan_together(to_plan)
+    gpus = _gpus([pair.request for pair in pairs], pairs[0].asked.arguments)
+    return plan_together(
+        [
+            ToPlan(pair.asked, _targets(pair), pair.request, [] if pair.request.device == "cpu" else gpus)
+            for pair in pairs
+        ]
+    )
 
 
 def _targets(pair: _Pair) -> dict[Role, Target]:

@@ -2,6 +2,8 @@
 /** The public HTTP API: one way to send, errors in the server's own words, and server-sent events. */
 
 const KEY = "nla-api-key";
+/** Name of the pair, as the page's address has it; null: the server's first. */
+export const MODEL = new URLSearchParams(location.search).get("model");
 /** An event of the window: the server asks for a key. */
 export const LOCKED = "locked";
 
@@ -27,8 +29,16 @@ export function hasKey() {
 }
 
 /**
+ * The body of a request to the pair.
+ * @param {object} body
+ */
+export function named(body) {
+  return MODEL === null ? body : { model: MODEL, ...body };
+}
+
+/**
  * @param {string} path
- * @param {unknown} body sent by POST; undefined: GET
+ * @param {object | undefined} body sent by POST; undefined: GET
  * @param {AbortSignal} [signal]
  * @returns {Promise<Response>}
  */
@@ -39,7 +49,7 @@ async function send(path, body, signal) {
   const method = body === undefined ? "GET" : "POST";
   let response;
   try {
-    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal });
+    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(named(body)), signal });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Refused("The server cannot be reached. What is here stays; try again when it is back.", 0);
@@ -52,7 +62,7 @@ async function send(path, body, signal) {
 
 /**
  * @param {string} path
- * @param {unknown} [body]
+ * @param {object} [body]
  * @param {AbortSignal} [signal]
  * @returns {Promise<any>}
  */
@@ -63,7 +73,7 @@ export async function ask(path, body, signal) {
 /**
  * Yield events as they come.
  * @param {string} path
- * @param {unknown} body
+ * @param {object} body
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<{name: string, data: any}>}
  */

@@ -1,7 +1,7 @@
 // @ts-check
 /** Starts the page: asks the server what it serves, and for a key where one is needed; then starts the panels. */
 
-import { LOCKED, Refused, ask, hasKey, keepKey } from "./api.js";
+import { LOCKED, MODEL, Refused, ask, hasKey, keepKey } from "./api.js";
 import * as cards from "./cards.js";
 import * as carrying from "./carrying.js";
 import * as compare from "./compare.js";
@@ -10,6 +10,7 @@ import { byId, tell } from "./dom.js";
 import * as explain from "./explain.js";
 import * as find from "./find.js";
 import * as input from "./input.js";
+import * as pairs from "./pairs.js";
 import * as reading from "./reading.js";
 import * as share from "./share.js";
 import { scorable, set, state } from "./store.js";
@@ -34,7 +35,8 @@ void start();
 async function start() {
   tell(problem, null);
   try {
-    const info = await ask("v1/info");
+    await pairs.start();
+    const info = await ask(MODEL === null ? "v1/info" : `v1/info?model=${encodeURIComponent(MODEL)}`);
     form.hidden = true;
     if (started) return;
     started = true;

@@ -1,7 +1,7 @@
 // @ts-check
 /** Taking it away: a link, files, and the request as a command. */
 
-import { hasKey } from "./api.js";
+import { MODEL, hasKey, named } from "./api.js";
 import { byId, tell } from "./dom.js";
 import { asked, request } from "./explain.js";
 import { set, state } from "./store.js";
@@ -49,10 +49,15 @@ function message({ role, content }) {
   return { role: String(role), content: String(content) };
 }
 
+/** What a link to a text keeps, whichever pair reads it. */
+export function kept() {
+  const { tab, text, messages, generationPrompt, settings } = state;
+  return { tab, text, messages, generationPrompt, settings };
+}
+
 async function copyLink() {
-  const { tab, text, messages, generationPrompt, given, settings } = state;
-  const kept = { tab, text, messages, generationPrompt, settings, chosen: [...state.chosen], ...(tab === "vectors" ? { given } : {}) };
-  const fragment = encodeURIComponent(JSON.stringify(kept));
+  const more = { chosen: [...state.chosen], ...(state.tab === "vectors" ? { given: state.given } : {}) };
+  const fragment = encodeURIComponent(JSON.stringify({ ...kept(), ...more }));
   if (fragment.length > LONGEST_LINK) return tell(told, "This is too much for a link: save it as JSON.");
   const link = new URL(location.href);
   link.hash = fragment;
@@ -85,7 +90,8 @@ function address(path) {
 }
 
 function asCurl() {
-  const { path, body } = request(asked());
+  const { path, body: unnamed } = request(asked());
+  const body = named(unnamed);
   const text = JSON.stringify(body).replaceAll("'", "'\\''");
   const key = hasKey() ? ` -H "authorization: Bearer $NLA_API_KEY"` : "";
   const long = text.length > LONGEST_ARGUMENT; // Linux takes no longer word of a command
@@ -97,7 +103,8 @@ function asPython() {
   const { path, body } = request(asked());
   const { texts, chats, vectors, dtype, ...rest } = /** @type {Record<string, any>} */ (body);
   const given = Object.entries(rest).map(([name, value]) => `${name}=${python(value)}`).join(", ");
-  const head = `from nla_client import NLAClient\n\nnla = NLAClient(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))})\n`;
+  const pair = MODEL === null ? "" : `, model=${python(MODEL)}`;
+  const head = `from nla_client import NLAClient\n\nnla = NLAClient(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))}${pair})\n`;
   if (path === "explain") {
     return `${head}told = nla.explain(${python(texts?.[0] ?? chats[0])}, ${given})\nfor token in told.tokens:\n    print(token.position, token.explanation)\n`;
   }
@@ -121,7 +128,7 @@ function python(value) {
 function whole() {
   const { path, body } = request(asked());
   const { verbalizer, reconstructor, source, layer } = state.info;
-  return { asked: { path, body }, models: { verbalizer, reconstructor, source, layer }, explanations: [...rowsOf()] };
+  return { asked: { path, body: named(body) }, models: { verbalizer, reconstructor, source, layer }, explanations: [...rowsOf()] };
 }
 
 /** A row a sample. */
