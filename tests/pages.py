@@ -48,6 +48,8 @@ class Snippet(NamedTuple):
         return re.search(r"(?:/|\bnla\.)(?:tokenize|extract|explain)\b", self.text) is not None
 
 
+CLUSTER: Final = "docker/kubernetes/"
+
 KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "curl": lambda it: it.runs("curl") and not it.needs_a_source,
     "curl with texts": lambda it: it.runs("curl") and it.needs_a_source,
@@ -68,7 +70,9 @@ KINDS: Final[dict[str, Callable[[Snippet], bool]]] = {
     "python with texts": lambda it: it.has("python", ADDRESS) and it.needs_a_source,
     "activations": lambda it: it.has("python", "def activations("),
     "tree": lambda it: it.has("text", "nla_client/wire/"),
-    "secrets": lambda it: it.runs("mkdir", "openssl", "printf", "chmod"),
+    "secrets": lambda it: it.runs("mkdir", "openssl", "printf", "chmod") and CLUSTER not in it.text,
+    "cluster's secrets": lambda it: it.runs("mkdir", "openssl", "printf") and CLUSTER in it.text,
+    "cluster": lambda it: it.runs("kubectl"),
     "compose": lambda it: it.has("bash", "docker compose"),
     "slurm": lambda it: it.has("bash", "sbatch "),
     "image": lambda it: it.runs("docker") and "docker compose" not in it.text,
