@@ -37,6 +37,9 @@ ADAPTER_HELP: Final = (
 
 OF_ONE_PAIR: Final = ("preset", "av", "ar", "av_adapter", "ar_adapter", *(f"{role}_url" for role in Role))
 """Flags that make no sense for several pairs at once."""
+REPEATED: Final = (*(f"{role}_url" for role in Role), *(f"{role}_adapter" for role, _ in ADAPTER_HELP))
+SWITCHES: Final = ("trust_remote_code",)
+"""Of those of a pair: what may be given more than once, and what takes no value."""
 
 
 def build_parser() -> argparse.ArgumentParser:

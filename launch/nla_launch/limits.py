@@ -49,8 +49,9 @@ def limits_of(arguments: argparse.Namespace) -> GatewayLimits:
 
 
 def check_limits(limits: GatewayLimits, engines: Sequence["EnginePlan"]) -> None:
-    """Raise LaunchError for a limit on tokens that was given and that no engine of the plan can reach."""
-    for engine in engines:
+    """Raise LaunchError for a limit on tokens that was given and that no engine of its kind in the plan can reach."""
+    largest = {engine.role: engine for engine in sorted(engines, key=lambda engine: engine.context_length)}
+    for engine in largest.values():
         name = TOKENS[engine.role]
         if name is not None and name in limits.model_fields_set and getattr(limits, name) >= engine.context_length:
             raise LaunchError(

@@ -5,6 +5,8 @@ import copy
 import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,7 +14,7 @@ from pydantic import RootModel, StringConstraints
 
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.flags import OF_ONE_PAIR, pair_parser
+from nla_launch.flags import OF_ONE_PAIR, REPEATED, SWITCHES, pair_parser
 from nla_launch.pair.preset import BASE, DEFAULT, NONE, Preset, load_preset
 from nla_launch.pair.sources import Based, Source
 from nla_launch.plan.asked import Asked
@@ -41,12 +43,19 @@ def asked_for(arguments: argparse.Namespace) -> list[Asked]:
     _check_common(arguments, several=len(words) > 1)
     found = []
     for name, own in words.items():
-        try:
+        with _naming(name):
             both = pair_parser(name).parse_args(own, copy.copy(arguments))
             found.append(_asked(both, name, alone=len(words) == 1))
-        except LaunchError as error:
-            raise LaunchError(f"pair {name}: {error}") from None
     return found
+
+
+@contextmanager
+def _naming(pair: str) -> Iterator[None]:
+    """Have errors say which pair they are of."""
+    try:
+        yield
+    except LaunchError as error:
+        raise LaunchError(f"pair {pair}: {error}") from None
 
 
 def _asked(arguments: argparse.Namespace, name: str | None = None, *, alone: bool = True) -> Asked:
@@ -67,7 +76,9 @@ def _pairs(arguments: argparse.Namespace) -> dict[str, list[str]]:
         file = read_yaml(Path(arguments.pairs), "--pairs", PairsFile)
         if not file.root:
             raise LaunchError(f"--pairs {arguments.pairs}: it names no pair")
-        found |= {name: _words(value) for name, value in file.root.items()}
+        for name, value in file.root.items():
+            with _naming(name):
+                found[name] = _words(value)
     for given in arguments.pair:
         name, equals, value = given.partition("=")
         if not equals or not re.fullmatch(NAME, name):
@@ -86,12 +97,20 @@ def _words(value: str | Flags) -> list[str]:
     """Write what a file says of a pair as flags."""
     if isinstance(value, str):
         return ["--preset", value]
-    words = list[str]()
-    for name, given in value.items():
-        flag = f"--{name.replace('_', '-')}"
-        for one in given if isinstance(given, list) else [given]:
-            words += [flag] * bool(one) if isinstance(one, bool) else [f"{flag}={one}"]
-    return words
+    return [word for name, given in value.items() for word in _flag(name.replace("-", "_"), given)]
+
+
+def _flag(name: str, given: Value | list[Value]) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(given, list) and name.endswith("gpus"):
+        given = ",".join(map(str, given))
+    if isinstance(given, list) and name in REPEATED:
+        return [f"{flag}={one}" for one in given]
+    if isinstance(given, bool) and name in SWITCHES:
+        return [flag] if given else []
+    if isinstance(given, list | bool):
+        raise LaunchError(f"{flag} takes one value, not {str(given).lower()}")
+    return [f"{flag}={given}"]
 
 
 def _check_common(arguments: argparse.Namespace, *, several: bool) -> None:

@@ -1,7 +1,8 @@
 """YAML files that users write, read as models; what is wrong with one is said in one line."""
 
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -9,6 +10,17 @@ from pydantic import BaseModel, ValidationError
 from nla_launch.errors import LaunchError
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader keeps the last of two values of one name, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [name.value for name, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} stands there twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: Path, what: str, model: type[M]) -> M:
@@ -23,7 +35,7 @@ def read_yaml(file: Path, what: str, model: type[M]) -> M:
         LaunchError: it cannot be read, is not YAML, or holds something else.
     """
     try:
-        return model.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return model.model_validate(yaml.load(file.read_text(encoding="utf-8"), _Loader))  # noqa: S506 - a safe one
     except OSError as error:
         raise LaunchError(f"{what} {file} cannot be read: {error.strerror}") from None
     except ValidationError as error:

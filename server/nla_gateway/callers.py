@@ -61,7 +61,7 @@ class Caller:
     def __init__(self, name: str, share: Share, gateways: int = 1) -> None:
         self.name, self.share = name, share
         self.most_in_flight = math.inf if share.max_in_flight is None else math.ceil(share.max_in_flight / gateways)
-        """At each kind of engine."""
+        """At each kind of a pair's engines."""
         limits = dict(zip(KINDS, (share.requests_per_minute, share.tokens_per_minute), strict=True))
         parts = {kind: math.ceil(limit / gateways) for kind, limit in limits.items() if limit is not None}
         self._allowances = {kind: Allowance(part) for kind, part in parts.items()}

@@ -1,11 +1,11 @@
 """What the app is made of, built once from the settings: the pairs, and what they share."""
 
-import time
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
-from nla_gateway.callers import exchange
 from nla_gateway.deadlines import Deadlines
 from nla_gateway.engines.concurrency import Admission
 from nla_gateway.errors import NotFound
@@ -15,6 +15,9 @@ from nla_gateway.settings import Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_gateway.telemetry.tracing import Tracing
 
+LONGEST_SHOWN: Final = 100
+"""Characters of a name that errors repeat."""
+
 
 @dataclass
 class Gateway:
@@ -23,8 +26,8 @@ class Gateway:
     pairs: list[ServedPair]
     """In the order of the settings."""
     shared: Shared
-    created: int = field(default_factory=lambda: int(time.time()))
-    """When it started to serve them, in seconds since 1970."""
+    started: int
+    """When nla-serve was, in seconds since 1970."""
 
     @property
     def limits(self) -> GatewayLimits:
@@ -37,7 +40,7 @@ class Gateway:
         return self.shared.metrics
 
     def pair(self, model: str | None) -> ServedPair:
-        """Choose the pair for a request, which is counted as its from now on.
+        """Choose the pair for a request.
 
         Args:
             model: its name; None: the first.
@@ -47,9 +50,8 @@ class Gateway:
         """
         found = next((pair for pair in self.pairs if model in (None, pair.name)), None)
         if found is None:
-            names = ", ".join(pair.name for pair in self.pairs)
-            raise NotFound(f"no pair {model!r} is served here: `model` may be {names}", param="model")
-        exchange().model = found.name
+            names, asked = ", ".join(pair.name for pair in self.pairs), textwrap.shorten(model or "", LONGEST_SHOWN)
+            raise NotFound(f"no pair {asked!r} is served here: `model` may be {names}", param="model")
         return found
 
     def leave(self) -> None:
@@ -79,4 +81,4 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
         pairs = list[ServedPair]()
         for pair in settings.pairs:
             pairs.append(await stack.enter_async_context(open_pair(pair, shared)))
-        yield Gateway(pairs, shared)
+        yield Gateway(pairs, shared, settings.started)

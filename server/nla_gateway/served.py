@@ -149,7 +149,7 @@ class ServedPair:
     def _served(self, kind: type[P]) -> P:
         part = self.find(kind)
         if part is None:
-            raise EngineUnavailable(f"{self.name} has no {kind.role.label}: {self._why_not(kind.role)}")
+            raise EngineUnavailable(f"pair {self.name} has no {kind.role.label}: {self._why_not(kind.role)}")
         return part
 
     def _why_not(self, role: Role) -> str:

@@ -70,7 +70,7 @@ class Share(_Frozen):
 
     weight: float = Field(default=1.0, ge=0.01, le=100, description="Turns at the engines, beside those of others.")
     max_in_flight: int | None = Field(
-        default=None, gt=0, description="Samples, or calls of some texts, at each kind of engine; more wait."
+        default=None, gt=0, description="Samples, or calls of some texts, at each kind of a pair's engines; more wait."
     )
     requests_per_minute: int | None = Field(default=None, gt=0, description="Those for work.")
     tokens_per_minute: int | None = Field(default=None, gt=0, description="Read and written; cached ones are free.")
@@ -107,6 +107,7 @@ class Settings(_Frozen):
     """Everything the gateway needs."""
 
     pairs: tuple[PairSettings, ...]
+    started: int = Field(default=0, description="When nla-serve was, in seconds since 1970.")
     access: Access = Access()
     tls: Tls | None = Field(default=None, description="Without it, plain http.")
     limits: GatewayLimits = GatewayLimits()

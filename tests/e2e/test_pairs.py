@@ -107,8 +107,8 @@ def test_without_a_name_it_is_the_first(served: Served, vectors: NDArray[np.floa
 
 
 def test_what_a_pair_has_not(served: Served) -> None:
-    assert "two has no source" in refused(served.stack, "/extract", {"model": "two", "texts": "a"}, 503)
-    assert "far has no reconstructor" in refused(served.stack, "/reconstruct", {"model": "far", "texts": "a"}, 503)
+    assert "pair two has no source" in refused(served.stack, "/extract", {"model": "two", "texts": "a"}, 503)
+    assert "pair far has no reconstructor" in refused(served.stack, "/reconstruct", {"model": "far", "texts": "a"}, 503)
     message = refused(served.stack, "/reconstruct", {"model": "three", "texts": "a"}, 404)
     assert message == "no pair 'three' is served here: `model` may be one, two, far"
     own = encode(np.ones(D_MODEL, dtype=np.float32))
@@ -186,7 +186,8 @@ def test_the_page_switches_between_them(open_page: Any, served: Served) -> None:
     pair = page.get_by_label("pair of models")
     expect(pair).to_have_value("one")
     expect(page.get_by_role("banner")).to_contain_text(f"{served.one.av.name} puts")
-    page.get_by_role("textbox", name="Text", exact=True).fill("A quiet harbour.")
+    with page.expect_response(lambda one: "quiet" in (one.request.post_data or "")):
+        page.get_by_role("textbox", name="Text", exact=True).fill("A quiet harbour.")
     page.get_by_role("spinbutton", name="samples").fill("2")
     page.get_by_role("spinbutton", name="samples").press("Tab")
     pair.select_option("two")

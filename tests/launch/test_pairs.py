@@ -45,7 +45,7 @@ def test_each_has_flags_of_its_own_on_top_of_those_for_all() -> None:
 
 def test_a_file_says_the_same(tmp_path: Path) -> None:
     content = {"a": "toy", "b": {"preset": "qwen2.5-7b-l20", "tp": 2, "source": "base", "trust_remote_code": True},
-               "c": {"av": "o/av", "ar": "o/ar", "gpus": "0-1", "av-url": ["http://x:1", "http://y:1"]}}  # fmt: skip
+               "c": {"av": "o/av", "ar": "o/ar", "gpus": [0, 1], "av-url": ["http://x:1", "http://y:1"]}}  # fmt: skip
     a, b, c = asked("--pairs", file(tmp_path, content), "--engine-key", "k")
     assert (a.preset.name, b.preset.name, c.preset.name) == ("toy", "qwen2.5-7b-l20", "custom")
     assert (b.arguments.tp, b.arguments.trust_remote_code, a.arguments.trust_remote_code) == (2, True, False)
@@ -90,8 +90,13 @@ def test_what_makes_no_sense_is_named(flags: tuple[str, ...], message: str) -> N
         ("{}", "it names no pair"),
         ("a b: toy", "a b"),
         ("a: {presett: toy}", "pair a: unrecognized arguments: --presett=toy"),
-        ("a: {tp: [1, x]}", "pair a: argument --tp: invalid _positive value: 'x'"),
+        ("a: {tp: x}", "pair a: argument --tp: invalid _positive value: 'x'"),
         ("a: {tp: {x: 1}}", "a"),
+        ("a: {tp: [1, 2]}", "pair a: --tp takes one value, not [1, 2]"),
+        ("a: {tp: yes}", "pair a: --tp takes one value, not true"),
+        ("a: {trust_remote_code: 1}", "pair a: argument --trust-remote-code: ignored explicit argument '1'"),
+        ("a: toy\nb: toy\na: demo", "'a' stands there twice"),
+        ("a: {tp: 1, tp: 2}", "'tp' stands there twice"),
         ("a: {", "is not YAML"),
     ],
 )

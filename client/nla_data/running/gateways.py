@@ -243,9 +243,11 @@ class Gateways:
         except NLAError as error:
             raise UsageError(f"{url}: {self._explain(error)}") from error
         timeout = info.limits.request_timeout_s + SPARE_S
+        # By name from now on, so that it asks how this pair is, and keeps it where others come before it.
+        given = self._given | {"model": info.name}
         clients = Clients(
-            AsyncNLAClient(url, **self._given, timeout=timeout, max_retries=0),
-            AsyncNLACritic(url, **self._given, timeout=timeout, max_retries=0),
+            AsyncNLAClient(url, **given, timeout=timeout, max_retries=0),
+            AsyncNLACritic(url, **given, timeout=timeout, max_retries=0),
         )
         for client in (clients.nla, clients.critic):
             await self._stack.enter_async_context(client)

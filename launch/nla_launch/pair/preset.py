@@ -60,7 +60,7 @@ class Preset(Rules):
     one that ships inside an installed Python package, or `demo:NAME` for one that is made at the first start.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     av: Source | None = Field(description="Verbalizer checkpoint, or {base: ..., adapters: [...]}.")
     ar: Source | None = Field(description="Reconstructor checkpoint, or the same.")
     source: str | None = Field(

@@ -57,10 +57,11 @@ def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None]
         LaunchError: a checkpoint that cannot be served, or a plan that cannot work.
     """
     pairs = [_Pair(one) for one in asked]
+    gpus = _gpus([pair.request for pair in pairs], asked[0].arguments)
     for pair in pairs:
         with _naming(pair.asked):
             pair.look()
-    engines = _plan(pairs)
+    engines = _plan(pairs, gpus)
     if not asked[0].arguments.dry_run:
         if flat := [engine for some in engines for engine in some]:
             on_plan(flat)
@@ -68,7 +69,7 @@ def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None]
         for pair in pairs:
             with _naming(pair.asked):
                 pair.check()
-        engines = _plan(pairs)
+        engines = _plan(pairs, gpus)
     return [Planned(pair.asked, some, pair.others()) for pair, some in zip(pairs, engines, strict=True)]
 
 
@@ -97,13 +98,14 @@ class _Pair:
         with _naming(asked):
             self.request = read_request(preset, arguments)
         if self.request.quantization is not None:
-            logger.warning("%s weights change texts, vectors and scores: measure how much", self.request.quantization)
+            kind = f"{asked.prefix}{self.request.quantization}"
+            logger.warning("%s weights change texts, vectors and scores: measure how much", kind)
         self._trust = self.request.trust_remote_code
         served = {role: one for role, one in preset.sources.items() if arguments.only in (None, role)}
         elsewhere = asked.elsewhere.urls
         self._ours = {role: source for role, source in served.items() if role not in elsewhere}
         self._others = {role: source for role, source in served.items() if role in elsewhere}
-        self._alone = served.keys() == {Role.SOURCE}
+        self._source_only = served.keys() == {Role.SOURCE}
         self._beside = NOT_KNOWN
         self.here = dict[Role, Checkpoint]()
         self._there = dict[Role, Checkpoint]()
@@ -117,7 +119,7 @@ class _Pair:
             LaunchError: one that cannot be served.
         """
         need: Need = "plan" if self.asked.arguments.dry_run else "all but weights"
-        self._beside = _beside(self.asked.preset) if self._alone else NOT_KNOWN
+        self._beside = _beside(self.asked.preset) if self._source_only else NOT_KNOWN
         self._there = {role: find(source, need, code=self._trust) for role, source in self._others.items()}
         self.here = {role: find(source, "plan", code=self._trust) for role, source in self._ours.items()}
         self.described = self._describe(self.here | self._there, fetched=False)
@@ -229,15 +231,14 @@ def _gpus(requests: Sequence[Request], arguments: argparse.Namespace) -> list[Gp
     return supposed_gpus(max([wanted, *(index + 1 for request in requests for index in request.gpus.named)]))
 
 
-def _plan(pairs: Sequence[_Pair]) -> list[list[EnginePlan]]:
+def _plan(pairs: Sequence[_Pair], gpus: Sequence[Gpu]) -> list[list[EnginePlan]]:
     """Plan the engines of all pairs together."""
-    gpus = _gpus([pair.request for pair in pairs], pairs[0].asked.arguments)
-    return plan_together(
-        [
-            ToPlan(pair.asked, _targets(pair), pair.request, [] if pair.request.device == "cpu" else gpus)
-            for pair in pairs
-        ]
-    )
+    to_plan = []
+    for pair in pairs:
+        with _naming(pair.asked):
+            here = [] if pair.request.device == "cpu" else gpus
+            to_plan.append(ToPlan(pair.asked, _targets(pair), pair.request, here))
+    return plan_together(to_plan)
 
 
 def _targets(pair: _Pair) -> dict[Role, Target]:

@@ -56,8 +56,10 @@ def describe_sharing(engines: Sequence[EnginePlan], mps: bool | None) -> list[st
         False: f"Its daemon does not run here: {start}",
         None: f"Engines use it by themselves where its daemon runs; else {start}",
     }[mps]
-    slower = "both" if sum(engine.tp > 1 for engine in engines) == 2 else "all"
-    first, *others = (f"--{engine.role}-gpus" for engine in engines)
+    sharing = [engine for engine in engines if {*engine.gpus} & {*gpus}]
+    most = max(sum(gpu in engine.gpus for engine in sharing) for gpu in gpus)
+    slower = "both" if most == 2 else "all"
+    first, *others = dict.fromkeys(f"--{engine.role}-gpus" for engine in sharing)
     lines = [
         f"engines that share GPUs {in_ranges([gpu.index for gpu in gpus])}, each with tp > 1",
         "  A GPU gives engines its time in turns. What one of them sums over its GPUs waits until it is its turn on",

@@ -28,13 +28,13 @@ class ToPlan:
 def plan_together(pairs: Sequence[ToPlan]) -> list[list[EnginePlan]]:
     """Plan the engines of all pairs.
 
-    A pair for which no GPUs are named gets the next that no pair has yet, or, where too few are left, the first ones
-    again, which it shares.
+    A pair for which no GPUs are named gets the next that no pair has or names, or, where too few are left, the first
+    ones again, which it shares.
 
     Raises:
         LaunchError: a pair that cannot be served here even alone, or pairs that cannot be together.
     """
-    alone = [_alone(pair) for pair in pairs]
+    alone = [_by_itself(pair) for pair in pairs]
     if len(pairs) == 1:
         return alone
     _check_devices(alone)
@@ -52,7 +52,7 @@ def plan_together(pairs: Sequence[ToPlan]) -> list[list[EnginePlan]]:
     return [fitted[index] for index in range(len(pairs))]
 
 
-def _alone(pair: ToPlan) -> list[EnginePlan]:
+def _by_itself(pair: ToPlan) -> list[EnginePlan]:
     """Plan a pair as if it were the only one."""
     if not pair.targets:
         return []
@@ -64,16 +64,19 @@ def _alone(pair: ToPlan) -> list[EnginePlan]:
 
 
 def _shares(pairs: Sequence[ToPlan], alone: Sequence[list[EnginePlan]]) -> Iterator[GpuChoice]:
-    """Share the GPUs out to pairs that name none."""
-    start = 0
+    """Share the GPUs that no pair names out to pairs that name none."""
+    named, start = {index for pair in pairs for index in pair.request.gpus.named}, 0
     for pair, engines in zip(pairs, alone, strict=True):
         count = len({gpu for engine in engines for gpu in engine.gpus})
         if not count or pair.request.gpus.named:
             yield pair.request.gpus
             continue
-        if start + count > len(pair.gpus):
+        free = [gpu.index for gpu in pair.gpus if gpu.index not in named]
+        if count > len(free):
+            free = [gpu.index for gpu in pair.gpus]
+        if start + count > len(free):
             start = 0
-        yield GpuChoice(tuple(gpu.index for gpu in pair.gpus[start : start + count]))
+        yield GpuChoice(tuple(free[start : start + count]))
         start += count
 
 

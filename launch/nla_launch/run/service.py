@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,7 @@ def serve(
     addresses = _addresses(engines, pairs[0].asked.elsewhere)
     settings = Settings(
         pairs=tuple(_pair_of(pair, addresses) for pair in pairs),
+        started=int(time.time()),
         access=access,
         limits=limits,
         tls=tls,

@@ -26,7 +26,6 @@ from nla_client.wire import (
     Info,
     ModelInfo,
     ModelList,
-    PairRequest,
     ReconstructRequest,
     ReconstructResponse,
     StreamEvent,
@@ -117,28 +116,31 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
-def _pair(request: Request, call: PairRequest) -> ServedPair:
-    return _gateway(request).pair(call.model)
+def _pair(request: Request, model: str | None) -> ServedPair:
+    """Choose the pair that a request names; from now on it is counted as that one's."""
+    pair = _gateway(request).pair(model)
+    exchange().model = pair.name
+    return pair
 
 
 @router.post("/verbalize", response_model=VerbalizeResponse, responses=STREAMED)
 async def verbalize(call: Annotated[VerbalizeRequest, Body()], request: Request) -> Any:
     """Describe activation vectors in words."""
-    job = await jobs.VerbalizeJob.prepare(_pair(request, call), call, request.state.request_id)
+    job = await jobs.VerbalizeJob.prepare(_pair(request, call.model), call, request.state.request_id)
     return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
 
 
 @router.post("/reconstruct", response_model=ReconstructResponse, responses=ERRORS)
 async def reconstruct(call: Annotated[ReconstructRequest, Body()], request: Request) -> Any:
     """Rebuild vectors from texts."""
-    return await _unless_gone(request, jobs.reconstruct(_pair(request, call), call, request.state.request_id))
+    return await _unless_gone(request, jobs.reconstruct(_pair(request, call.model), call, request.state.request_id))
 
 
 @router.post("/critic", response_model=CriticResponse | CriticMatrix, responses=ERRORS)
 async def critic(call: Annotated[CriticRequest, Body()], request: Request) -> Any:
     """Score texts against vectors, pair by pair, or each against all."""
     work = jobs.critic if call.pairs == "each" else _critic_all
-    return await _unless_gone(request, work(_pair(request, call), call, request.state.request_id))
+    return await _unless_gone(request, work(_pair(request, call.model), call, request.state.request_id))
 
 
 async def _critic_all(pair: ServedPair, call: CriticRequest, request_id: str) -> Response:
@@ -149,25 +151,25 @@ async def _critic_all(pair: ServedPair, call: CriticRequest, request_id: str) ->
 @router.post("/ablate", response_model=AblateResponse, responses=ERRORS)
 async def ablate(call: Annotated[AblateRequest, Body()], request: Request) -> Any:
     """Score texts without each of their parts, and up to each: which of them carry the explanation."""
-    return await _unless_gone(request, scoring_jobs.ablate(_pair(request, call), call, request.state.request_id))
+    return await _unless_gone(request, scoring_jobs.ablate(_pair(request, call.model), call, request.state.request_id))
 
 
 @router.post("/tokenize", response_model=TokenizeResponse, responses=ERRORS)
 async def tokenize(call: Annotated[TokenizeRequest, Body()], request: Request) -> Any:
     """Split texts into the source model's tokens."""
-    return await _unless_gone(request, texts.tokenize(_pair(request, call), call))
+    return await _unless_gone(request, texts.tokenize(_pair(request, call.model), call))
 
 
 @router.post("/extract", response_model=ExtractResponse, responses=ERRORS)
 async def extract(call: Annotated[ExtractRequest, Body()], request: Request) -> Any:
     """Read the source model's activation vectors at positions of texts."""
-    return await _unless_gone(request, texts.extract(_pair(request, call), call, request.state.request_id))
+    return await _unless_gone(request, texts.extract(_pair(request, call.model), call, request.state.request_id))
 
 
 @router.post("/explain", response_model=ExplainResponse, responses=STREAMED_TEXTS)
 async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> Any:
     """Describe in words what the source model holds at positions of texts."""
-    work = texts.ExplainJob.prepare(_pair(request, call), call, request.state.request_id)
+    work = texts.ExplainJob.prepare(_pair(request, call.model), call, request.state.request_id)
     job = await _unless_gone(request, work)
     if isinstance(job, Response):
         return job
@@ -186,7 +188,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request, model: OfPair = None) -> JSONResponse:
     """Tell whether every engine has passed its self-test, and which has not; of several alike one is enough."""
     gateway, known = _gateway(request), request.state.known
-    pairs = gateway.pairs if model is None else [gateway.pair(model)]
+    pairs = gateway.pairs if model is None else [_pair(request, model)]
     engines = [engine for pair in pairs for engine in pair.engines]
     # What an engine says of itself is for callers with a key alone.
     states = {one.label: EngineStatus(state=one.state, reason=one.reason if known else None) for one in engines}
@@ -204,21 +206,20 @@ async def ready(request: Request, model: OfPair = None) -> JSONResponse:
 @router.get("/v1/info", response_model=Info, responses={401: ERRORS[401], 404: NO_SUCH_PAIR})
 async def info(request: Request, model: Model = None) -> Info:
     """Tell a pair's models, base model, layer, d_model, scales, what fits into its engines, limits and versions."""
-    return _gateway(request).pair(model).info_now()
+    return _pair(request, model).info_now()
 
 
 @router.get("/v1/models", response_model=ModelList, responses={401: ERRORS[401]})
 async def models(request: Request) -> ModelList:
     """List the pairs, as OpenAI's servers list models; requests name one of them as `model`."""
     gateway = _gateway(request)
-    return ModelList(data=[pair.model_info(gateway.created) for pair in gateway.pairs])
+    return ModelList(data=[pair.model_info(gateway.started) for pair in gateway.pairs])
 
 
-@router.get("/v1/models/{model}", response_model=ModelInfo, responses={401: ERRORS[401], 404: NO_SUCH_PAIR})
+@router.get("/v1/models/{model:path}", response_model=ModelInfo, responses={401: ERRORS[401], 404: NO_SUCH_PAIR})
 async def one_model(request: Request, model: str) -> ModelInfo:
     """Describe one pair so."""
-    gateway = _gateway(request)
-    return gateway.pair(model).model_info(gateway.created)
+    return _pair(request, model).model_info(_gateway(request).started)
 
 
 @router.get("/v1/usage", response_model=UsageReport, responses={401: ERRORS[401]})

@@ -35,7 +35,7 @@ class EnginePool:
     """Engines that serve the same checkpoint. A request that is lost with its engine is sent again.
 
     Args:
-        label: `verbalizer` or `reconstructor`, for messages.
+        label: what messages call them, such as `verbalizer`.
         settings: where they are.
         metrics: are told what becomes of the engines.
         tracing: makes spans of the calls.

@@ -2,8 +2,8 @@
 /** The public HTTP API: one way to send, errors in the server's own words, and server-sent events. */
 
 const KEY = "nla-api-key";
-/** Name of the pair, as the page's address has it; null: the server's first. */
-export const MODEL = new URLSearchParams(location.search).get("model");
+/** The pair that is asked: its name is that of the page's address; null: the server's only one. */
+export const pair = { name: new URLSearchParams(location.search).get("model") };
 /** An event of the window: the server asks for a key. */
 export const LOCKED = "locked";
 
@@ -33,7 +33,7 @@ export function hasKey() {
  * @param {object} body
  */
 export function named(body) {
-  return MODEL === null ? body : { model: MODEL, ...body };
+  return pair.name === null ? body : { model: pair.name, ...body };
 }
 
 /**

@@ -1,7 +1,7 @@
 // @ts-check
 /** Starts the page: asks the server what it serves, and for a key where one is needed; then starts the panels. */
 
-import { LOCKED, MODEL, Refused, ask, hasKey, keepKey } from "./api.js";
+import { LOCKED, Refused, ask, hasKey, keepKey, pair } from "./api.js";
 import * as cards from "./cards.js";
 import * as carrying from "./carrying.js";
 import * as compare from "./compare.js";
@@ -36,7 +36,7 @@ async function start() {
   tell(problem, null);
   try {
     await pairs.start();
-    const info = await ask(MODEL === null ? "v1/info" : `v1/info?model=${encodeURIComponent(MODEL)}`);
+    const info = await ask(pair.name === null ? "v1/info" : `v1/info?model=${encodeURIComponent(pair.name)}`);
     form.hidden = true;
     if (started) return;
     started = true;

@@ -1,13 +1,13 @@
 // @ts-check
 /** Taking it away: a link, files, and the request as a command. */
 
-import { MODEL, hasKey, named } from "./api.js";
+import { hasKey, named, pair } from "./api.js";
 import { byId, tell } from "./dom.js";
 import { asked, request } from "./explain.js";
 import { set, state } from "./store.js";
 
 const LONGEST_ARGUMENT = 100_000;
-const LONGEST_LINK = 200_000;
+export const LONGEST_LINK = 200_000;
 const told = byId("taken");
 
 export function start() {
@@ -60,6 +60,7 @@ async function copyLink() {
   const fragment = encodeURIComponent(JSON.stringify({ ...kept(), ...more }));
   if (fragment.length > LONGEST_LINK) return tell(told, "This is too much for a link: save it as JSON.");
   const link = new URL(location.href);
+  if (pair.name !== null) link.searchParams.set("model", pair.name);
   link.hash = fragment;
   history.replaceState(null, "", link);
   tell(told, await copied(link.href) ? "The link is copied. It holds what is read; the server never sees that part of it."
@@ -103,8 +104,8 @@ function asPython() {
   const { path, body } = request(asked());
   const { texts, chats, vectors, dtype, ...rest } = /** @type {Record<string, any>} */ (body);
   const given = Object.entries(rest).map(([name, value]) => `${name}=${python(value)}`).join(", ");
-  const pair = MODEL === null ? "" : `, model=${python(MODEL)}`;
-  const head = `from nla_client import NLAClient\n\nnla = NLAClient(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))}${pair})\n`;
+  const model = pair.name === null ? "" : `, model=${python(pair.name)}`;
+  const head = `from nla_client import NLAClient\n\nnla = NLAClient(${JSON.stringify(new URL(".", document.baseURI).href.replace(/\/$/, ""))}${model})\n`;
   if (path === "explain") {
     return `${head}told = nla.explain(${python(texts?.[0] ?? chats[0])}, ${given})\nfor token in told.tokens:\n    print(token.position, token.explanation)\n`;
   }

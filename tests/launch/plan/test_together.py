@@ -86,7 +86,12 @@ def test_named_gpus_stay_as_they_are() -> None:
     plans = plan_together([to_plan("b", QWEN, here), named, to_plan("c", QWEN, here)])
     assert used(plans) == [{0}, {3}, {1}]
     own = GpuChoice(own={Role.AV: (0,), Role.AR: (1,)})
-    assert used(plan_together([to_plan("a", QWEN, here, gpus=own), to_plan("b", QWEN, here)])) == [{0, 1}, {0}]
+    assert used(plan_together([to_plan("a", QWEN, here, gpus=own), to_plan("b", QWEN, here)])) == [{0, 1}, {2}]
+    # Named ones are shared only where there are no others.
+    two = gpus(2, 141)
+    pairs = [to_plan("a", QWEN, two), to_plan("b", QWEN, two, gpus=GpuChoice((0,))), to_plan("c", QWEN, two)]
+    assert used(plan_together(pairs)) == [{1}, {0}, {1}]
+    assert used(plan_together([*pairs, to_plan("d", QWEN, two, tp=2)])) == [{1}, {0}, {1}, {0, 1}]
 
 
 def test_a_number_of_samples_that_was_named_is_kept() -> None:
