@@ -63,7 +63,7 @@ def test_the_fork_server_killed_under_load_comes_back_with_all_engines(stack: St
 
 
 def test_a_run_of_nla_that_is_killed_with_its_engine(stack: Stack, tmp_path: Path) -> None:
-    report = endure(stack, tmp_path, VECTORS, count=1500, kills=(3, 1))
+    report = endure(stack, tmp_path, VECTORS, count=800, kills=(3, 1))
     assert report.fine, report
 
 
