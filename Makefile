@@ -4,6 +4,7 @@
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
 # make endurance   20,000 vectors through nla, killed 20 times, and its engine twice; then texts
+# make scale   64 stand-ins for engines behind 8 gateways, of which a third vanishes under load
 # make screenshots   take the README's pictures of the page anew
 # make bench-gpu   benchmarks on CUDA GPUs, on pairs shaped like the released ones
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +17,7 @@ READY := .venv/.ready
 # Each engine loads some five thousand modules: compiled anew at every start, that takes twice the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test real bench bench-gpu soak endurance lint format openapi unasync notebook screenshots clean
+.PHONY: help demo test real bench bench-gpu soak endurance scale lint format openapi unasync notebook screenshots clean
 .DEFAULT_GOAL := help
 
 help:
@@ -65,6 +66,10 @@ soak: $(READY)
 endurance: $(READY)
 	@echo "==> 20,000 vectors and 4,000 texts through nla, undisturbed, and killed again and again"
 	@exec $(BIN)/python -m tests.endurance --out build/endurance
+
+scale: $(READY)
+	@echo "==> 64 stand-ins for engines, 8 gateways: three minutes"
+	@exec $(BIN)/python -m tests.scale --out build/scale
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

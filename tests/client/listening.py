@@ -25,6 +25,8 @@ class Listening(ThreadingHTTPServer):
         self.open = self.most = self.gone = 0
         self.seconds = 0.0
         """How long an answer takes."""
+        self.wanted = 0
+        """How many connections there must have been at once before anything is answered."""
         self.lock = threading.Lock()
 
 
@@ -45,6 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
+        while self.server.most < self.server.wanted:
+            threading.Event().wait(0.01)
         threading.Event().wait(self.server.seconds)
         body = orjson.dumps(INFO)
         self.send_response(200)

@@ -22,6 +22,7 @@ from nla_client import (
     InternalServerError,
     InvalidResponseError,
     NLAError,
+    NotFoundError,
     OverloadedError,
     ServerTimeoutError,
 )
@@ -209,6 +210,8 @@ class Gateways:
                 if not await gateway.clients.nla.ready():
                     return False
                 info = await gateway.clients.nla.info()
+        except NotFoundError as error:  # a pair of that name is not served there any more
+            raise UsageError(f"{gateway.url}: {error}") from error
         except (NLAError, TimeoutError) as error:
             gateway.why = gateway.why or str(error)
             return False

@@ -73,7 +73,8 @@ def _shares(pairs: Sequence[ToPlan], alone: Sequence[list[EnginePlan]]) -> Itera
             continue
         free = [gpu.index for gpu in pair.gpus if gpu.index not in named]
         if count > len(free):
-            free = [gpu.index for gpu in pair.gpus]
+            yield GpuChoice(tuple(gpu.index for gpu in pair.gpus[:count]))
+            continue
         if start + count > len(free):
             start = 0
         yield GpuChoice(tuple(free[start : start + count]))

@@ -1,6 +1,7 @@
 """The engines of one part, one or several alike: who gets a place, at which engine, and what if that is lost."""
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from enum import Enum, auto
@@ -129,7 +130,8 @@ class EnginePool:
         """Wait for an engine that is ready, and choose that with the least in flight."""
         while True:
             if ready := [engine for engine in self.engines if engine.state == "ready"]:
-                return min(ready, key=lambda engine: engine.in_flight)
+                # By chance among equals: several gateways, which know nothing of each other, would all take the first.
+                return min(ready, key=lambda engine: (engine.in_flight, random.random()))  # noqa: S311 - guards nothing
             if self._leaving:
                 raise EngineUnavailable(
                     f"this server stops, and the {self.label} is not there", retry_after_s=RESTART_S
