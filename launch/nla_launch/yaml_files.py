@@ -35,7 +35,7 @@ def read_yaml(file: Path, what: str, model: type[M]) -> M:
         LaunchError: it cannot be read, is not YAML, or holds something else.
     """
     try:
-        return model.model_validate(yaml.load(file.read_text(encoding="utf-8"), _Loader))  # noqa: S506 - a safe one
+        return model.model_validate(_Loader(file.read_text(encoding="utf-8")).get_single_data())
     except OSError as error:
         raise LaunchError(f"{what} {file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
