@@ -235,12 +235,12 @@ def drain(gateway: Stack, balancer: Balancer, vectors: NDArray[np.float32]) -> N
     What it is at, which takes seconds, is finished.
     """
     with ThreadPoolExecutor(1) as thread, NLAClient(gateway.url, api_key=KEY, max_retries=0) as nla:
-        long = thread.submit(lambda: nla.verbalize(vectors, temperature=50.0, max_tokens=900, seed=3))
+        long = thread.submit(lambda: nla.verbalize(vectors[:1], temperature=50.0, max_tokens=400, seed=3))
         balancer.ports.remove(gateway.port)
-        time.sleep(1)
+        time.sleep(0.5)
         assert not long.done()
         assert gateway.stop(signal.SIGTERM) == 0, gateway.log_text()[-2000:]
-        assert len(long.result()) == len(vectors)
+        assert len(long.result()) == 1
 
 
 def test_gateways_are_replaced_and_no_request_is_lost(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
