@@ -98,7 +98,9 @@ class Report:
         return set(self.outcomes) == {"right"}
 
     def as_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(
+            asdict(self) | {"outcomes": dict(self.outcomes)}, indent=2
+        )  # a Counter is not copied as it is
 
     def table(self) -> str:
         scale = self.scale

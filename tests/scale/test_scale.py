@@ -1,6 +1,7 @@
 """The simulation, small and short: it finds what it should, also where answers go wrong."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -16,6 +17,7 @@ def test_a_third_vanishes_and_nothing_is_lost() -> None:
         assert len(counts) == (6 if phase == "all there" else 4)
         assert min(counts) > 0.5 * sum(counts) / len(counts), (phase, counts)
     assert "| anything else | 0 |" in report.table()
+    assert json.loads(report.as_json())["outcomes"] == dict(report.outcomes)
     assert 0 <= report.idle_cpu < 1
     assert 0 < report.cpu_ms < 100
 
