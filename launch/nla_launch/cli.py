@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
@@ -13,10 +12,6 @@ from nla_launch.keys import load_keys, require_keys
 from nla_launch.limits import check_limits, limits_of
 from nla_launch.logs import set_up_logs
 from nla_launch.pairs import asked_for
-
-if TYPE_CHECKING:  # slow, and not needed for flags
-    from nla_launch.plan.plan import EnginePlan
-    from nla_launch.plan.planning import Planned
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +43,14 @@ def _run(arguments: argparse.Namespace) -> int:
         page=not arguments.no_page,
     )
     from nla_launch.plan.plan import import_environment
-    from nla_launch.plan.planning import plan_all
+    from nla_launch.plan.planning import engines_of, plan_all
 
     if arguments.dry_run:
         from nla_launch.plan.describe import describe
         from nla_launch.plan.sharing import mps_folder, mps_runs
 
         pairs = plan_all(asked)
-        engines, others = _engines(pairs), [one for pair in pairs for one in pair.others.items()]
+        engines, others = engines_of(pairs), [one for pair in pairs for one in pair.others.items()]
         check_limits(limits, engines)
         mps = mps_runs(mps_folder()) if arguments.inventory is None else None
         sys.stdout.write(describe(engines, others, asked[0].elsewhere.listen, mps) + "\n")
@@ -69,9 +64,9 @@ def _run(arguments: argparse.Namespace) -> int:
         require_keys(listener, keys)
     with closing(ForkServer()) as forks:
         pairs = plan_all(asked, on_plan=lambda engines: forks.start(import_environment(engines)))
-        check_limits(limits, _engines(pairs))
+        check_limits(limits, engines_of(pairs))
         if listener is None:
-            service.serve_part(_engines(pairs), forks)
+            service.serve_part(engines_of(pairs), forks)
             return 0
         service.serve(
             pairs, listener, forks=forks, host=arguments.host, access=access, limits=limits, tls=tls,
@@ -79,7 +74,3 @@ def _run(arguments: argparse.Namespace) -> int:
             open_page=arguments.open,
         )  # fmt: skip
     return 0
-
-
-def _engines(pairs: "list[Planned]") -> "list[EnginePlan]":
-    return [engine for pair in pairs for engine in pair.engines]

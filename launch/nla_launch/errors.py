@@ -1,5 +1,7 @@
 """What ends `nla-serve`, with the exit code that goes with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -17,3 +19,13 @@ class ServiceError(LaunchError):
 
 class PlanError(LaunchError):
     """A plan that cannot work on these GPUs; the text is the cause, and advice.py adds what would work."""
+
+
+@contextmanager
+def naming(prefix: str) -> Iterator[None]:
+    """Have errors begin with what they are of."""
+    try:
+        yield
+    except LaunchError as error:
+        error.args = (f"{prefix}{error}",)
+        raise

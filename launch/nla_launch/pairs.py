@@ -5,15 +5,13 @@ import copy
 import os
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import RootModel, StringConstraints
 
 from nla_gateway.roles import Role
-from nla_launch.errors import LaunchError
+from nla_launch.errors import LaunchError, naming
 from nla_launch.flags import OF_ONE_PAIR, REPEATED, SWITCHES, pair_parser
 from nla_launch.pair.preset import BASE, DEFAULT, NONE, Preset, load_preset
 from nla_launch.pair.sources import Based, Source
@@ -43,19 +41,10 @@ def asked_for(arguments: argparse.Namespace) -> list[Asked]:
     _check_common(arguments, several=len(words) > 1)
     found = []
     for name, own in words.items():
-        with _naming(name):
+        with naming(f"pair {name}: "):
             both = pair_parser(name).parse_args(own, copy.copy(arguments))
             found.append(_asked(both, name, alone=len(words) == 1))
     return found
-
-
-@contextmanager
-def _naming(pair: str) -> Iterator[None]:
-    """Have errors say which pair they are of."""
-    try:
-        yield
-    except LaunchError as error:
-        raise LaunchError(f"pair {pair}: {error}") from None
 
 
 def _asked(arguments: argparse.Namespace, name: str | None = None, *, alone: bool = True) -> Asked:
@@ -77,7 +66,7 @@ def _pairs(arguments: argparse.Namespace) -> dict[str, list[str]]:
         if not file.root:
             raise LaunchError(f"--pairs {arguments.pairs}: it names no pair")
         for name, value in file.root.items():
-            with _naming(name):
+            with naming(f"pair {name}: "):
                 found[name] = _words(value)
     for given in arguments.pair:
         name, equals, value = given.partition("=")

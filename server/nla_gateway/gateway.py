@@ -1,6 +1,5 @@
 """What the app is made of, built once from the settings: the pairs, and what they share."""
 
-import textwrap
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class Gateway:
         """
         found = next((pair for pair in self.pairs if model in (None, pair.name)), None)
         if found is None:
-            names, asked = ", ".join(pair.name for pair in self.pairs), textwrap.shorten(model or "", LONGEST_SHOWN)
+            names, asked = ", ".join(pair.name for pair in self.pairs), (model or "")[:LONGEST_SHOWN]
             raise NotFound(f"no pair {asked!r} is served here: `model` may be {names}", param="model")
         return found
 

@@ -182,10 +182,10 @@ def settings_of(ports: Sequence[int], scale: Scale) -> Settings:
     return Settings(pairs=(PairSettings(name="stand-in", engines={Role.AV: engine}),), log_level="error")
 
 
-def vectors_and_texts(scale_of: float | None, position: int) -> tuple[NDArray[np.float32], list[str]]:
+def vectors_and_texts(scale: float | None) -> tuple[NDArray[np.float32], list[str]]:
     """Vectors, and what stand-ins say of them once they are injected."""
     vectors = np.random.default_rng(0).standard_normal((KNOWN, 256)).astype(np.float32)
-    sent = [injection(rescale(vector, scale_of), position, "float32") for vector in vectors]
+    sent = [injection(rescale(vector, scale), 0, "float32") for vector in vectors]
     return vectors, [said_of(one["embeds"]) for one in sent]
 
 
@@ -281,7 +281,7 @@ async def simulate(scale: Scale) -> Report:
             options: dict[str, Any] = {"max_retries": 0, "max_connections": 4096, "timeout": DRAIN_S}
             clients = [await connections.enter_async_context(AsyncNLAClient(url, **options)) for url in urls]
             scaled = settings.pairs[0].engines[Role.AV].described().injection_scale
-            callers = Callers(clients, vectors_and_texts(scaled, 0), report)
+            callers = Callers(clients, vectors_and_texts(scaled), report)
             await callers.ask_for(scale.phase_s, None)
             before = await served(ports)
             used = await cpu_of(gateways, callers.ask_for(scale.phase_s, "all there"))

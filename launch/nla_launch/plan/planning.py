@@ -2,15 +2,14 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nla_gateway.description import Description
 from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-from nla_launch.errors import LaunchError
+from nla_launch.errors import LaunchError, naming
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find, wanted_of
 from nla_launch.pair.describing import layer_beside
@@ -42,6 +41,11 @@ class Planned:
     """Those that run elsewhere."""
 
 
+def engines_of(pairs: Sequence[Planned]) -> list[EnginePlan]:
+    """List our engines of all pairs."""
+    return [engine for pair in pairs for engine in pair.engines]
+
+
 def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None] = lambda plans: None) -> list[Planned]:
     """Plan the engines of all pairs on this machine's GPUs, or on those of --inventory; and those that run elsewhere.
 
@@ -59,7 +63,7 @@ def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None]
     pairs = [_Pair(one) for one in asked]
     gpus = _gpus([pair.request for pair in pairs], asked[0].arguments)
     for pair in pairs:
-        with _naming(pair.asked):
+        with naming(pair.asked.prefix):
             pair.look()
     engines = _plan(pairs, gpus)
     if not asked[0].arguments.dry_run:
@@ -67,20 +71,10 @@ def plan_all(asked: Sequence[Asked], on_plan: Callable[[list[EnginePlan]], None]
             on_plan(flat)
         fetch_all([one for pair in pairs for one in pair.wanted()])
         for pair in pairs:
-            with _naming(pair.asked):
+            with naming(pair.asked.prefix):
                 pair.check()
         engines = _plan(pairs, gpus)
     return [Planned(pair.asked, some, pair.others()) for pair, some in zip(pairs, engines, strict=True)]
-
-
-@contextmanager
-def _naming(asked: Asked) -> Iterator[None]:
-    """Have errors say which pair they are of."""
-    try:
-        yield
-    except LaunchError as error:
-        error.args = (f"{asked.prefix}{error}",)
-        raise
 
 
 class _Pair:
@@ -95,7 +89,7 @@ class _Pair:
 
     def __init__(self, asked: Asked) -> None:
         self.asked, arguments, preset = asked, asked.arguments, asked.preset
-        with _naming(asked):
+        with naming(asked.prefix):
             self.request = read_request(preset, arguments)
         if self.request.quantization is not None:
             kind = f"{asked.prefix}{self.request.quantization}"
@@ -130,7 +124,7 @@ class _Pair:
         Raises:
             LaunchError: as `find` and `describe_checkpoints` do.
         """
-        with _naming(self.asked):
+        with naming(self.asked.prefix):
             pair: dict[Role, Checkpoint] = {
                 role: find(source, "all but weights", code=self._trust)
                 for role, source in self._ours.items()
@@ -235,7 +229,7 @@ def _plan(pairs: Sequence[_Pair], gpus: Sequence[Gpu]) -> list[list[EnginePlan]]
     """Plan the engines of all pairs together."""
     to_plan = []
     for pair in pairs:
-        with _naming(pair.asked):
+        with naming(pair.asked.prefix):
             here = [] if pair.request.device == "cpu" else gpus
             to_plan.append(ToPlan(pair.asked, _targets(pair), pair.request, here))
     return plan_together(to_plan)

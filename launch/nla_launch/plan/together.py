@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nla_gateway.roles import Role
-from nla_launch.errors import LaunchError, PlanError
+from nla_launch.errors import LaunchError, PlanError, naming
 from nla_launch.plan.advice import plan_or_advise
 from nla_launch.plan.asked import Asked
 from nla_launch.plan.fitting import fit_together
@@ -56,10 +56,8 @@ def _by_itself(pair: ToPlan) -> list[EnginePlan]:
     """Plan a pair as if it were the only one."""
     if not pair.targets:
         return []
-    try:
+    with naming(pair.asked.prefix):
         engines = plan_or_advise(pair.targets, pair.request, pair.gpus)
-    except LaunchError as error:
-        raise LaunchError(f"{pair.asked.prefix}{error}") from None
     return [replace(engine, pair=pair.asked.called) for engine in engines]
 
 

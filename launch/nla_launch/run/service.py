@@ -21,7 +21,7 @@ from nla_launch.errors import LaunchError
 from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
-from nla_launch.plan.planning import Planned
+from nla_launch.plan.planning import Planned, engines_of
 from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.reference import expected_of
@@ -81,7 +81,7 @@ def serve(
     Raises:
         ServiceError: it failed.
     """
-    engines = [engine for pair in pairs for engine in pair.engines]
+    engines = engines_of(pairs)
     addresses = _addresses(engines, pairs[0].asked.elsewhere)
     settings = Settings(
         pairs=tuple(_pair_of(pair, addresses) for pair in pairs),
