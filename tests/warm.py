@@ -42,6 +42,7 @@ KEPT: Final = {
 WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway")
 """Modules that import nothing which looks at them."""
 PACKET_BYTES: Final = 2**17
+ROOT: Final = Path(__file__).parents[1]
 ONE_AT_A_TIME: Final = threading.Lock()
 
 
@@ -55,6 +56,29 @@ def popen(command: list[str], environment: dict[str, str], **options: Any) -> su
     """
     kind = WarmPopen if may_fork(command, environment) else subprocess.Popen
     return kind(command, env=environment, text=True, **options)
+
+
+def run_program(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program's text where SGLang is imported already: its warnings would be errors in a process of tests.
+
+    Args:
+        program: the text.
+        arguments: its `sys.argv[1:]`.
+        variables: added to the environment.
+    """
+    return run("tests.program", program, *arguments, **variables)
+
+
+def run(module: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same for a module of the tests, as `python -m` runs it."""
+    command = [sys.executable, "-m", module, *arguments]
+    process = popen(
+        command, {**os.environ, **IMPORTING, **variables}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+    with process:
+        out, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 class WarmPopen(subprocess.Popen[str]):
@@ -230,6 +254,8 @@ def _forget_signals_and_logs() -> None:
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run a command of ours as Python does from its start to its end; returns its exit code."""
     module, *arguments = command[command.index("-m") + 1 :]
+    if "-P" not in command:
+        sys.path.insert(0, str(Path.cwd()))
     subprocess._fork_exec = _fork_or_execute  # type: ignore[attr-defined]
     for variable, (keeper, name) in KEPT.items():
         setattr(sys.modules[keeper], name, variable in environment)

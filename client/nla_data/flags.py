@@ -202,9 +202,9 @@ def _dtype(parser: argparse.ArgumentParser) -> None:
 
 
 def _sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 means greedy (default 1)")
+    parser.add_argument("--temperature", type=_number, default=1.0, metavar="T", help="0 means greedy (default 1)")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="likeliest tokens of this total (default 1)"
+        "--top-p", type=_number, default=1.0, metavar="P", help="likeliest tokens of this total (default 1)"
     )
     parser.add_argument("--top-k", type=_positive, metavar="K", help="so many likeliest tokens (default all)")
     parser.add_argument("--max-tokens", type=_positive, default=200, metavar="N", help="of a sample (default 200)")
@@ -233,22 +233,36 @@ def _running(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for a server that does not answer (default 600)")  # fmt: skip
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
 
 
 def _not_negative(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be more than 0")
     return value

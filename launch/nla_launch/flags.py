@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(parser)
     add = parser.add_argument_group("more than one machine").add_argument
     add("--nnodes", type=_positive, default=1, metavar="N", help="machines that each engine is spread over (default 1)")
-    add("--node-rank", type=int, metavar="N", help="with --nnodes: which of them this is, from 0")
+    add("--node-rank", type=_whole, metavar="N", help="with --nnodes: which of them this is, from 0")
     add("--dist-init-addr", metavar="HOST:PORT",
         help=f"with --nnodes: an address of machine 0; it takes this port and the next {PORTS}")  # fmt: skip
     _add_urls(add)
@@ -149,8 +149,15 @@ def _add_urls(add: Callable[..., argparse.Action]) -> None:
         add(f"--{role}-url", action="append", default=[], metavar="URL", help=URL_HELP[role])
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
 def _port(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError("must be 0 to 65535")
     return value
@@ -163,7 +170,10 @@ def _origin(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
     if not 5 <= value < inf:
         raise argparse.ArgumentTypeError("must be at least 5: an engine may take a second to tell")
     return value
@@ -181,7 +191,7 @@ def _indices(text: str) -> tuple[int, ...]:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value

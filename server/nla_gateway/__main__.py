@@ -1,6 +1,7 @@
 """`python -m nla_gateway --settings N --fd N ...`: serves the app on listening sockets that the launcher opened."""
 
 import argparse
+import asyncio
 import logging
 import resource
 import socket
@@ -10,6 +11,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from nla_gateway.accepting import Acceptor, Shares
 from nla_gateway.api.app import create_app
 from nla_gateway.api.protocol import protocol
 from nla_gateway.settings import Settings, read_settings
@@ -23,16 +25,49 @@ OPEN_FILES: Final = 65_536
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which tells the gateway when it is to stop."""
+    """uvicorn's, which tells the gateway when it is to stop, and leaves connections to other gateways that have fewer.
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    Args:
+        config: uvicorn's.
+        app: what is served.
+        shares: who has how many connections of the first socket; None where it is this gateway's alone.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, shares: Shares | None = None) -> None:
         super().__init__(config)
-        self._app = app
+        self._app, self._shares = app, shares
+        self._acceptor: Acceptor | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        listeners = list(sockets or [])
+        shared = listeners.pop(0) if self._shares is not None else None
+        await super().startup(listeners)
+        if shared is not None and self._shares is not None:
+            self._acceptor = Acceptor(shared, self._shares, self._connections, self._protocol, self.config.ssl)
+            self._acceptor.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, tell the other gateways of connections that have ended."""
+        if self._acceptor is not None:
+            self._acceptor.tell()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, and wait for those in flight."""
         self._app.state.gateway.leave()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         await super().shutdown(sockets)
+
+    def _connections(self) -> int:
+        return len(self.server_state.connections)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Form that of a connection, as uvicorn does."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def main() -> int:
@@ -40,6 +75,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m nla_gateway", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, nargs="+", help="file descriptors of listening sockets")
     parser.add_argument("--settings", type=int, required=True, help="file descriptor of the settings, in JSON")
+    parser.add_argument("--shares", type=int, nargs=2, metavar=("FD", "N"),
+                        help="memory that tells how many connections each gateway has of the first socket, and whose "
+                        "number this one is, from 0 (default: the socket is its own)")  # fmt: skip
     arguments = parser.parse_args()
     settings = read_settings(arguments.settings)
     # As JSON for the launcher, which has the say in what a user sees.
@@ -50,7 +88,8 @@ def main() -> int:
     for listener in sockets:
         give_up_on_the_silent(listener, settings.limits.stall_timeout_s)
     app = create_app(settings)
-    Server(config_of(app, settings), app).run(sockets=sockets)
+    shares = None if arguments.shares is None else Shares(*arguments.shares)
+    Server(config_of(app, settings), app, shares).run(sockets=sockets)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,31 +11,45 @@ from tests.benchmarks.figures import Figure, Scale, Target
 from tests.load import until
 from tests.stack import Stack, engine_of, serving, states_of, without_forks
 
-WAYS: Final = {"engines forked": True, "engines importing for themselves": False}
+FORKED: Final = "engines forked"
+WAYS: Final = (FORKED, "engines importing for themselves")
 TARGETS: Final = {"ready": 25.0, "memory": 4.0, "again": 6.0}
 
 
-def measure(folder: Path, scale: Scale, preset: str) -> list[Figure]:
-    """Start a pair each way; the slow one once."""
-    turns = {way: range(scale.starts if forked else 1) for way, forked in WAYS.items()}
-    found = {way: [_one(folder / f"{way} {turn}", preset, forked=WAYS[way]) for turn in turns[way]] for way in WAYS}
+def measure(folder: Path, scale: Scale, preset: str, *, ways: Sequence[str] = WAYS, warm: bool = False) -> list[Figure]:
+    """Start a pair each way; the slow one once.
+
+    Args:
+        folder: for logs.
+        scale: how often.
+        preset: of the pair.
+        ways: to start it.
+        warm: whether all that is started finds its imports made, which is quick and gives no true figures.
+    """
+    found = {
+        way: [
+            _one(folder / f"{way} {turn}", preset, forked=way == FORKED, warm=warm)
+            for turn in range(scale.starts if way == FORKED else 1)
+        ]
+        for way in ways
+    }
     figures = []
     for key, name, unit in (
         ("ready", f"nla-serve --preset {preset}: ready, self-tests passed", "s"),
         ("memory", f"nla-serve --preset {preset}: memory of all processes, idle (PSS)", "GB"),
         ("again", "verbalizer killed: ready again", "s"),
     ):
-        for way, forked in WAYS.items():
-            target = Target("at most", TARGETS[key]) if forked else None
+        for way in ways:
+            target = Target("at most", TARGETS[key]) if way == FORKED else None
             figures.append(Figure(f"{name}, {way}", [one[key] for one in found[way]], unit, target))
     return figures
 
 
-def _one(folder: Path, preset: str, *, forked: bool) -> dict[str, float]:
+def _one(folder: Path, preset: str, *, forked: bool, warm: bool) -> dict[str, float]:
     folder.mkdir()
     environment = {} if forked else without_forks(folder)
     began = time.monotonic()
-    with serving(folder / "log", "--preset", preset, env=environment, warm=False) as stack:
+    with serving(folder / "log", "--preset", preset, env=environment, warm=warm) as stack:
         ready = time.monotonic() - began
         memory = sum(process.memory_full_info().pss for process in stack.family()) / 1e9
         return {"ready": ready, "memory": memory, "again": asyncio.run(_killed(stack))}

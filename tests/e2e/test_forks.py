@@ -3,28 +3,35 @@
 from pathlib import Path
 
 from tests.checkpoints import make_pair
-from tests.stack import fork_server_of, serving, without_forks
+from tests.stack import Stack, fork_server_of, serving, without_forks
 
-MUCH = 16 * 2**20
+MUCH = 4 * 2**20
 MOST = 8 * MUCH
 """A tokenizer's file is read several times to load it once."""
+FORKED = {"sglang::verbalizer", "sglang::reconstructor"}
 
 
-def test_the_engines_are_forks_and_load_a_tokenizer_once(tmp_path: Path) -> None:
+def test_the_engines_are_forks(toy: Stack) -> None:
+    """Of the stack that starts as on a user's machine."""
+    assert {engine.cmdline()[0].strip() for engine in fork_server_of(toy).children()} == FORKED
+    assert "engines import for themselves" not in toy.log_text()
+
+
+def test_an_engine_loads_its_tokenizer_once(tmp_path: Path) -> None:
+    """Seen by what its processes read, which are forked from one that has imported all."""
     pair = make_pair(tmp_path, "llama")
     for folder in (pair.av, pair.ar):
         with (folder / "tokenizer.json").open("a") as file:
             file.write(" " * MUCH)
-    with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu", warm=False) as stack:
+    with serving(tmp_path / "log", "--av", str(pair.av), "--ar", str(pair.ar), "--device", "cpu") as stack:
         before_the_address = stack.log_text()
         engines = fork_server_of(stack).children()
-        forked = {engine.cmdline()[0].strip() for engine in engines}
         own = [one for engine in engines for one in engine.children(recursive=True)]
-        assert all(MUCH < engine.io_counters().read_chars < MOST for engine in engines)
-        assert {one.cmdline()[0].strip() for one in own} >= {"sglang::scheduler", "sglang::detokenizer"}
-        assert all(one.io_counters().read_chars < MUCH for one in own)
-    assert forked == {"sglang::verbalizer", "sglang::reconstructor"}
-    assert before_the_address.count(" s, self-test passed") == len(engines)
+        read = {one.cmdline()[0].strip(): one.io_counters().read_chars for one in (*engines, *own)}
+    assert read.keys() >= FORKED | {"sglang::scheduler", "sglang::detokenizer"}
+    assert all(MUCH < characters < MOST for name, characters in read.items() if name in FORKED)
+    assert all(characters < MUCH for name, characters in read.items() if name not in FORKED)
+    assert before_the_address.count(" s, self-test passed") == len(engines) == 2
 
 
 def test_engines_that_cannot_be_forked_are_started_all_the_same(tmp_path: Path) -> None:

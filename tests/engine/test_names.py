@@ -1,9 +1,6 @@
 """Each SGLang name that the plugin leans on still exists; the failure names what moved."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -11,9 +8,8 @@ from nla_engine.checkpoint import VARIABLE
 from nla_engine.names import NAMES
 from nla_engine.plugin import hooks_for
 from nla_gateway.roles import Role
-from tests.stack import ON_CPU
+from tests.warm import run_program
 
-# In a process of its own: SGLang warns at import, and warnings are errors here.
 RESOLVE = """
 import pkgutil, sys
 for name in sys.argv[1:]:
@@ -25,7 +21,8 @@ for name in sys.argv[1:]:
 
 
 def test_names_resolve() -> None:
-    run = subprocess.run([sys.executable, "-c", RESOLVE, *NAMES], capture_output=True, text=True, check=True)
+    run = run_program(RESOLVE, *NAMES)
+    assert run.returncode == 0, run.stderr
     moved = [line for line in run.stdout.splitlines() if line.startswith("MOVED")]
     assert not moved, "SGLang moved names that the plugin hooks:\n" + "\n".join(moved)
 
@@ -97,8 +94,8 @@ REACHED = {
 def reached() -> dict[str, set[str]]:
     """Where the hooks of each role went."""
     told = {VARIABLE: json.dumps({"architecture": "Qwen2ForCausalLM"})}
-    command = [sys.executable, "-c", REACH, *Role]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **ON_CPU, **told})
+    run = run_program(REACH, *Role, **told)
+    assert run.returncode == 0, run.stderr
     places: dict[str, set[str]] = {}
     for line in run.stdout.splitlines():
         if line.startswith("HOOKED "):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, PairSettings, Settings, Tls, write_settings
@@ -123,18 +123,28 @@ def _gateways(
 ) -> dict[str, ChildProcess]:
     """Form the gateways, one a private socket, by the URL at which each alone says whether it is ready."""
     environment = {COUNTERS_VARIABLE: counters, "CUDA_VISIBLE_DEVICES": ""}
-    told = write_settings(settings)
-    command = [sys.executable, "-P", "-m", "nla_gateway", "--settings", str(told.fileno()), "--fd"]
+    told, connections, several = write_settings(settings), _connections_of(len(private)), len(private) > 1
+    command = [sys.executable, "-P", "-m", "nla_gateway", "--settings", str(told.fileno())]
     return {
         f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
-            "gateway" if len(private) == 1 else f"gateway {number}",
-            [*command, str(listener.fileno()), str(own.fileno())],
+            f"gateway {number + 1}" if several else "gateway",
+            [
+                *command, "--fd", str(listener.fileno()), str(own.fileno()),
+                *(("--shares", str(connections.fileno()), str(number)) if several else ()),
+            ],
             environment,
-            shares=(listener, own, told),
+            shares=(listener, own, told, connections),
             level=logging.INFO,
         )
-        for number, own in enumerate(private, 1)
-    }
+        for number, own in enumerate(private)
+    }  # fmt: skip
+
+
+def _connections_of(gateways: int) -> IO[bytes]:
+    """Memory in which each gateway tells the others how many connections it has."""
+    file = os.fdopen(os.memfd_create("connections"), "w+b")
+    file.truncate(8 * gateways)
+    return file
 
 
 Address = tuple[str, int, str]

@@ -1,7 +1,5 @@
 """Our classes on a model as small as can be; that they go with SGLang's is shown by the end-to-end tests."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +16,7 @@ from nla_engine.classes.registry import MIXINS
 from nla_engine.classes.source import rows_of
 from nla_engine.classes.truncated import CloseResidual
 from nla_engine.classes.verbalizer import added
+from tests.warm import run_program
 
 BLOCKS = 3
 SIZE = 4
@@ -176,7 +175,6 @@ def test_heads_that_do_not_fit(tmp_path: Path) -> None:
         load_head(module, ValueHead(file=file, weight="weight", bias="short"))
 
 
-# In a process of its own: SGLang warns at import, and warnings are errors here.
 NAMED = """
 import sys
 from nla_engine.checkpoint import Checkpoint
@@ -196,9 +194,6 @@ except ValueError as error:
 """
 
 
-def test_sglang_finds_ours_under_its_own_models_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLA_ENGINE_DEVICE", "cpu")
-    monkeypatch.setenv("SGLANG_PLATFORM", "nla_cpu")
-    monkeypatch.setenv("SGLANG_EXTERNAL_MODEL_PACKAGE", "nla_engine.models")
-    run = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=False)
+def test_sglang_finds_ours_under_its_own_models_name() -> None:
+    run = run_program(NAMED)
     assert run.stdout.endswith("good: this SGLang has no model of architecture NoSuchForCausalLM"), run.stderr

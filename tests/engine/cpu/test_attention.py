@@ -1,11 +1,7 @@
 """Attention on CPUs gives what SGLang's own gives, for every kind of batch."""
 
-import subprocess
-import sys
+from tests.warm import run_program
 
-import pytest
-
-# In a process of its own: SGLang warns at import, and warnings are errors here.
 COMPARE = """
 import sys
 from types import SimpleNamespace as Bag
@@ -84,10 +80,8 @@ except ValueError as error:
 """
 
 
-def test_it_gives_what_sglangs_own_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NLA_ENGINE_DEVICE", "cpu")
-    monkeypatch.setenv("SGLANG_PLATFORM", "nla_cpu")
-    run = subprocess.run([sys.executable, "-c", COMPARE], capture_output=True, text=True, check=False)
+def test_it_gives_what_sglangs_own_gives() -> None:
+    run = run_program(COMPARE)
     assert run.stdout.endswith("good: --attention-backend nla_cpu needs --page-size 1; torch_native takes others"), (
         run.stderr
     )

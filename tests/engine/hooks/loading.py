@@ -1,8 +1,7 @@
 """Loads checkpoints with SGLang's own models and loader, on a CPU, up to where kernels for GPUs would come in.
 
-Takes a JSON list of tasks from its input, and writes to the file that its argument names what became of each: what was
-wrong, if anything, and the type of the weights. It is a process of its own, for SGLang warns at its import, and
-warnings are errors in the tests.
+Takes two files: a JSON list of tasks, and where it writes what became of each: what was wrong, if anything, and the
+type of the weights. It is a process of its own, for SGLang warns at its import, and warnings are errors in the tests.
 """
 
 import importlib
@@ -57,10 +56,11 @@ def try_to_load(task: dict[str, Any]) -> tuple[str | None, str]:
 
 
 if __name__ == "__main__":
+    tasks, answered = map(Path, sys.argv[1:])
     for name in LATE:
         importlib.import_module(name)
     torch.cuda.get_device_capability = lambda device=None: (9, 0)  # decides which of its schemes SGLang takes
     # A fork for each: of SGLang's settings and groups a process has but one.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        answers = pool.map(try_to_load, json.load(sys.stdin), chunksize=1)
-    Path(sys.argv[1]).write_text(json.dumps(answers))
+        answers = pool.map(try_to_load, json.loads(tasks.read_text()), chunksize=1)
+    answered.write_text(json.dumps(answers))

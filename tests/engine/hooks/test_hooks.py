@@ -2,8 +2,6 @@
 
 import asyncio
 import base64
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -26,6 +24,7 @@ from nla_engine.hooks.sampling import multinomial_on_cpu
 from nla_engine.hooks.stopping import stop_at_once
 from nla_engine.hooks.tokenizers import load_once
 from tests.stack import free_port
+from tests.warm import run_program
 
 MANAGER = SimpleNamespace(model_config=SimpleNamespace(hidden_size=4))
 
@@ -101,7 +100,6 @@ def test_seeded_draws_follow_the_distribution() -> None:
     assert shares[3] == 0
 
 
-# In a process of its own: SGLang warns at import, and warnings are errors here.
 FILTERED = """
 import sys, torch
 from sglang.srt.layers import sampler
@@ -127,7 +125,7 @@ sys.stdout.write("good")
 
 
 def test_filters_leave_an_unfiltered_draw_as_it_is() -> None:
-    run = subprocess.run([sys.executable, "-c", FILTERED], capture_output=True, text=True, check=False)
+    run = run_program(FILTERED)
     assert run.stdout.endswith("good"), run.stderr
 
 

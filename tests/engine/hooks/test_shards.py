@@ -1,9 +1,7 @@
 """Of a source's files those that hold none of its blocks may be missing, and are not read."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,10 @@ from nla_engine.checkpoint import VARIABLE
 from nla_engine.hooks.shards import of_first_blocks
 from nla_launch.pair.shards import wanted_files
 from tests.checkpoints import LAYER, make_pair
-from tests.stack import ON_CPU
+from tests.warm import run_program
 
 INDEX = "model.safetensors.index.json"
 
-# In a process of its own: SGLang warns at import, and warnings are errors here.
 PREPARE = """
 import sys
 from sglang.srt.configs.load_config import LoadConfig
@@ -37,8 +34,7 @@ print("FILES", *sorted(file.rpartition("/")[2] for file in files))
 def prepare(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     files = wanted_files(folder, LAYER + 1)  # as the launcher tells the engine
     told = {VARIABLE: json.dumps({"architecture": "Qwen2ForCausalLM", "blocks": LAYER + 1, "files": files})}
-    command = [sys.executable, "-c", PREPARE, str(folder), *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ON_CPU, **told})
+    return run_program(PREPARE, str(folder), *flags, **told)
 
 
 def test_sglang_wants_all_files_and_with_the_hook_those_of_the_first_blocks(tmp_path: Path) -> None:

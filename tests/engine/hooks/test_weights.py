@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from nla_engine.checkpoint import VARIABLE
 from nla_engine.hooks.weights import load_completely
 from tests.checkpoints import Family, Pair, make_pair
 from tests.engine.hooks.quantized import write_quantized
-from tests.stack import ON_CPU
+from tests.warm import run
 
 FAMILIES: Final[tuple[Family, ...]] = ("qwen2", "llama", "gemma3")
 NAMES: Final[dict[Family, str]] = {"qwen2": "Qwen2", "llama": "Llama", "gemma3": "Gemma3"}
@@ -167,12 +164,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, tuple[str | N
     folder = tmp_path_factory.mktemp("weights")
     pairs = {family: make_pair(folder / family, family) for family in FAMILIES}
     tasks = [make(case, pairs[case.family], folder / f"case{number}") for number, case in enumerate((*CASES, UNREAD))]
-    variables = ON_CPU | {"SGLANG_EXTERNAL_MODEL_PACKAGE": "nla_engine.models"}
-    command = [sys.executable, "-m", "tests.engine.hooks.loading", str(folder / "answers")]
-    run = subprocess.run(
-        command, input=json.dumps(tasks), env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    (folder / "tasks").write_text(json.dumps(tasks))
+    done = run("tests.engine.hooks.loading", str(folder / "tasks"), str(folder / "answers"))
+    assert done.returncode == 0, done.stderr[-4000:]
     answers = json.loads((folder / "answers").read_text())
     return {case: tuple(answer) for case, answer in zip((*CASES, UNREAD), answers, strict=True)}
 
