@@ -39,7 +39,7 @@ KEPT: Final = {
     "SYNC_TOKEN_IDS_ACROSS_TP": ("sglang.srt.layers.sampler", "SYNC_TOKEN_IDS_ACROSS_TP"),
 }
 """Those of which an import keeps only whether they are set, and where: a fork sets it anew."""
-WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway")
+WITHOUT_SGLANG: Final = ("nla_launch", "nla_gateway", "nla_engine.reference")
 """Modules that import nothing which looks at them."""
 PACKET_BYTES: Final = 2**17
 ROOT: Final = Path(__file__).parents[1]
@@ -54,8 +54,7 @@ def popen(command: list[str], environment: dict[str, str], **options: Any) -> su
         environment: all of its variables.
         options: of `subprocess.Popen`, those that WarmPopen heeds.
     """
-    kind = WarmPopen if may_fork(command, environment) else subprocess.Popen
-    return kind(command, env=environment, text=True, **options)
+    return WarmPopen(command, env=environment, text=True, **options)
 
 
 def run_program(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -82,17 +81,24 @@ def run(module: str, *arguments: str, **variables: str) -> subprocess.CompletedP
 
 
 class WarmPopen(subprocess.Popen[str]):
-    """`subprocess.Popen` for `python -m MODULE`, run by a fork of the process that has imported SGLang.
+    """`subprocess.Popen`, which has `python -m MODULE` run by a fork of the process that has imported SGLang.
 
-    Of Popen's options it heeds those for files, the environment and the folder.
+    Of Popen's options it then heeds those for files, the environment and the folder.
     """
+
+    _code: int | None = None
+    """Where the exit code of what was forked comes from."""
 
     def _execute_child(self, args: Sequence[str], *options: Any) -> None:
         pass_fds, folder, environment = options[3:6]
+        environment = dict(os.environ if environment is None else environment)
+        if not may_fork(args, environment):
+            super()._execute_child(args, *options)  # type: ignore[misc]
+            return
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = options[9:15]
         request = {
             "command": list(args),
-            "environment": dict(os.environ if environment is None else environment),
+            "environment": environment,
             "folder": str(folder or Path.cwd()),
             "files": [0, 1, 2, *pass_fds],
         }
@@ -107,6 +113,8 @@ class WarmPopen(subprocess.Popen[str]):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
     def _wait(self, timeout: float | None) -> int:
+        if self._code is None:
+            return int(super()._wait(timeout))  # type: ignore[misc]
         if self.returncode is None:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._code, selectors.EVENT_READ)
@@ -116,7 +124,10 @@ class WarmPopen(subprocess.Popen[str]):
             os.close(self._code)
         return self.returncode
 
-    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+    def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
+        if self._code is None:
+            code: int | None = super()._internal_poll(*arguments, **options)  # type: ignore[misc]
+            return code
         with suppress(subprocess.TimeoutExpired):
             self._wait(0)
         return self.returncode

@@ -37,8 +37,10 @@ def test_every_hook_is_in_the_table(role: Role, monkeypatch: pytest.MonkeyPatch)
 REACH = """
 import os, sys, types
 import sglang.srt.entrypoints.http_server
+import sglang.srt.layers.engram
 import sglang.srt.managers.data_parallel_controller
 import sglang.srt.managers.scheduler
+import sglang.srt.managers.tp_worker
 from sglang.srt.plugins import hook_registry, load_plugins
 
 for role in sys.argv[1:]:

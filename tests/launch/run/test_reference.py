@@ -1,6 +1,7 @@
 """What transformers makes of a prompt, asked before an engine of an untried architecture starts."""
 
 import logging
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from nla_launch.run.reference import FORCED_TOKENS, TEXT, expected_of
 from tests.adapters import save_adapter
 from tests.checkpoints import SCALE, Pair, make_pair, write_sidecar
 from tests.reference import AddingVerbalizer, ReferenceReconstructor, ReferenceVerbalizer
+from tests.warm import WarmPopen
 
 ADDED = Rules(verbalizer=VerbalizerRules(injection=InjectionRule(rule="add_after_block", block=1)))
 
@@ -33,6 +35,12 @@ ADDED = Rules(verbalizer=VerbalizerRules(injection=InjectionRule(rule="add_after
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_pair(tmp_path_factory.mktemp("granite"), "granite")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its imports take longest: `test_a_rebuilt_vector` shows that it makes them."""
+    monkeypatch.setattr(subprocess, "Popen", WarmPopen)
 
 
 @pytest.fixture
@@ -58,6 +66,7 @@ def test_a_rebuilt_vector(pair: Pair) -> None:
     np.testing.assert_allclose(expected.vector, ReferenceReconstructor(pair.ar).vector(TEXT), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("forked")
 def test_likely_tokens_with_a_vector_in_the_prompt(pair: Pair) -> None:
     expected = expected_of(planned(Role.AV, str(pair.av)))
     assert expected is not None
@@ -69,6 +78,7 @@ def test_likely_tokens_with_a_vector_in_the_prompt(pair: Pair) -> None:
     assert_likely(expected.logprobs, verbalizer.logits(vector, verbalizer.prompt_ids()[:FORCED_TOKENS]))
 
 
+@pytest.mark.usefixtures("forked")
 def test_likely_tokens_with_a_vector_added(pair: Pair) -> None:
     expected = expected_of(planned(Role.AV, str(pair.av), ADDED))
     assert expected is not None
@@ -85,6 +95,7 @@ def assert_likely(found: Any, logits: torch.Tensor) -> None:
         assert list(place.values()) == pytest.approx([float(row[token]) for token in place], abs=1e-4)
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_base_s_first_blocks_with_an_adapter(pair: Pair, tmp_path: Path) -> None:
     base, folder = pair.av, tmp_path / "adapter"
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -122,6 +133,7 @@ FAULTS: dict[str, tuple[Callable[[Pair, EnginePlan], EnginePlan], str]] = {
 }
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_without_a_reference_the_log_says_why(pair: Pair, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     break_it, reason = FAULTS[fault]
