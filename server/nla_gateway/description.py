@@ -37,6 +37,8 @@ class Origin(StrEnum):
     ASSUMED = "assumed, for the weights are not here"
 
 
+OF_FILES: Final = frozenset(Origin) - {Origin.PRESET, Origin.ABOVE, Origin.ASSUMED}
+"""Origins of what the files of a pair's checkpoints say themselves."""
 P = TypeVar("P")
 
 
@@ -122,6 +124,13 @@ class Description(_Frozen):
     def injection_scale(self) -> float | None:
         """Norm that an injected vector gets; None: none, or as it is."""
         return None if self.verbalizer is None else self.verbalizer.injection.scale
+
+    @property
+    def stated(self) -> str:
+        """All of it, where it says more than the checkpoint's own files, as a preset may; else nothing."""
+        if set(self.origin.values()) <= OF_FILES:
+            return ""
+        return self.model_dump_json(exclude={"origin": True, "reconstructor": {"value_head": {"file"}}})
 
     def of_verbalizer(self) -> VerbalizerDescription:
         """Return a verbalizer's own part.

@@ -1,5 +1,6 @@
 """One pair as the routes work with it: its parts, and what it shares with the other pairs of the gateway."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import EngineUnavailable
 from nla_gateway.limits import GatewayLimits
-from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.parts import Part, make_part
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.source import Source
@@ -101,8 +101,15 @@ class ServedPair:
             for part in self.parts
             for engine in part.engines.engines
         ]
-        source = _source_info(self.find(Source))
-        return self.info.model_copy(update={"engines": engines, "limits": limits, "source": source})
+        update = {
+            "engines": engines,
+            "limits": limits,
+            # An engine elsewhere may have told its fingerprint meanwhile.
+            "verbalizer": _part_info(self.find(Verbalizer), "av"),
+            "reconstructor": _part_info(reconstructor, "ar"),
+            "source": _source_info(self.find(Source)),
+        }
+        return self.info.model_copy(update=update)
 
     def model_info(self, created: int) -> ModelInfo:
         """Describe it as OpenAI's servers describe a model."""
@@ -212,8 +219,16 @@ def _part_info(part: Part | None, role: Literal["av", "ar"]) -> PairInfo | None:
         checkpoint_dtype=part.settings.dtype,
         injection_scale=part.description.injection_scale,
         mse_scale=part.description.mse_scale,
-        fingerprint=fingerprint(part.settings.checkpoint, part.description, *part.settings.adapters),
+        fingerprint=_fingerprint(part),
     )
+
+
+def _fingerprint(part: Part) -> str | None:
+    """Of a part's files and of what is stated of them elsewhere; None until its engine has told that of the files."""
+    files, stated = part.engines.fingerprint, part.description.stated
+    if files is None or not stated:
+        return files
+    return hashlib.sha256(f"{files}\0{stated}".encode()).hexdigest()
 
 
 def _source_info(source: Source | None) -> SourceInfo | None:
@@ -225,6 +240,6 @@ def _source_info(source: Source | None) -> SourceInfo | None:
         layer=source.layer,
         context=source.max_tokens,
         checkpoint_dtype=source.settings.dtype,
-        fingerprint=source.fingerprint,
+        fingerprint=source.engines.fingerprint,
         warning=source.warning,
     )

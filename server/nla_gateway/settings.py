@@ -37,13 +37,15 @@ class EngineSettings(_Frozen):
     api_key: str
     checkpoint: Path = Field(description="Local folder with config.json, and all that has no other.")
     tokenizer: Path | None = Field(default=None, description="Folder of the tokenizer, where it is another.")
-    adapters: tuple[Path, ...] = Field(default=(), description="Folders of what is merged into the weights.")
     description: Description | None = Field(
         default=None, description="How it is to be used; null where the checkpoint is not there, in a dry run."
     )
     model: str = Field(description="The name that answers carry.")
     label: str | None = Field(default=None, description="What messages call it; null: by its role.")
     revision: str | None = Field(default=None, description="The commit of the hub's repository that it is of.")
+    fingerprint: str | None = Field(
+        default=None, description="What tells it from others of its name; null: the engines alone can."
+    )
     dtype: VectorDType = Field(description="What the engine computes in.")
     trust_remote_code: bool = Field(default=False, description="Whether the checkpoint's own Python code may run.")
     replicas: int = Field(default=1, gt=0, description="SGLang's own, in each engine.")

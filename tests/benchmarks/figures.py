@@ -64,7 +64,7 @@ FULL: Final = Scale(
     page_explained=GatewayLimits().max_batch,
 )
 SMOKE: Final = Scale(
-    rounds=2,
+    rounds=1,
     recipe_requests=4,
     wide_requests=16,
     requests=16,

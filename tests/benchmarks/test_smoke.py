@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
+from tests import warm
 from tests.benchmarks import gpu, page, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_toy
 from tests.benchmarks.figures import SMOKE, Figure, Target
@@ -18,8 +16,6 @@ from tests.benchmarks.growth import memory
 from tests.benchmarks.report import Results
 from tests.plain import TOY, load_toy_vectors
 from tests.stack import Stack
-
-ROOT = Path(__file__).parents[2]
 
 
 def targets_of(figures: list[Figure]) -> int:
@@ -81,9 +77,7 @@ def test_shapes_that_do_not_fit_say_so() -> None:
 
 
 def test_without_a_gpu_one_line_says_so() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.gpu"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+    done = warm.run("tests.benchmarks.gpu", CUDA_VISIBLE_DEVICES="")
     assert done.stdout == "bench-gpu: skipped, this machine has no CUDA GPU\n"
 
 

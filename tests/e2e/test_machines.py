@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import D_MODEL, make_pair
 from tests.load import Known, Load, until
@@ -69,6 +70,23 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(tmp_path: Path, to
             assert set(load.outcomes) == {"right"}, (load.outcomes, load.examples)
     finally:
         kill(mortal)
+
+
+def test_an_engine_elsewhere_with_weights_that_were_trained_on_is_refused(tmp_path: Path) -> None:
+    pair, port = make_pair(tmp_path / "pair", "llama"), free_port()
+    trained = pair.copy(tmp_path / "trained")
+    tensors = load_file(weights := trained.av / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1.001
+    save_file(tensors, weights, {"format": "pt"})
+    flags = ("--only", "av", "--device", "cpu", "--av")
+    listen, url = ("--engine-listen", f"127.0.0.1:{port}"), ("--av-url", f"http://127.0.0.1:{port}")
+    with (
+        serving(tmp_path / "engine", *flags, str(trained.av), *listen, env=KEY),
+        starting(tmp_path / "log", *flags, str(pair.av), *url, env=KEY) as stack,
+    ):
+        asyncio.run(until(lambda: states_of(stack) == {"verbalizer": "failed"}, 240))
+        said = f"the verbalizer failed its self-test: the engine serves another checkpoint than {pair.av}"
+        asyncio.run(until(lambda: said in stack.log_text(), 60))
 
 
 def answered(stack: Stack) -> dict[str, float]:

@@ -23,6 +23,7 @@ VOCABULARY: Final = 512
 MARKER: Final = "the marker"
 REPORT: Final[dict[str, Any]] = {
     "missing_hooks": [], "role": "av", "kind": "verbalizer", "blocks": None, "dtype": "float32", "model_class": "none",
+    "fingerprint": None,
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ class Elsewhere:
         """Form what gateways need to know of a role's engines: started as we would start them, with the same flags."""
         from nla_gateway.settings import EngineSettings
         from nla_launch.pair.bases import whole_config
+        from nla_launch.pair.fingerprint import fingerprint_of
         from nla_launch.plan.fitting import CONCURRENCY
         from nla_launch.plan.plan import context_length, max_in_flight, running_requests, shared_in_flight
 
@@ -51,10 +52,10 @@ class Elsewhere:
             checkpoint=checkpoint.model_path,
             description=description,
             tokenizer=checkpoint.tokenizer_folder,
-            adapters=checkpoint.adapter_folders,
             model=checkpoint.name,
             label=label,
             revision=checkpoint.revision,
+            fingerprint=None if description is None else fingerprint_of(checkpoint, description),
             dtype=request.dtype_on(device),
             trust_remote_code=trust,
             replicas=request.dp,

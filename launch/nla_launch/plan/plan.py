@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, assert_never
 
 from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import override
 from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.fingerprint import fingerprint_of
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.plan.gpus import Gpu
 from nla_launch.plan.memory import PREFILL_TOKENS, DType, Load, Quantization
@@ -69,6 +71,11 @@ class EnginePlan:
     def label(self) -> str:
         """What messages call it."""
         return self.role.of(self.pair)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """What tells the checkpoint from others of its name, when it is first asked for; None where it is not there."""
+        return None if self.description is None else fingerprint_of(self.checkpoint, self.description)
 
     @property
     def running_requests(self) -> int:

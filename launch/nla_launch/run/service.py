@@ -18,6 +18,7 @@ from typing import IO, Final
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, PairSettings, Settings, Tls, write_settings
 from nla_launch.errors import LaunchError
+from nla_launch.pair.fingerprint import fingerprint_of
 from nla_launch.pair.preflight import check_checkpoints
 from nla_launch.plan.elsewhere import Elsewhere
 from nla_launch.plan.plan import EnginePlan
@@ -29,6 +30,8 @@ from nla_launch.run.supervisor import Supervisor
 
 BACKLOG: Final = 2048
 LOWEST_PORT: Final = 10_000
+FINGERPRINT_VARIABLE: Final = "NLA_ENGINE_FINGERPRINT"
+"""What an engine tells of its checkpoint when it is asked."""
 
 
 def listen(host: str, port: int, flag: str = "--port or --host") -> socket.socket:
@@ -179,7 +182,6 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         checkpoint=_folder(plan),
         description=plan.description,
         tokenizer=plan.checkpoint.tokenizer_folder,
-        adapters=plan.checkpoint.adapter_folders,
         model=plan.checkpoint.name,
         label=plan.label,
         revision=plan.checkpoint.revision,
@@ -191,6 +193,7 @@ def _settings_of(plan: EnginePlan, host: str, port: int, key: str) -> EngineSett
         running_requests=plan.running_requests,
         max_in_flight=plan.max_in_flight,
         shared_in_flight=plan.shared_in_flight,
+        fingerprint=plan.fingerprint,
         expected=expected_of(plan),
     )
 
@@ -202,11 +205,24 @@ def _children(engines: list[EnginePlan], addresses: Mapping[str, Address], forks
 
 
 def _child_of(plan: EnginePlan, host: str, port: int, key: str, forks: ForkServer) -> ChildProcess:
+    environment, command = plan.environment(), plan.command(port, key, host)
+    if plan.fingerprint is not None:
+        environment |= {FINGERPRINT_VARIABLE: plan.fingerprint}
+    return ChildProcess(plan.label, command, environment, check=partial(_check_again, plan), hides=key, forks=forks)
+
+
+def _check_again(plan: EnginePlan) -> None:
+    """Check the checkpoint of an engine that is to start once more.
+
+    Raises:
+        LaunchError: it cannot be served any more, or is another.
+    """
     described = {} if plan.description is None else {plan.role: plan.description}
-    trust = plan.trust_remote_code
-    check = partial(check_checkpoints, {plan.role: plan.checkpoint}, described, trust_remote_code=trust)
-    command = plan.command(port, key, host)
-    return ChildProcess(plan.label, command, plan.environment(), check=check, hides=key, forks=forks)
+    check_checkpoints({plan.role: plan.checkpoint}, described, trust_remote_code=plan.trust_remote_code)
+    if plan.description is not None and fingerprint_of(plan.checkpoint, plan.description) != plan.fingerprint:
+        raise LaunchError(
+            f"{plan.checkpoint.model_path}: its files are others than those that were served: start nla-serve again"
+        )
 
 
 def _folder(plan: EnginePlan) -> Path:

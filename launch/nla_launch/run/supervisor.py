@@ -179,10 +179,11 @@ class Supervisor:
 
     def _show_progress(self, now: float) -> None:
         waiting = self._readiness.waiting(list(self._engines))
-        if waiting:
-            started = [self._engines[label].started_at for label in waiting if label in self._engines]
-            since = f" ({now - min(started):.0f} s)" if started else ""
-            logger.info("%s: still loading%s", " and ".join(waiting), since)
+        if ours := [label for label in waiting if label in self._engines]:
+            since = now - min(self._engines[label].started_at for label in ours)
+            logger.info("%s: still loading (%.0f s)", " and ".join(ours), since)
+        if elsewhere := [label for label in waiting if label not in self._engines]:
+            logger.info("%s: waited for", " and ".join(elsewhere))
 
     async def _shut_down(self) -> None:
         """Stop the gateways first, so that they can finish what the engines are doing; then the engines."""

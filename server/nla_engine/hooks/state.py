@@ -3,8 +3,12 @@
 A plugin that failed to load leaves a stock engine that answers just as readily; the gateway looks for this report.
 """
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
+
+FINGERPRINT_VARIABLE: Final = "NLA_ENGINE_FINGERPRINT"
+"""Set by nla-serve: what tells the checkpoint from others of its name."""
 
 
 def reporting(role: str, targets: Sequence[str]) -> Callable[..., None]:
@@ -17,6 +21,7 @@ def reporting(role: str, targets: Sequence[str]) -> Callable[..., None]:
         model = scheduler.tp_worker.model_runner.model
         result.internal_state["nla"] = {
             "role": role,
+            "fingerprint": os.environ.get(FINGERPRINT_VARIABLE),
             # SGLang only logs a hook that does not fit.
             "missing_hooks": [target for target in targets if target not in HookRegistry._patched],
             "model_class": type(model).__name__,

@@ -44,6 +44,8 @@ class EnginePool:
 
     def __init__(self, label: str, settings: EngineSettings, metrics: Metrics, tracing: Tracing = UNTRACED) -> None:
         self.label, self._metrics = label, metrics
+        self.fingerprint = settings.fingerprint
+        """What tells the checkpoint from others; None until an engine has told it."""
         several = len(settings.urls) > 1
         self.engines = [
             Engine(f"{label} {number}" if several else label, url, settings, tracing)

@@ -73,6 +73,7 @@ async def prove(part: Part, engine: Engine, info: dict[str, Any]) -> None:
             await prove_reading(part, engine)
         case _:
             assert_never(part)
+    settle_fingerprint(part, info)
 
 
 async def prove_injection(verbalizer: Verbalizer, engine: Engine, replica: dict[str, int]) -> None:
@@ -213,11 +214,39 @@ def check_plugin(part: Part, info: dict[str, Any]) -> None:
     Raises:
         ProofError: it is something else.
     """
-    states = info.get("internal_states") or [{}]
+    states = _states(info)
     for state in states:
         _check_report(part, state.get("nla"))
     if len(states) != part.settings.replicas:
         raise ProofError(f"the engine has {len(states)} replicas, but was meant to have {part.settings.replicas}")
+
+
+def _states(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each replica."""
+    return info.get("internal_states") or [{}]
+
+
+def settle_fingerprint(part: Part, info: dict[str, Any]) -> None:
+    """Hold engines elsewhere, of which only they know what they serve, to what the first of them serves.
+
+    Raises:
+        ProofError: another was first meanwhile, and serves something else.
+    """
+    for state in _states(info):
+        told = state["nla"]["fingerprint"]
+        _check_fingerprint(part, told)
+        part.engines.fingerprint = told
+
+
+def _check_fingerprint(part: Part, told: str | None) -> None:
+    known = part.engines.fingerprint
+    if known is not None and told != known:
+        if part.settings.fingerprint is None:
+            raise ProofError("the engine serves another checkpoint than the one that was there first")
+        raise ProofError(
+            f"the engine serves another checkpoint than {part.settings.checkpoint}: start both with the same files and"
+            " flags"
+        )
 
 
 def _check_report(part: Part, report: dict[str, Any] | None) -> None:
@@ -228,6 +257,8 @@ def _check_report(part: Part, report: dict[str, Any] | None) -> None:
     role, dtype = part.role, part.settings.dtype
     if report["role"] != role:
         raise ProofError(f"the engine was started as {report['role']}, not as {role}")
+    if "fingerprint" not in report:
+        raise ProofError("the engine does not say which checkpoint it serves: another version of nla-serve started it")
     if report["kind"] != role.label:
         raise ProofError(f"the engine runs the stock class {report['model_class']} instead of a {role.label}")
     blocks = _blocks_of(part)
@@ -235,6 +266,7 @@ def _check_report(part: Part, report: dict[str, Any] | None) -> None:
         raise ProofError(f"the engine runs {report['blocks']} blocks, but was meant to run {blocks}: another layer")
     if report["dtype"] != dtype:
         raise ProofError(f"the engine computes in {report['dtype']}, but was meant to in {dtype}")
+    _check_fingerprint(part, report["fingerprint"])
 
 
 def _blocks_of(part: Part) -> int | None:

@@ -16,7 +16,6 @@ from nla_gateway.engines.concurrency import Owner, gather
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
-from nla_gateway.pair.fingerprint import fingerprint
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import FAR, FIRST
 from nla_gateway.pair.texts import SourceText, SourceTokenizer
@@ -42,7 +41,6 @@ class Source:
         self.engines = engines
         self.settings = settings
         self.description: Description = settings.described()
-        self.fingerprint = fingerprint(settings.checkpoint, self.description)
         folder = settings.tokenizer or settings.checkpoint
         self._tokenizer = SourceTokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
         # Many texts take long, and a tokenizer is not safe to share.

@@ -100,7 +100,14 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
     ("blocks", "problem"), [(LAYER + 1, None), (LAYER + 2, "runs 3 blocks, but was meant to run 2")]
 )
 def test_an_engine_of_another_layer_is_seen(folder: Path, blocks: int, problem: str | None) -> None:
-    report = {"role": "source", "kind": "source", "blocks": blocks, "dtype": "bfloat16", "missing_hooks": []}
+    report = {
+        "role": "source",
+        "kind": "source",
+        "blocks": blocks,
+        "dtype": "bfloat16",
+        "missing_hooks": [],
+        "fingerprint": None,
+    }
     info = {"internal_states": [{"nla": report}]}
     with pytest.raises(ProofError, match=problem) if problem else nullcontext():
         check_plugin(source(folder), info)

@@ -9,20 +9,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from nla_gateway.description import Description, Origin
+from nla_gateway.description import Description
 from nla_gateway.pair.blocks import block_of
+from nla_launch.pair.checkpoints import Checkpoint
+from nla_launch.pair.shards import missing_files
+from nla_launch.pair.value_heads import FILES
 
 _WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
-_OWN: Final = frozenset(
-    {
-        Origin.SIDECAR, Origin.DEFAULT, Origin.TEMPLATE, Origin.CONFIG, Origin.META, Origin.WEIGHTS, Origin.FROM_LAYER,
-        Origin.OTHER,
-    }
-)  # fmt: skip
-"""Origins of what the files in the folder say already."""
 _SAMPLE: Final = 4096
 """Bytes of each tensor, from its middle: training moves at least one of two thousand elements."""
 _MAX_HEAD: Final = 100 * 2**20
+
+
+def fingerprint_of(checkpoint: Checkpoint, description: Description) -> str | None:
+    """Form that of what is served; None where its weights are not here, but with an engine elsewhere."""
+    folder, source = checkpoint.model_path, description.source
+    here = any(path.name not in FILES for path in folder.glob("*.safetensors"))
+    if not here or missing_files(folder, None if source is None else source.blocks):
+        return None
+    return fingerprint(folder, description, *checkpoint.adapter_folders)
 
 
 def fingerprint(folder: Path, description: Description | None = None, *adapters: Path) -> str:
@@ -30,7 +35,7 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
 
     Args:
         folder: the checkpoint's.
-        description: how it is used; it counts as far as it says more than the folder, as a preset may.
+        description: how it is used: it names a source's blocks, and where a value head is.
         adapters: folders of what is merged into the weights.
     """
     if description is not None and description.source is not None:
@@ -46,8 +51,6 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         for part in parts:
             digest.update(part)
-    if description is not None and not set(description.origin.values()) <= _OWN:
-        digest.update(_without_places(description).encode())
     return digest.hexdigest()
 
 
@@ -68,10 +71,6 @@ def _of_first_blocks(folder: Path, blocks: int) -> str:
 
 def _files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
-
-
-def _without_places(description: Description) -> str:
-    return description.model_dump_json(exclude={"origin": True, "reconstructor": {"value_head": {"file"}}})
 
 
 def _of_weights(path: Path) -> Iterator[bytes]:

@@ -1,0 +1,53 @@
+"""Which checkpoint an engine serves is a part of its self-test, also where only the engine can tell."""
+
+from typing import Any
+
+import pytest
+
+from nla_gateway.engines.pool import EnginePool
+from nla_gateway.pair.proof import ProofError, check_plugin, settle_fingerprint
+from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.roles import Role
+from nla_gateway.settings import EngineSettings
+from nla_gateway.telemetry.metrics import Metrics
+from tests.descriptions import described
+from tests.plain import TOY
+
+ONE, OTHER = "1" * 64, "2" * 64
+
+
+def verbalizer(fingerprint: str | None) -> Verbalizer:
+    folder = TOY / "verbalizer"
+    settings = EngineSettings(
+        urls=("http://127.0.0.1:9", "http://127.0.0.1:10"), api_key="k", checkpoint=folder, model="m",
+        dtype="float32", context_length=512, max_in_flight=4, shared_in_flight=2, fingerprint=fingerprint,
+        description=described(Role.AV, folder),
+    )  # fmt: skip
+    return Verbalizer(EnginePool("verbalizer", settings, Metrics()), settings)
+
+
+def account(**told: str | None) -> dict[str, Any]:
+    report = {"role": "av", "kind": "verbalizer", "blocks": 3, "dtype": "float32", "missing_hooks": []}
+    return {"internal_states": [{"nla": report | told}]}
+
+
+def test_an_engine_serves_what_is_here() -> None:
+    part = verbalizer(ONE)
+    check_plugin(part, account(fingerprint=ONE))
+    with pytest.raises(ProofError, match=f"serves another checkpoint than {TOY}/verbalizer: start both with the same"):
+        check_plugin(part, account(fingerprint=OTHER))
+    with pytest.raises(ProofError, match="serves another checkpoint than"):
+        check_plugin(part, account(fingerprint=None))
+    with pytest.raises(ProofError, match="another version of nla-serve started it"):
+        check_plugin(part, account())
+
+
+def test_engines_elsewhere_serve_the_same_where_the_weights_are_not_here() -> None:
+    part = verbalizer(None)
+    for _ in range(2):
+        check_plugin(part, account(fingerprint=ONE))
+        settle_fingerprint(part, account(fingerprint=ONE))
+    assert part.engines.fingerprint == ONE
+    for check in (check_plugin, settle_fingerprint):  # two that are proved at the same time
+        with pytest.raises(ProofError, match="serves another checkpoint than the one that was there first"):
+            check(part, account(fingerprint=OTHER))
