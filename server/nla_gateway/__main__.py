@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         """Take no more requests, and wait for those in flight."""
         self._app.state.gateway.leave()
         if self._acceptor is not None:
-            self._acceptor.stop()
+            await self._acceptor.stop()
         await super().shutdown(sockets)
 
     def _connections(self) -> int:

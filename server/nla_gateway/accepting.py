@@ -1,14 +1,14 @@
 """Connections, shared out evenly among gateways that listen on one socket.
 
-Left to itself, the system gives a connection to whichever gateway is first, and there it stays: of 256 that came at
-once one of four gateways had 122, another 34. So each tells the others how many it has, in memory that all of them see,
-and one that has more than another lets that go first.
+Left to itself, the system gives a connection to whichever gateway is first, and there it stays. So each tells the
+others how many it has, in memory that all of them see, and one that has more than another lets that go first.
 """
 
 import asyncio
 import logging
 import mmap
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from ssl import SSLContext
@@ -17,9 +17,12 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 GO_FIRST_S: Final = 0.02
-"""What a gateway with fewer connections is given to take one: it may be busy, or gone."""
+"""What gateways with fewer connections are given to take one: they may be busy, or gone."""
+LOOK_AGAIN_S: Final = 0.001
 TRY_AGAIN_S: Final = 1.0
 """After what the system refuses, such as a file too many."""
+TAKES_NONE: Final = 2**62
+"""What a gateway tells that takes no connections: not yet, or no more."""
 
 
 class Shares:
@@ -33,15 +36,16 @@ class Shares:
     def __init__(self, descriptor: int, number: int) -> None:
         self._counts = memoryview(mmap.mmap(descriptor, 0)).cast("q")
         self._number = number
-        self.tell(0)  # the one before it may have been killed
+        self.tell(TAKES_NONE)
 
     def tell(self, connections: int) -> None:
         """Tell all how many this one has."""
         self._counts[self._number] = connections
 
-    def is_least(self) -> bool:
-        """Whether none has fewer."""
-        return self._counts[self._number] == min(self._counts)
+    def with_fewer(self) -> dict[int, int]:
+        """Tell which others have fewer, and how many."""
+        mine = self._counts[self._number]
+        return {number: count for number, count in enumerate(self._counts) if count < mine}
 
 
 class Acceptor:
@@ -66,29 +70,36 @@ class Acceptor:
         self._listener, self._shares, self._count, self._protocol, self._ssl = listener, shares, count, protocol, ssl
         self._coming = set[asyncio.Task[None]]()
         self._accepting: asyncio.Task[None] | None = None
+        self._in_vain: dict[int, int] = {}
+        """Gateways that were waited for and took nothing, with their counts: once these change, they are back."""
 
     def start(self) -> None:
         """Begin to take connections."""
         self._listener.setblocking(False)
         self._accepting = asyncio.create_task(self._accept())
+        self.tell()
 
-    def stop(self) -> None:
-        """Take no more; those that only come in are closed."""
-        for task in (self._accepting, *self._coming):
-            if task is not None:
-                task.cancel()
+    async def stop(self) -> None:
+        """Take no more. Those that only come in are waited for, but not as long as a handshake may take."""
+        accepting, self._accepting = self._accepting, None
+        self._shares.tell(TAKES_NONE)
+        if accepting is None:
+            return
+        accepting.cancel()
+        for task in self._coming if self._ssl else ():
+            task.cancel()
+        await asyncio.gather(accepting, *self._coming, return_exceptions=True)
 
     def tell(self) -> None:
         """Tell the other gateways how many this one has now."""
-        self._shares.tell(self._count() + len(self._coming))
+        if self._accepting is not None:
+            self._shares.tell(self._count() + len(self._coming))
 
     async def _accept(self) -> None:
         while True:
-            await _readable(self._listener)
-            self.tell()
-            if not self._shares.is_least():
-                await asyncio.sleep(GO_FIRST_S)
             try:
+                await _readable(self._listener)
+                idle = await self._let_others_go_first()
                 connection, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):  # another has it, or it is gone again
                 continue
@@ -96,10 +107,24 @@ class Acceptor:
                 logger.error("cannot take a connection: %s", error)
                 await asyncio.sleep(TRY_AGAIN_S)
                 continue
+            self._in_vain |= idle
             task = asyncio.create_task(self._connect(connection))
             self._coming.add(task)
             task.add_done_callback(self._coming.discard)
             self.tell()
+
+    async def _let_others_go_first(self) -> dict[int, int]:
+        """Wait a moment while others have fewer connections; returns those of them that took none meanwhile."""
+        self.tell()
+        until, first = time.monotonic() + GO_FIRST_S, self._ahead()
+        while ahead := self._ahead():
+            if time.monotonic() > until:
+                return dict(first.items() & ahead.items())
+            await asyncio.sleep(LOOK_AGAIN_S)
+        return {}
+
+    def _ahead(self) -> dict[int, int]:
+        return dict(self._shares.with_fewer().items() - self._in_vain.items())
 
     async def _connect(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()

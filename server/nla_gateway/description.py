@@ -37,7 +37,7 @@ class Origin(StrEnum):
     ASSUMED = "assumed, for the weights are not here"
 
 
-OF_FILES: Final = frozenset(Origin) - {Origin.PRESET, Origin.ABOVE, Origin.ASSUMED}
+OF_FILES: Final = frozenset(Origin) - {Origin.PRESET, Origin.ABOVE}
 """Origins of what the files of a pair's checkpoints say themselves."""
 P = TypeVar("P")
 

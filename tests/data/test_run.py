@@ -258,6 +258,17 @@ def test_other_weights_of_the_same_name_never_mix(
     assert "serves another verbalizer than the run began with" in capsys.readouterr().err
 
 
+def test_weights_of_which_an_engine_elsewhere_tells_are_waited_for(tmp_path: Path, gateway: FakeGateway) -> None:
+    gateway.served["verbalizer"]["fingerprint"], gateway.ready = None, False
+
+    def be_there() -> None:
+        gateway.served["verbalizer"]["fingerprint"], gateway.ready = "a" * 64, True
+
+    threading.Timer(0.5, be_there).start()
+    assert nla("verbalize", save(tmp_path / "in.parquet"), tmp_path / "out", "--url", gateway.url) == 0
+    assert json.loads((tmp_path / "out" / "_nla.json").read_text())["served"]["verbalizer"]["fingerprint"] == "a" * 64
+
+
 @pytest.mark.parametrize(
     ("said", "warnings"),
     [

@@ -72,21 +72,29 @@ def test_two_engines_elsewhere_share_the_load_and_one_may_die(tmp_path: Path, to
         kill(mortal)
 
 
-def test_an_engine_elsewhere_with_weights_that_were_trained_on_is_refused(tmp_path: Path) -> None:
+def test_other_weights_elsewhere_are_refused_and_those_that_are_only_there_are_told(tmp_path: Path) -> None:
     pair, port = make_pair(tmp_path / "pair", "llama"), free_port()
-    trained = pair.copy(tmp_path / "trained")
+    trained, bare = pair.copy(tmp_path / "trained"), pair.copy(tmp_path / "bare")
     tensors = load_file(weights := trained.av / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"] *= 1.001
     save_file(tensors, weights, {"format": "pt"})
+    (bare.av / "model.safetensors").unlink()
     flags = ("--only", "av", "--device", "cpu", "--av")
     listen, url = ("--engine-listen", f"127.0.0.1:{port}"), ("--av-url", f"http://127.0.0.1:{port}")
-    with (
-        serving(tmp_path / "engine", *flags, str(trained.av), *listen, env=KEY),
-        starting(tmp_path / "log", *flags, str(pair.av), *url, env=KEY) as stack,
-    ):
-        asyncio.run(until(lambda: states_of(stack) == {"verbalizer": "failed"}, 240))
-        said = f"the verbalizer failed its self-test: the engine serves another checkpoint than {pair.av}"
-        asyncio.run(until(lambda: said in stack.log_text(), 60))
+    with serving(tmp_path / "engine", *flags, str(trained.av), *listen, env=KEY) as engine:
+        with starting(tmp_path / "refused", *flags, str(pair.av), *url, env=KEY) as stack:
+            asyncio.run(until(lambda: states_of(stack) == {"verbalizer": "failed"}, 240))
+            said = f"the verbalizer failed its self-test: the engine serves another checkpoint than {pair.av}"
+            asyncio.run(until(lambda: said in stack.log_text(), 60))
+            here = fingerprint_of(stack)
+        with serving(tmp_path / "told", *flags, str(bare.av), *url, env=KEY) as stack:
+            assert fingerprint_of(stack) == fingerprint_of(engine) != here
+
+
+def fingerprint_of(stack: Stack) -> str:
+    told: str = stack.http.get("/v1/info").raise_for_status().json()["verbalizer"]["fingerprint"]
+    assert len(told) == 64
+    return told
 
 
 def answered(stack: Stack) -> dict[str, float]:

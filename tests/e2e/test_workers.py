@@ -29,7 +29,7 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, toy_vect
             apart = list(pool.map(lambda vector: texts_of(verbalize(stack, vector))[0], vectors))
         assert apart == texts_of(verbalize(stack, toy_vectors[:REQUESTS]))
 
-        # Each on a connection of its own, which the kernel gives to whichever gateway is free.
+        # Each on a connection of its own, which goes to the gateway that has the fewest.
         for _ in range(REQUESTS):
             info = httpx.get(f"{stack.url}/v1/info", headers=stack.http.headers, trust_env=False).json()
             assert info["limits"]["max_queue"] == 4096

@@ -17,7 +17,9 @@ class PairInfo(Response):
     injection_scale: float | None = None
     mse_scale: float | None = None
     fingerprint: str | None = Field(
-        default=None, description="Of the checkpoint: other weights of the same name have another."
+        default=None,
+        description="Of the checkpoint: other weights of the same name have another. Null while an engine that is not"
+        " ready yet is the only one to know.",
     )
 
 

@@ -242,7 +242,7 @@ class Gateways:
     async def _open(self, url: str) -> Info:
         try:
             async with AsyncNLAClient(url, **self._given) as nla:
-                info = await nla.info()
+                info = await self._told(nla)
         except NLAError as error:
             raise UsageError(f"{url}: {self._explain(error)}") from error
         timeout = info.limits.request_timeout_s + SPARE_S
@@ -255,6 +255,17 @@ class Gateways:
         for client in (clients.nla, clients.critic):
             await self._stack.enter_async_context(client)
         self._gateways.append(Gateway(url, clients))
+        return info
+
+    async def _told(self, nla: AsyncNLAClient) -> Info:
+        """What a server serves; where its engines alone can tell which weights, wait until it is ready."""
+        info, until = await nla.info(), time.monotonic() + self._patience
+        while any(part and part.fingerprint is None for part in (info.verbalizer, info.reconstructor, info.source)):
+            ready = await nla.ready()
+            info = await nla.info()
+            if ready or time.monotonic() > until:  # an older server tells none
+                return info
+            await asyncio.sleep(FIRST_PAUSE_S)
         return info
 
     @staticmethod

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from nla_gateway.description import Description
-from nla_gateway.pair.blocks import block_of
+from nla_launch.errors import LaunchError
+from nla_launch.pair.checkpoints import ALL_WEIGHTS as WEIGHTS
 from nla_launch.pair.checkpoints import Checkpoint
-from nla_launch.pair.shards import missing_files
+from nla_launch.pair.heads import weight_map
+from nla_launch.pair.made import MADE, recipe
+from nla_launch.pair.shards import is_wanted, missing_files
 from nla_launch.pair.value_heads import FILES
 
 _WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
@@ -22,12 +25,35 @@ _MAX_HEAD: Final = 100 * 2**20
 
 
 def fingerprint_of(checkpoint: Checkpoint, description: Description) -> str | None:
-    """Form that of what is served; None where its weights are not here, but with an engine elsewhere."""
-    folder, source = checkpoint.model_path, description.source
-    here = any(path.name not in FILES for path in folder.glob("*.safetensors"))
-    if not here or missing_files(folder, None if source is None else source.blocks):
-        return None
-    return fingerprint(folder, description, *checkpoint.adapter_folders)
+    """Form that of what is served; None where not all its weights are here, but with an engine elsewhere.
+
+    Raises:
+        LaunchError: a file cannot be read.
+    """
+    if checkpoint.source.startswith(MADE):  # on each machine, where sums may be rounded otherwise
+        return recipe(checkpoint.source.removeprefix(MADE))
+    try:
+        if not _are_here(checkpoint, description):
+            return None
+        return fingerprint(checkpoint.model_path, description, *checkpoint.adapter_folders)
+    except OSError as error:
+        raise LaunchError(f"{error.filename}: {error.strerror}: fetch the checkpoint again") from None
+
+
+def _are_here(checkpoint: Checkpoint, description: Description) -> bool:
+    folder, source, head = checkpoint.model_path, description.source, _value_head(description)
+    return (
+        any(path.name not in FILES for path in folder.glob(WEIGHTS))
+        and not missing_files(folder, None if source is None else source.blocks)
+        and all(any(adapter.glob(WEIGHTS)) for adapter in checkpoint.adapter_folders)
+        and (head is None or head.is_file())
+    )
+
+
+def _value_head(description: Description | None) -> Path | None:
+    """The file of a reconstructor's."""
+    head = description and description.reconstructor and description.reconstructor.value_head
+    return head.file if head else None
 
 
 def fingerprint(folder: Path, description: Description | None = None, *adapters: Path) -> str:
@@ -41,9 +67,9 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
     if description is not None and description.source is not None:
         return _of_first_blocks(folder, description.source.blocks)
     digest = hashlib.sha256()
-    head = description and description.reconstructor and description.reconstructor.value_head
+    head = _value_head(description)
     folders = list(dict.fromkeys([folder, *adapters]))
-    elsewhere = [head.file] if head and head.file.parent not in folders else []
+    elsewhere = [head] if head and head.parent not in folders else []
     for path in [*(path for one in folders for path in _files(one)), *elsewhere]:
         if not path.is_file():
             continue
@@ -57,12 +83,11 @@ def fingerprint(folder: Path, description: Description | None = None, *adapters:
 def _of_first_blocks(folder: Path, blocks: int) -> str:
     """Of a source: of its configuration, and of those weights that it needs, for others may not have been fetched."""
     digest, samples = hashlib.sha256((folder / "config.json").read_bytes()), dict[str, bytes]()
-    for path in folder.glob("*.safetensors"):
+    for path in sorted(folder.glob(WEIGHTS)):
         with path.open("rb") as stream:
             head, begins = _head(stream, path.stat().st_size)
             for name, begin, end in _named(head):
-                block = block_of(name)
-                if block is not None and block < blocks:
+                if is_wanted(name, blocks):
                     samples[name] = _sample(stream, begins + begin, end - begin)
     for name, sample in sorted(samples.items()):
         digest.update(f"{name}\0".encode() + sample)
@@ -70,7 +95,10 @@ def _of_first_blocks(folder: Path, blocks: int) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in _WHOLE)])
+    """Those that are read: of weights, where there is an index, those in it."""
+    named = weight_map(folder)
+    weights = folder.glob(WEIGHTS) if named is None else (folder / name for name in {*named.values(), *FILES})
+    return sorted([*weights, *(folder / name for name in _WHOLE)])
 
 
 def _of_weights(path: Path) -> Iterator[bytes]:

@@ -49,6 +49,11 @@ def made(name: str, *, planned: bool = False) -> Path:
     return folder / name
 
 
+def recipe(name: str) -> str:
+    """What tells one of them from those that are made of something else: the same on every machine (sha256)."""
+    return hashlib.sha256(f"{name}\0{_ingredients()}".encode()).hexdigest()
+
+
 @cache
 def ensure(folder: Path) -> None:
     """Make them where they are not there, or not as they were made: 720 MB are read, once a start.

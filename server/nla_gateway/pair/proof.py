@@ -242,10 +242,12 @@ def _check_fingerprint(part: Part, told: str | None) -> None:
     known = part.engines.fingerprint
     if known is not None and told != known:
         if part.settings.fingerprint is None:
-            raise ProofError("the engine serves another checkpoint than the one that was there first")
+            raise ProofError(
+                "the engine serves another checkpoint than the one that was there first: start all with the same files,"
+                " and the gateways again where those are to change"
+            )
         raise ProofError(
-            f"the engine serves another checkpoint than {part.settings.checkpoint}: start both with the same files and"
-            " flags"
+            f"the engine serves another checkpoint than {part.settings.checkpoint}: start both with the same files"
         )
 
 

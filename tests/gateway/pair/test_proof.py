@@ -1,5 +1,6 @@
 """Which checkpoint an engine serves is a part of its self-test, also where only the engine can tell."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_gateway.telemetry.metrics import Metrics
+from nla_launch.pair.rules import Rules
+from tests.checkpoints import make_pair
 from tests.descriptions import described
 from tests.plain import TOY
 
@@ -49,5 +52,13 @@ def test_engines_elsewhere_serve_the_same_where_the_weights_are_not_here() -> No
         settle_fingerprint(part, account(fingerprint=ONE))
     assert part.engines.fingerprint == ONE
     for check in (check_plugin, settle_fingerprint):  # two that are proved at the same time
-        with pytest.raises(ProofError, match="serves another checkpoint than the one that was there first"):
+        with pytest.raises(ProofError, match="than the one that was there first: start all"):
             check(part, account(fingerprint=OTHER))
+
+
+def test_what_a_preset_states_is_told_apart(tmp_path: Path) -> None:
+    """Not by the engine, to which the files alone count."""
+    pair = make_pair(tmp_path, "qwen2")
+    stated = Rules.model_validate({"reconstructor": {"add_special_tokens": False}})
+    assert described(Role.AR, pair.ar).stated == ""
+    assert described(Role.AR, pair.ar, stated).stated != ""
