@@ -1,16 +1,27 @@
 """The engines of one part, one or several alike: who gets a place, at which engine, and what if that is lost."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from enum import Enum, auto
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 from nla_gateway.engines.concurrency import Owner, Turns
 from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError
 from nla_gateway.errors import EngineUnavailable
-from nla_gateway.settings import EngineSettings
+from nla_gateway.settings import COUNTERS_VARIABLE, EngineSettings
 from nla_gateway.states import EngineState
 from nla_gateway.telemetry.metrics import Metrics
 from nla_gateway.telemetry.tracing import UNTRACED, Tracing
@@ -57,6 +68,19 @@ class EnginePool:
         self._leaving = False
         for engine in self.engines:
             metrics.engine_state(engine.label, engine.state)
+
+    def settle_fingerprint(self, told: str) -> None:
+        """Hold the engines to what the first of them serves, as all gateways of this nla-serve do."""
+        if (folder := os.environ.get(COUNTERS_VARIABLE)) is None:
+            self.fingerprint = self.fingerprint or told
+            return
+        settled = Path(folder) / f"{quote(self.label, safe='')}.fingerprint"
+        with NamedTemporaryFile("w", dir=folder) as mine:
+            mine.write(told)
+            mine.flush()
+            with suppress(FileExistsError):
+                os.link(mine.name, settled)
+        self.fingerprint = settled.read_text()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:

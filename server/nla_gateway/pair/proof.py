@@ -234,8 +234,9 @@ def settle_fingerprint(part: Part, info: dict[str, Any]) -> None:
     """
     for state in _states(info):
         told = state["nla"]["fingerprint"]
+        if told is not None and part.settings.fingerprint is None:
+            part.engines.settle_fingerprint(told)
         _check_fingerprint(part, told)
-        part.engines.fingerprint = told
 
 
 def _check_fingerprint(part: Part, told: str | None) -> None:

@@ -9,7 +9,7 @@ from nla_gateway.engines.pool import EnginePool
 from nla_gateway.pair.proof import ProofError, check_plugin, settle_fingerprint
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
-from nla_gateway.settings import EngineSettings
+from nla_gateway.settings import COUNTERS_VARIABLE, EngineSettings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.pair.rules import Rules
 from tests.checkpoints import make_pair
@@ -54,6 +54,18 @@ def test_engines_elsewhere_serve_the_same_where_the_weights_are_not_here() -> No
     for check in (check_plugin, settle_fingerprint):  # two that are proved at the same time
         with pytest.raises(ProofError, match="than the one that was there first: start all"):
             check(part, account(fingerprint=OTHER))
+
+
+def test_gateways_beside_each_other_agree_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two engines elsewhere, each gateway may have proved another first."""
+    monkeypatch.setenv(COUNTERS_VARIABLE, str(tmp_path))
+    one, other = verbalizer(None), verbalizer(None)
+    settle_fingerprint(one, account(fingerprint=ONE))
+    with pytest.raises(ProofError, match="than the one that was there first"):
+        settle_fingerprint(other, account(fingerprint=OTHER))
+    settle_fingerprint(other, account(fingerprint=ONE))
+    assert one.engines.fingerprint == other.engines.fingerprint == ONE
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_a_preset_states_is_told_apart(tmp_path: Path) -> None:
