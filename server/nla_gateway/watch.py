@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 STARTING_POLL_S: Final = 0.5
 READY_POLL_S: Final = 2.0
+ASKED: Final = 8
+"""So often, in the time for which it may make none, an engine is asked for progress, which idle it has to compute."""
 PROOF_S: Final = 300.0
 """For a self-test, in which kernels may be compiled."""
 EXPECTED: Final = (ProofError, RequestError, TimeoutError)
@@ -100,29 +102,45 @@ async def _until_lost(engine: Engine, hung_after_s: float) -> EngineState:
     """Wait until its connections break, or until it has made no progress for so long."""
     progress, failures = time.monotonic(), 0
     while True:
-        good = False
         try:
             async with asyncio.timeout(hung_after_s / 2):
                 good = await engine.makes_progress()
+            if good:
+                progress, failures = time.monotonic(), 0
+                await _rest(engine, hung_after_s / ASKED)
+                continue
         except EngineLostError:
             return "restarting"
         except TimeoutError:
             logger.debug("the %s has not said in time that it makes progress", engine.label)
-        if good:
-            progress, failures = time.monotonic(), 0
-        else:
-            failures += 1
+        failures += 1
         # Asked twice: after a pause of this process itself, the first answer may have come too late for no fault of it.
         if failures > 1 and time.monotonic() - progress > hung_after_s:
             return "hung"
         await _doubt_or(READY_POLL_S, engine)
 
 
-async def _doubt_or(seconds: float, engine: Engine) -> None:
-    """Sleep for so long, or until a request is lost."""
+async def _rest(engine: Engine, seconds: float) -> None:
+    """Ask nothing of an engine that costs it anything, while it is there and no request is lost.
+
+    Raises:
+        EngineLostError: it is gone.
+    """
+    until = time.monotonic() + seconds
+    while not await _doubt_or(READY_POLL_S, engine) and time.monotonic() < until:
+        try:
+            async with asyncio.timeout(READY_POLL_S):
+                await engine.is_there()
+        except TimeoutError:
+            return
+
+
+async def _doubt_or(seconds: float, engine: Engine) -> bool:
+    """Sleep for so long, or until a request is lost (True)."""
     try:
         async with asyncio.timeout(seconds):
             await engine.doubted.wait()
     except TimeoutError:
-        return
+        return False
     engine.doubted.clear()
+    return True

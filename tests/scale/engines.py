@@ -53,6 +53,7 @@ class StandIn:
         app = web.Application()
         app.router.add_get("/server_info", self._info)
         app.router.add_get("/health", self._fine)
+        app.router.add_get("/model_info", self._fine)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/abort_request", self._fine)

@@ -159,6 +159,10 @@ class Engine:
         questions = ["/health"] * replicas + ["/server_info"] * (replicas > 1)
         return all(await gather(self._says_yes(path) for path in questions))
 
+    async def is_there(self) -> bool:
+        """Ask whether its main process answers, which costs it nothing; EngineLostError where nobody listens."""
+        return await self._says_yes("/model_info")
+
     async def _says_yes(self, path: str) -> bool:
         async with self._translating(), self._http.get(path) as response:
             await response.read()

@@ -1,0 +1,77 @@
+"""An engine that is ready is asked for little: whether it is there, and now and then for some progress."""
+
+import asyncio
+
+import pytest
+
+from nla_gateway import watch
+from nla_gateway.engines.engine import EngineLostError
+from tests.load import until
+
+HUNG_AFTER_S = 80.0
+
+
+class Watched:
+    """Counts what it is asked, and may go away, or hang, at one of these questions."""
+
+    label = "verbalizer"
+
+    def __init__(self, *, gone_at: int | None = None, hangs_at: int | None = None) -> None:
+        self.doubted = asyncio.Event()
+        self.asked = {"is_there": 0, "makes_progress": 0}
+        self._gone_at, self._hangs_at = gone_at, hangs_at
+
+    async def is_there(self) -> bool:
+        return await self._answer("is_there")
+
+    async def makes_progress(self) -> bool:
+        return await self._answer("makes_progress")
+
+    async def _answer(self, question: str) -> bool:
+        self.asked[question] += 1
+        count = sum(self.asked.values())
+        if self._gone_at is not None and count >= self._gone_at:
+            raise EngineLostError
+        if self._hangs_at is not None and count >= self._hangs_at:
+            await asyncio.sleep(60)
+        return True
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "READY_POLL_S", 0.002)
+
+
+def until_lost(engine: Watched, hung_after_s: float = HUNG_AFTER_S) -> str:
+    return asyncio.run(asyncio.wait_for(watch._until_lost(engine, hung_after_s), 60))  # type: ignore[arg-type]
+
+
+def test_progress_is_asked_for_seldom() -> None:
+    engine = Watched(gone_at=40)
+    assert until_lost(engine) == "restarting"
+    assert engine.asked == {"makes_progress": 1, "is_there": 39}  # the latter for ten seconds
+
+
+def test_one_that_is_gone_is_noticed_at_the_next_question() -> None:
+    engine = Watched(gone_at=2)
+    assert until_lost(engine) == "restarting"
+    assert engine.asked == {"makes_progress": 1, "is_there": 1}
+
+
+@pytest.mark.parametrize("hangs_at", [1, 2, 5])
+def test_one_that_hangs_is_noticed(hangs_at: int) -> None:
+    assert until_lost(Watched(hangs_at=hangs_at), 0.8) == "hung"
+
+
+def test_a_lost_request_has_it_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "READY_POLL_S", 60.0)
+    engine = Watched(gone_at=2)
+
+    async def run() -> str:
+        watching = asyncio.create_task(watch._until_lost(engine, HUNG_AFTER_S))  # type: ignore[arg-type]
+        await until(lambda: engine.asked["makes_progress"] == 1, 30)
+        engine.doubted.set()
+        return await asyncio.wait_for(watching, 30)
+
+    assert asyncio.run(run()) == "restarting"
+    assert engine.asked == {"makes_progress": 2, "is_there": 0}
