@@ -149,9 +149,10 @@ def test_make_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("pytest")])
-def test_pytest_commands_name_what_is_there(command: str) -> None:
-    rooms = command.removeprefix(".venv/bin/python -m pytest ").split()
-    assert all((ROOT / room).exists() for room in rooms)
+def test_pytest_commands_name_tests(command: str) -> None:
+    rooms = [ROOT / room for room in command.removeprefix(".venv/bin/python -m pytest ").split()]
+    assert rooms
+    assert all((room.match("test_*.py") and room.is_file()) or any(room.rglob("test_*.py")) for room in rooms)
 
 
 @pytest.mark.parametrize("command", [it.text for it in of_kind("training")])

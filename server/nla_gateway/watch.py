@@ -130,8 +130,10 @@ async def _rest(engine: Engine, seconds: float) -> None:
     while not await _doubt_or(READY_POLL_S, engine) and time.monotonic() < until:
         try:
             async with asyncio.timeout(READY_POLL_S):
-                await engine.is_there()
+                there = await engine.is_there()
         except TimeoutError:
+            return
+        if not there:
             return
 
 

@@ -16,13 +16,13 @@ class Watched:
 
     label = "verbalizer"
 
-    def __init__(self, *, gone_at: int | None = None, hangs_at: int | None = None) -> None:
+    def __init__(self, *, gone_at: int | None = None, hangs_at: int | None = None, says_no: bool = False) -> None:
         self.doubted = asyncio.Event()
         self.asked = {"is_there": 0, "makes_progress": 0}
-        self._gone_at, self._hangs_at = gone_at, hangs_at
+        self._gone_at, self._hangs_at, self._says_no = gone_at, hangs_at, says_no
 
     async def is_there(self) -> bool:
-        return await self._answer("is_there")
+        return await self._answer("is_there") and not self._says_no
 
     async def makes_progress(self) -> bool:
         return await self._answer("makes_progress")
@@ -61,6 +61,12 @@ def test_one_that_is_gone_is_noticed_at_the_next_question() -> None:
 @pytest.mark.parametrize("hangs_at", [1, 2, 5])
 def test_one_that_hangs_is_noticed(hangs_at: int) -> None:
     assert until_lost(Watched(hangs_at=hangs_at), 0.8) == "hung"
+
+
+def test_one_that_says_no_is_asked_for_progress() -> None:
+    engine = Watched(gone_at=8, says_no=True)
+    assert until_lost(engine) == "restarting"
+    assert engine.asked == {"makes_progress": 4, "is_there": 4}
 
 
 def test_a_lost_request_has_it_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

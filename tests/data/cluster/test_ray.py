@@ -75,9 +75,8 @@ def workers() -> list[psutil.Process]:
     return [child for child in children if any("MapWorker" in word for word in child.cmdline())]
 
 
-@pytest.mark.parametrize(
-    ("command", "positions"), [("extract", "random:2"), ("explain", "all"), ("explain --keep-vectors", "random:2")]
-)
+@pytest.mark.parametrize("command", ["extract", "explain", "explain --keep-vectors"])
+@pytest.mark.parametrize("positions", ["random:2", "all"])
 def test_texts(ray: Any, tmp_path: Path, gateway: FakeGateway, command: str, positions: str) -> None:
     """What is drawn is the same, of positions and of samples: a text's positions go by its row, seeds by position."""
     del ray
