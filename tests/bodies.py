@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import Final
 
-FIELDS: Final = {"/verbalize": b"vectors", "/reconstruct": b"texts", "/critic": b"texts", "/ablate": b"vectors"}
+from nla_gateway.api.json_route import MOST_NUMBERS
+
+PLACES: Final = (
+    ("/verbalize", b"vectors"), ("/reconstruct", b"texts"), ("/critic", b"texts"), ("/ablate", b"vectors"),
+    ("/tokenize", b"token_ids"), ("/extract", b"chats"), ("/explain", b"texts"), ("/explain", b"positions"),
+)  # fmt: skip
+"""Calls, and lists that they have."""
+NUMBERS: Final = (b"token_ids", b"positions")
+"""Of numbers."""
 ELEMENTS: Final = {
     "numbers": b"1",
     "fractions": b"0.5",
@@ -14,14 +22,19 @@ ELEMENTS: Final = {
     "short strings": b'"ab"',
     "strings of a backslash": b'"\\\\"',
     "strings of a quote": b'"\\""',
+    "lists of a list": b"[[]]",
+    "lists of a number": b"[1]",
+    "lists of a string": b'["last"]',
+    "lists of an object": b"[{}]",
+    "objects of a string": b'{"role":""}',
+    "messages": b'{"role":"a","content":""}',
 }
 """What a list may have millions of."""
 MANY_NAMES: Final = 2**16
 
 
-def wrong_bodies(path: str, size: int) -> Iterator[tuple[str, bytes]]:
+def wrong_bodies(field: bytes, size: int) -> Iterator[tuple[str, bytes]]:
     """Form bodies of so many bytes, one after the other, each with its name."""
-    field = FIELDS[path]
     start = b'{"' + field + b'":'
     for name, element in ELEMENTS.items():
         yield name, filled(start + b"[", element + b",", element + b"]}", size)
@@ -40,6 +53,18 @@ def wrong_bodies(path: str, size: int) -> Iterator[tuple[str, bytes]]:
     yield "white space alone", b" " * size
     yield "no text", filled(start + b'"', b"A", b'\xff"}', size)
     yield "something behind it", filled(start + b'"', b"A", b'"}}', size)
+
+
+def right_bodies(field: bytes, size: int) -> Iterator[bytes]:
+    """Form bodies of so many bytes that have the form that is asked for, if not the sense."""
+    before, behind = (b'[{"role":"a","content":"', b'"}]}') if field == b"chats" else (b'["', b'"]}')
+    start = b'{"' + field + b'":'
+    if field in NUMBERS:
+        yield padded(filled(start + b"[1", b",1", b"]}", min(size, 2 * MOST_NUMBERS)), size)
+        return
+    yield filled(start + before, b"\\u00e9", behind, size)
+    yield filled(start + before, b'\\"', behind, size)
+    yield padded(start + before + behind, size)
 
 
 def filled(start: bytes, unit: bytes, end: bytes, size: int) -> bytes:

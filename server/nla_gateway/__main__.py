@@ -78,6 +78,12 @@ def main() -> int:
     parser.add_argument("--shares", type=int, nargs=2, metavar=("FD", "N"),
                         help="memory that tells how many connections each gateway has of the first socket, and whose "
                         "number this one is, from 0 (default: the socket is its own)")  # fmt: skip
+    parser.add_argument(
+        "--ledger",
+        type=int,
+        metavar="FD",
+        help="memory in which all gateways keep what callers spent (default: there is one gateway)",
+    )
     arguments = parser.parse_args()
     settings = read_settings(arguments.settings)
     # As JSON for the launcher, which has the say in what a user sees.
@@ -87,7 +93,7 @@ def main() -> int:
     sockets = [socket.socket(fileno=number) for number in arguments.fd]
     for listener in sockets:
         give_up_on_the_silent(listener, settings.limits.stall_timeout_s)
-    app = create_app(settings)
+    app = create_app(settings, arguments.ledger)
     shares = None if arguments.shares is None else Shares(*arguments.shares)
     Server(config_of(app, settings), app, shares).run(sockets=sockets)
     return 0

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.figures import Figure, Scale, Target, ratios, repeated
 from tests.benchmarks.reconstruct import make_texts
-from tests.bodies import FIELDS, padded, wrong_bodies
+from tests.bodies import PLACES, padded, wrong_bodies
 from tests.plain import encode
 from tests.stack import Stack
 
 logger = logging.getLogger("bench")
 
 JSON: Final = {"content-type": "application/json"}
-REFUSED: Final = (400, 413)
+REFUSED: Final = (400, 413, 503)
+"""The last where only its size would have been wrong, and the pair has no source."""
 SENTENCES: Final = 16
 """Of a text to reconstruct, which comes to a third of the tokens that it may have."""
 
@@ -53,8 +54,8 @@ def _right(vectors: NDArray[np.float32], scale: Scale) -> Iterator[tuple[str, st
 
 
 def _wrong(size: int) -> Iterator[tuple[str, str, bytes]]:
-    for path in FIELDS:
-        for name, body in wrong_bodies(path, size):
+    for path, field in PLACES:
+        for name, body in wrong_bodies(field, size):
             yield path, name, body
 
 

@@ -37,7 +37,7 @@ class Direct:
     def body(self, vector: NDArray[np.float32], **arguments: Any) -> bytes:
         """What the gateway sends to its engine for one sample."""
         call = VerbalizeRequest(vectors="", **arguments)
-        payload = self._part.payload(self._part.inject(vector), sampling(call, 0), "RID")
+        payload = self._part.payload(self._part.inject(vector), sampling(call, 0, self._part.prompt.form), "RID")
         return orjson.dumps(payload)
 
     def prepare(self, vector: NDArray[np.float32], **arguments: Any) -> Job:

@@ -2,18 +2,20 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
 from nla_gateway.limits import GatewayLimits
-from nla_gateway.settings import Access
+from nla_gateway.settings import Access, Share
 from tests.browser import WAIT_MS
-from tests.gateway.process import gateway
+from tests.gateway.process import Running, gateway
 from tests.plain import LONG, running, samples_of, total, verbalize, verbalizer_of
 from tests.real.conftest import folder_of
 from tests.real.fetch import AXE
@@ -393,6 +395,39 @@ def test_a_key_is_asked_for(open_page: Any) -> None:
         field.press("Enter")
         expect(field).to_be_hidden()
         expect(page.get_by_text("There is no verbalizer")).to_be_visible()
+
+
+def test_limits_of_ones_own_are_told(open_page: Any, toy_with_source: Stack) -> None:
+    """What is left, when to ask again; and one's own words are scored once that may be, without being typed anew."""
+    access = Access(api_keys={"me": "secret"}, shares={"me": Share(requests_per_minute=12)})
+    with gateway(GatewayLimits(), access=access, pairs=toy_with_source.settings().pairs) as limited:
+        ready(limited)
+        page = open_page(limited, complaint="status of 401|status of 429")
+        page.get_by_label("API key").fill("secret")
+        page.get_by_label("API key").press("Enter")
+        expect(page.get_by_text(re.compile(r"Left for this minute: \d+ of 12 requests\."))).to_be_visible()
+        page.get_by_role("button", name="last", exact=True).click()
+        explain(page)
+        card = explanations(page).first
+        own, status = card.get_by_role("textbox", name="Your explanation"), card.get_by_role("status")
+        for number in range(20):
+            own.fill(f"Words of one's own, number {number}.")
+            expect(status).not_to_have_text("")
+            page.wait_for_timeout(300)  # they are scored when nothing was typed for a while
+            if "again in" in status.inner_text():
+                break
+        expect(status).to_contain_text(
+            re.compile(r"12 requests a minute, and these are used up: wait \(again in \d s\)")
+        )
+        expect(status).to_contain_text("yours: fve")
+
+
+def ready(gateway: Running) -> None:
+    """Wait until it has proved its engines."""
+    deadline = time.monotonic() + 120
+    while not httpx.get(f"{gateway.url}/ready", trust_env=False, timeout=60).is_success:
+        assert time.monotonic() < deadline, "it does not become ready"
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

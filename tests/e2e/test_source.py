@@ -248,6 +248,7 @@ def test_tokens_are_counted(served: Served) -> None:
 def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
     engine = served.stack.settings().pairs[0].engines[Role.AV]
     body = {"texts": "word " * 30, "positions": "all", "max_tokens": 900, "temperature": 50.0, "stream": True}
+    before = written(served.stack)
     with (
         httpx.Client(base_url=served.stack.url, trust_env=False) as http,
         http.stream("POST", "/explain", json=body) as reply,
@@ -255,11 +256,22 @@ def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
         lines = reply.iter_lines()
         while "sample.delta" not in next(lines):
             continue
-        assert running(engine) > 1
+        deadline = time.monotonic() + 60
+        while running(engine) <= 1:
+            assert time.monotonic() < deadline, "its samples do not run beside each other"
     deadline = time.monotonic() + 20
     while running(engine):
         assert time.monotonic() < deadline, "samples go on for nobody"
         time.sleep(0.2)
+    # What was written for him counts: several tokens, of two samples at least.
+    while written(served.stack) <= before + 2:
+        assert time.monotonic() < deadline, "nobody wrote it"
+        time.sleep(0.2)
+
+
+def written(stack: Stack) -> float:
+    """Tokens that the verbalizer has written for callers."""
+    return total(samples_of(stack), "nla_tokens_total", engine="verbalizer", kind="completion")
 
 
 def test_a_run_of_nla_on_texts_that_is_killed_with_its_source(served: Served, tmp_path: Path) -> None:

@@ -7,17 +7,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nla_client.wire import VerbalizeRequest
 from nla_gateway.engines.pool import EnginePool
+from nla_gateway.pair.parsing import CLOSING, Form
 from nla_gateway.pair.proof import prove
-from nla_gateway.pair.verbalizer import Verbalizer
+from nla_gateway.pair.verbalizer import Verbalizer, sampling
 from nla_gateway.roles import Role
 from nla_gateway.settings import Settings
 from nla_gateway.telemetry.metrics import Metrics
 from nla_launch.toy.data import named
 from tests.benchmarks.figures import at_once
-from tests.plain import TOY, decode, encode, texts_of, verbalize
+from tests.plain import TOY, ask_engine, decode, encode, texts_of, verbalize, verbalizer_of
 from tests.reference import ReferenceReconstructor, ReferenceVerbalizer
-from tests.stack import Stack, serving
+from tests.stack import Stack, detached_verbalizer, serving
 
 
 def test_round_trip_on_held_out_vectors(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
@@ -43,6 +45,26 @@ def test_greedy_texts_equal_transformers_and_end_at_the_tag(toy: Stack, toy_vect
     samples = [r["samples"][0] for r in verbalize(toy, toy_vectors[:12], max_tokens=60)["results"]]
     assert [(sample["text"], sample["complete"]) for sample in samples] == expected
     assert all(sample["complete"] for sample in samples)
+
+
+def test_an_engine_stops_at_the_tag_unless_it_stands_in_a_thought(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    """SGLang looks for the patterns in all of an answer, and takes them as they are."""
+    part = detached_verbalizer(verbalizer_of(toy))
+    call = VerbalizeRequest(vectors="", temperature=0, max_tokens=60)
+
+    def asked(form: Form) -> tuple[str, str, list[str]]:
+        payload = part.payload(part.inject(toy_vectors[0]), sampling(call, 0, form), f"test.{form.thinks}")
+        answer = ask_engine(part.settings, "/generate", payload).json()
+        reason = answer["meta_info"]["finish_reason"]
+        return answer["text"], reason["type"], [reason.get("matched")]
+
+    text, kind, matched = asked(Form())
+    assert (kind, matched) == ("stop", [CLOSING])
+    assert asked(Form(may_think=True))[:2] == (text, "stop")
+    thought = asked(Form(thinks=True))
+    assert thought[0].startswith(text)
+    assert not any(isinstance(one, str) for one in thought[2])
+    assert "Got unhandled regex token" not in toy.log.read_text()
 
 
 def test_bfloat16_as_on_gpus(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:

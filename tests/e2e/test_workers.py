@@ -1,5 +1,6 @@
 """Several gateways on one address and the same engines."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nla_gateway.settings import COUNTERS_VARIABLE
-from tests.plain import samples_of, texts_of, total, verbalize
+from tests.plain import encode, samples_of, texts_of, total, verbalize
 from tests.stack import serving
 
 REQUESTS = 40
+A_MINUTE = 6
+"""Requests that one of the callers may send."""
 
 
 def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
-    (tmp_path / "keys.yaml").write_text("ada: ada-has-this\n")
+    keys = f"ada: ada-has-this\neve: {{key: eve-has-this, requests_per_minute: {A_MINUTE}}}\n"
+    (tmp_path / "keys.yaml").write_text(keys)
     flags = ("--workers", "2", "--api-keys", str(tmp_path / "keys.yaml"), "--no-docs")
     (inherited := tmp_path / "inherited").mkdir()  # of another service, say, that started this one
     environment = {COUNTERS_VARIABLE: str(inherited)}
@@ -44,3 +48,17 @@ def test_two_gateways_share_the_work_and_count_together(tmp_path: Path, toy_vect
         assert total(found, "nla_queue") == 0
         assert total(found, "sglang:prompt_tokens_total") > 0
         assert not list(inherited.iterdir())
+
+        # What a caller may ask for a minute is one limit, whichever gateway they reach.
+        body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "max_tokens": 1}
+        headers, started = {"authorization": "Bearer eve-has-this"}, time.monotonic()
+        statuses: list[int] = []
+        for _ in range(3 * A_MINUTE):
+            reply = httpx.post(f"{stack.url}/verbalize", json=body, headers=headers, trust_env=False, timeout=60)
+            statuses.append(reply.status_code)
+        back = (time.monotonic() - started) / 60 * A_MINUTE
+        assert set(statuses) == {200, 429}
+        assert A_MINUTE <= statuses.count(200) <= A_MINUTE + back + 1
+        log = stack.log_text().partition("eve")[2]
+        assert "gateway 1 | POST /verbalize" in log
+        assert "gateway 2 | POST /verbalize" in log

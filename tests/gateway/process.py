@@ -62,9 +62,13 @@ def start(settings: Settings, listener: socket.socket, **environment: str) -> su
 
 
 @contextmanager
-def gateway(limits: GatewayLimits, tls: Tls | None = None, access: Access = OPEN) -> Iterator[Running]:
-    pair = PairSettings(name="nobody", engines={Role.AR: NOBODY})
-    settings = Settings(pairs=(pair,), limits=limits, tls=tls, access=access)
+def gateway(
+    limits: GatewayLimits,
+    tls: Tls | None = None,
+    access: Access = OPEN,
+    pairs: tuple[PairSettings, ...] = (PairSettings(name="nobody", engines={Role.AR: NOBODY}),),
+) -> Iterator[Running]:
+    settings = Settings(pairs=pairs, limits=limits, tls=tls, access=access)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     process = start(settings, listener)

@@ -1,6 +1,6 @@
 """What is asked about texts for the source model, and answered: tokens, vectors at them, and words for these."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,9 +24,11 @@ class TextRequest(PairRequest):
 
     texts: OneOrMany[str] | None = None
     chats: list[OneOrList[ChatMessage]] | None = Field(
-        default=None, description="A chat, which is a list of messages, or a list of several."
+        default=None, fail_fast=True, description="A chat, which is a list of messages, or a list of several."
     )
-    token_ids: list[OneOrList[int]] | None = Field(default=None, description="Of one text, or of several.")
+    token_ids: list[OneOrList[int]] | None = Field(
+        default=None, fail_fast=True, description="Of one text, or of several."
+    )
     add_special_tokens: bool = Field(default=True, description="With texts: a BOS, where it does not begin so already.")
     add_generation_prompt: bool = Field(default=True, description="With chats.")
     continue_final_message: bool = Field(default=False, description="With chats: the last message stays open.")
@@ -42,7 +44,7 @@ class TokenizeRequest(TextRequest):
 class PositionsRequest(TextRequest):
     """Texts, and which of their tokens are meant."""
 
-    positions: PositionWord | list[PositionWord | int | list[int]] = Field(
+    positions: PositionWord | Annotated[list[PositionWord | int | list[int]], Field(fail_fast=True)] = Field(
         default="last",
         description="Negative from the end; the same for every text, or a list of such, one a text.",
     )

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nla_launch.demo.base import BASE_MODEL, LAYER
@@ -19,6 +19,7 @@ from nla_launch.demo.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, ma
 
 RANK: Final = 16
 MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTER: Final = "adapter_model.safetensors"
 ANSWER_TOKENS: Final = 128
 """Of an explanation, at most; one in a thousand is longer."""
 
@@ -79,6 +80,10 @@ class Verbalizer(nn.Module):
         """Write the adapter in bfloat16."""
         _save_adapter(self.model, folder)
 
+    def load(self, folder: Path) -> None:
+        """Begin with what was saved."""
+        _load_adapter(self.model, folder)
+
 
 class Reconstructor(nn.Module):
     """Rebuilds vectors, at norm sqrt(d_model), from explanations."""
@@ -129,6 +134,12 @@ class Reconstructor(nn.Module):
         _save_adapter(self.model, folder)
         save_file({"weight": self.head.weight.detach().to("cpu", torch.bfloat16)}, folder / VALUE_HEAD)
 
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Begin with what was saved."""
+        _load_adapter(self.model, folder)
+        self.head.weight.copy_(load_file(folder / VALUE_HEAD)["weight"])
+
 
 def normed(vectors: NDArray[np.float32]) -> torch.Tensor:
     """Vectors [N, d_model] at norm sqrt(d_model)."""
@@ -144,6 +155,12 @@ def scaled(vectors: NDArray[np.float32], norm: float) -> torch.Tensor:
 
 def _in_parts(read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], batch: int) -> torch.Tensor:
     return torch.cat([read(texts[k : k + batch]) for k in range(0, len(texts), batch)])
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    found: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER))
+    if unknown := found.unexpected_keys:
+        raise ValueError(f"{folder} is an adapter of another model: {', '.join(unknown[:3])}")
 
 
 def _save_adapter(model: Any, folder: Path) -> None:

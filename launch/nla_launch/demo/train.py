@@ -49,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of unpacked packages and generated texts")
     parser.add_argument("--out", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--begin", type=Path, help="folder of adapters to begin with, such as those of the demo")
     parser.add_argument("--examples", type=int, default=20_000, help="vectors to train on (default 20000)")
     for name, steps in STEPS.items():
         parser.add_argument(f"--{name}-steps", type=int, default=steps, help=f"of {BATCH} vectors (default {steps})")
@@ -62,7 +63,10 @@ def main() -> int:
     training, held_out = read(arguments.corpus, arguments.out, tokenizer, arguments.examples)
     torch.manual_seed(0)
     reconstructor, verbalizer = Reconstructor(_base(), tokenizer), Verbalizer(_base(), tokenizer)
-    if not (arguments.out / "reconstructor.pt").exists():
+    if arguments.begin:
+        for name, half in (("reconstructor", reconstructor), ("verbalizer", verbalizer)):
+            half.load(arguments.begin / name)
+    elif not (arguments.out / "reconstructor.pt").exists():
         reconstructor.begin(training[:REGRESSED])
     for name, half in (("reconstructor", reconstructor), ("verbalizer", verbalizer), ("again", reconstructor)):
         read_as = said(verbalizer, training[:SAID], arguments.out / "said.npz") if name == "again" else training

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
+from nla_gateway.callers import ledger_entries
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import COUNTERS_VARIABLE, Access, EngineSettings, PairSettings, Settings, Tls, write_settings
 from nla_launch.errors import LaunchError
@@ -126,8 +127,12 @@ def _gateways(
 ) -> dict[str, ChildProcess]:
     """Form the gateways, one a private socket, by the URL at which each alone says whether it is ready."""
     environment = {COUNTERS_VARIABLE: counters, "CUDA_VISIBLE_DEVICES": ""}
-    told, connections, several = write_settings(settings), _connections_of(len(private)), len(private) > 1
-    command = [sys.executable, "-P", "-m", "nla_gateway", "--settings", str(told.fileno())]
+    several, files = len(private) > 1, [write_settings(settings)]
+    command = [sys.executable, "-P", "-m", "nla_gateway", "--settings", str(files[0].fileno())]
+    if several:
+        connections, ledger = _memory(len(private)), _memory(ledger_entries(settings.access))
+        files += [connections, ledger]
+        command += ["--ledger", str(ledger.fileno())]
     return {
         f"{_scheme(settings)}://127.0.0.1:{own.getsockname()[1]}/ready": ChildProcess(
             f"gateway {number + 1}" if several else "gateway",
@@ -136,17 +141,17 @@ def _gateways(
                 *(("--shares", str(connections.fileno()), str(number)) if several else ()),
             ],
             environment,
-            shares=(listener, own, told, connections),
+            shares=(listener, own, *files),
             level=logging.INFO,
         )
         for number, own in enumerate(private)
     }  # fmt: skip
 
 
-def _connections_of(gateways: int) -> IO[bytes]:
-    """Memory in which each gateway tells the others how many connections it has."""
-    file = os.fdopen(os.memfd_create("connections"), "w+b")
-    file.truncate(8 * gateways)
+def _memory(numbers: int) -> IO[bytes]:
+    """Memory in which gateways tell each other so many numbers, of 8 bytes."""
+    file = os.fdopen(os.memfd_create("gateways"), "w+b")
+    file.truncate(8 * max(1, numbers))
     return file
 
 

@@ -27,8 +27,13 @@ DESCRIPTION: Final = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the gateway's app; engines are proved and watched once it runs."""
+def create_app(settings: Settings, ledger: int | None = None) -> FastAPI:
+    """Build the gateway's app; engines are proved and watched once it runs.
+
+    Args:
+        settings: all that it needs.
+        ledger: file descriptor of the memory in which all gateways keep what callers spent; None: there is one gateway.
+    """
     metrics = Metrics(pair.name for pair in settings.pairs)
     tracing, docs = start_tracing(), settings.access.docs
 
@@ -62,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         access=settings.access,
         limits=settings.limits,
         metrics=metrics,
+        ledger=ledger,
     )
     if settings.access.allow_origins:
         # Outermost: a browser asks without a key whether it may call, and refusals must reach the page too.

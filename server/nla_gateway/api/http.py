@@ -20,10 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nla_client.wire import RATE_LIMIT_EXCEEDED_HEADER, REQUEST_ID_HEADER, STATUS, ErrorDetail, ErrorResponse, ErrorType
 from nla_gateway.api.bodies import Bodies
 from nla_gateway.api.page import is_of_the_page
-from nla_gateway.callers import ANYONE, Caller, Exchange, answering
+from nla_gateway.callers import ANYONE, Caller, Exchange, answering, callers
 from nla_gateway.errors import RateLimited, RequestError
 from nla_gateway.limits import GatewayLimits
-from nla_gateway.settings import Access, Share
+from nla_gateway.settings import Access
 from nla_gateway.telemetry.metrics import Metrics
 
 logger = logging.getLogger("nla_gateway.access")
@@ -86,12 +86,12 @@ def install_error_handlers(app: FastAPI) -> None:
 class EdgeMiddleware:
     """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, limits: GatewayLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, limits: GatewayLimits, metrics: Metrics, ledger: int | None = None
+    ) -> None:
         self._app = app
-        self._callers = [
-            (key.encode(), Caller(name, access.shares.get(name, Share()), access.gateways))
-            for name, key in access.api_keys.items()
-        ]
+        known = callers(access, ledger)
+        self._callers = [(key.encode(), known[name]) for name, key in access.api_keys.items()]
         self._bodies = Bodies(limits)
         self._metrics = metrics
 
@@ -123,7 +123,7 @@ class EdgeMiddleware:
             if refusal is not None:
                 await refusal(scope, receive, send_with_id)
             else:
-                with self._bodies.receiving(receive) as watched, answering(exchange):
+                with self._bodies.receiving(receive, exchange.caller) as watched, answering(exchange):
                     await self._app(scope, watched, send_with_id)
         except Exception as error:
             # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
@@ -181,7 +181,7 @@ class EdgeMiddleware:
             response.status_code = UNSUPPORTED_MEDIA_TYPE
             return response
         length = headers.get(b"content-length", b"0")
-        problem = self._bodies.refusal(int(length)) if length.isdigit() else None
+        problem = self._bodies.refusal(int(length), caller or ANYONE.caller) if length.isdigit() else None
         if problem is None and caller is not None and scope["method"] == WORK:
             problem = caller.refusal()
         return None if problem is None else _response_to(problem, request_id)

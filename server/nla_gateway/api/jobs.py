@@ -74,7 +74,6 @@ async def reconstruct(pair: ServedPair, call: ReconstructRequest, request_id: st
     with pair.admission.admit(len(texts)):
         work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         vectors, usage = await within(pair, work)
-    pair.metrics.tokens("reconstructor", usage)
     pair.metrics.vectors("/reconstruct", len(vectors))
     encoded = await map_in_slices(lambda vector: encode_vector(vector, call.dtype), vectors)
     return ReconstructResponse(
@@ -98,7 +97,6 @@ async def critic(pair: ServedPair, call: CriticRequest, request_id: str) -> Crit
     with pair.admission.admit(len(texts)):
         work = reconstructor.score(texts, vectors, field_names("texts", call.texts), owner_of(request_id, len(texts)))
         scores, usage = await within(pair, work)
-    pair.metrics.tokens("reconstructor", usage)
     pair.metrics.vectors("/critic", len(scores))
     pair.metrics.scores(scores)
     results = [CriticResult(index=index, **dict(values)) for index, values in enumerate(scores)]

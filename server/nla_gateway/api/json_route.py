@@ -3,7 +3,7 @@
 FastAPI's own way, made for dependencies, forms and files, takes longer over one vector than all else here together.
 
 A wrong body must cost no more than to read it. So values are made only of what has the form that a model says: the
-first that has not ends it, and so do more strings than a right body can have.
+first that has not ends it, and so do more strings than a right body can have, and what holds none where one must be.
 """
 
 import re
@@ -43,8 +43,14 @@ LONGEST_NAME: Final = 100
 """Characters of a caller's own name for a field that errors repeat."""
 UNKNOWN: Final = "Object contains unknown field `"
 MISFIT: Final = re.compile(r"(?:Expected `(.*)`, got `(.*)`|(.*)) - at `\$\.(.*)`", re.DOTALL)
+UNREADABLE: Final = (UnicodeError, msgspec.DecodeError, RecursionError)
+"""What msgspec raises of a body that is no JSON."""
 ANY_KEY: Final = "[...]"
 """How msgspec names a place in an object without fields."""
+NOT_EMPTY: Final = msgspec.Meta(min_length=1)
+"""Else a body could have millions of them."""
+EMPTY: Final = re.compile(r"Expected `(array|object)` of length >= 1")
+EMPTIES: Final = {"array": "list", "object": "object"}
 SCALARS: Final = {"bool", "int", "float", "str", "null"}
 JSON_WORDS: Final = {
     "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "array": "a list",
@@ -119,28 +125,29 @@ class Form:
             fields = self._decoder.decode(body if crowded is None else body[:crowded])
         except msgspec.ValidationError as error:
             raise _misfit(str(error)) from None
-        except (UnicodeError, msgspec.DecodeError) as error:
-            if "utf-8" in str(error).lower():  # either of them, by msgspec's release
-                raise InvalidRequest(f"{NO_JSON}: its text is not UTF-8") from None
+        except UNREADABLE as error:
             if crowded is not None and "truncated" in str(error):
                 raise self._too_many(most_strings) from None
-            problem = str(error).removeprefix("JSON is malformed: ").lower()
-            raise InvalidRequest(f"{NO_JSON}: {problem}") from None
+            raise _unreadable(error) from None
         named = ((name, getattr(fields, name)) for name in fields.__struct_fields__)
-        return {name: self._made(name, value) for name, value in named if value is not msgspec.UNSET}
+        return {name: self._made(name, value, most_strings) for name, value in named if value is not msgspec.UNSET}
 
-    def _made(self, name: str, value: Any) -> Any:
-        """Make a field's numbers, where it has not too many."""
+    def _made(self, name: str, value: Any, most_lists: int) -> Any:
+        """Make a field's numbers, where it has not too many, nor too many lists of them."""
         decoder = self._numbers.get(name)
         if decoder is None:
             return value
-        if bytes(value).count(b",") >= MOST_NUMBERS:
-            raise PayloadTooLarge(f"{name} has more than {MOST_NUMBERS} numbers: send several requests", param=name)
+        text = bytes(value)
+        for sign, kind, most in ((b",", "numbers", MOST_NUMBERS), (b"[", "lists", most_lists)):
+            if text.count(sign) >= most:
+                raise PayloadTooLarge(f"{name} has more than {most} {kind}: send several requests", param=name)
         try:
             return decoder.decode(value)
         except msgspec.ValidationError as error:
             path = str(error) if "`$" in str(error) else f"{error} - at `$`"
             raise _misfit(path.replace("`$", f"`$.{name}")) from None
+        except UNREADABLE as error:  # what is left as it is at first is not looked at
+            raise _unreadable(error) from None
 
     def _too_many(self, most: int) -> PayloadTooLarge:
         param = next(iter(self._lists), None)
@@ -211,19 +218,35 @@ def _holds(annotation: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def form_of(annotation: Any) -> Any:
-    """Form the type that msgspec is to read: of a model that is part of another, whatever strings it has."""
+    """Form the type that msgspec is to read: of a model that is part of another, whatever strings it has.
+
+    Such a part, and a list of such, is not empty.
+    """
     kind, parts = get_origin(annotation), get_args(annotation)
     if kind is Annotated:
         return form_of(parts[0])
     if kind is Literal:
         return str
     if kind is list:
-        return list[form_of(parts[0])]  # type: ignore[misc]  # made at run time
+        form: Any = list[form_of(parts[0])]  # type: ignore[misc]  # made at run time
+        return Annotated[form, NOT_EMPTY] if _is_model(parts[0]) else form
     if kind in (Union, UnionType):
         return Union[tuple(form_of(part) for part in parts)]  # noqa: UP007
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return dict[str, str]
-    return annotation
+    return Annotated[dict[str, str], NOT_EMPTY] if _is_model(annotation) else annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _unreadable(error: Exception) -> InvalidRequest:
+    if isinstance(error, RecursionError):
+        problem = "it is nested too deeply"
+    elif "utf-8" in str(error).lower():  # of either kind, by msgspec's release
+        problem = "its text is not UTF-8"
+    else:
+        problem = str(error).removeprefix("JSON is malformed: ").lower()
+    return InvalidRequest(f"{NO_JSON}: {problem}")
 
 
 def _misfit(problem: str) -> InvalidRequest:
@@ -235,6 +258,8 @@ def _misfit(problem: str) -> InvalidRequest:
         return InvalidRequest(NO_OBJECT)
     expected, got, other, param = misfit.groups()
     param = param.removesuffix(ANY_KEY)
+    if other and (empty := EMPTY.fullmatch(other)):
+        return InvalidRequest(f"{param}: the {EMPTIES[empty[1]]} is empty", param=param)
     if other:  # a number that no type holds
         return InvalidRequest(f"{NO_JSON}: {param}: {other.lower()}")
     wanted = _in_words(expected, JSON_WORDS | {"int": "a whole number"})

@@ -176,7 +176,6 @@ class Sampling:
     async def _finished(self, index: int, generated: Generated) -> Sample:
         metrics = self.prepared.pair.metrics
         metrics.sample(complete=generated.complete)
-        metrics.tokens("verbalizer", generated.usage)
         return Sample(
             text=generated.text,
             complete=generated.complete,
@@ -189,10 +188,9 @@ class Sampling:
         if reconstructor is None:
             return None
         try:
-            scores, usage = await reconstructor.score([text], [vector], [None], self.owner)
+            scores, _ = await reconstructor.score([text], [vector], [None], self.owner)
         except InvalidRequest:
             return None  # a text that the reconstructor cannot take, too long say: no fault of the caller's
-        metrics.tokens("reconstructor", usage)
         metrics.scores(scores)
         return scores[0]
 

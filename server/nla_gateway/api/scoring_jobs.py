@@ -44,7 +44,6 @@ async def critic_all(pair: ServedPair, call: CriticRequest, request_id: str) -> 
     with pair.admission.admit(len(texts)):
         work = reconstructor.reconstruct(texts, field_names("texts", call.texts), owner)
         rebuilt, usage = await within(pair, work)
-    pair.metrics.tokens("reconstructor", usage)
     pair.metrics.vectors("/critic", len(vectors))
     # Both take long where there are many, and orjson a tenth of what pydantic does.
     return await asyncio.to_thread(_matrix, reconstructor, vectors, rebuilt, usage)
@@ -101,7 +100,6 @@ async def ablate(pair: ServedPair, call: AblateRequest, request_id: str) -> Abla
     with pair.admission.admit(len(needed)):
         rebuilt, usage = await within(pair, _rebuild(reconstructor, needed, request_id))
     results = await _compare(reconstructor, apart, vectors, rebuilt)
-    pair.metrics.tokens("reconstructor", usage)
     pair.metrics.vectors("/ablate", len(results))
     pair.metrics.scores(result.score for result in results)  # of whole texts alone: the others are worse on purpose
     return AblateResponse(model=reconstructor.settings.model, results=results, usage=usage)

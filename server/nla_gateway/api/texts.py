@@ -131,7 +131,6 @@ class Places:
         """Read float32 vectors [n, d_model] of each text."""
         ids, chosen = ([getattr(passage, name) for passage in self.passages] for name in ("ids", "chosen"))
         vectors, usage = await self.source.read(ids, chosen, owner)
-        pair.metrics.tokens("source", usage)
         return vectors, usage
 
     def tokens(self, index: int, rows: NDArray[np.float32]) -> list[ReadToken]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from nla_gateway.callers import ANYONE, Caller
+from nla_gateway.callers import ANYONE, Caller, exchange
 from nla_gateway.errors import Overloaded
 
 S = TypeVar("S")
@@ -119,29 +119,42 @@ class Turns:
 
     def __init__(self, places: int, shared: int) -> None:
         self._free, self._shared = places, shared
-        self._held = Counter[Caller]()
+        self._held, self._asked = Counter[Caller](), Counter[Caller]()
         self._held_by_large = 0
-        self._small_until = 0.0
+        self._small_until: dict[Caller, float] = {}
         self._shares = Shares()
         self._small, self._large = Line(), Line()
 
     @asynccontextmanager
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        if owner.small:
-            self._small_until = time.monotonic() + SMALL_COMES_AGAIN_S
+        small = owner.small and not self._in_the_way(owner.caller)
+        if small:
+            self._small_until[owner.caller] = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
         if owner.caller not in self._small.waiting and owner.caller not in self._large.waiting:
             self._shares.arrive(owner.caller)
-        (self._small if owner.small else self._large).join(owner, place)
+        self._asked[owner.caller] += 1
+        (self._small if small else self._large).join(owner, place)
         self._hand_out()
         try:
             await place
             yield
         finally:
+            self._asked[owner.caller] -= 1
             if place.done() and not place.cancelled():
-                self._hold(owner.caller, -1, large=not owner.small)
+                self._hold(owner.caller, -1, large=not small)
                 self._hand_out()
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether small requests come in."""
+        return time.monotonic() < max(self._small_until.values(), default=0.0)
+
+    def _in_the_way(self, caller: Caller) -> bool:
+        """Whether a caller's small requests are so many that together they are a large one, beside those of others."""
+        others = (until for other, until in self._small_until.items() if other is not caller)
+        return self._asked[caller] >= SMALL_REQUEST and time.monotonic() < max(others, default=0.0)
 
     def _hold(self, caller: Caller, places: int, *, large: bool) -> None:
         self._free -= places
@@ -164,11 +177,42 @@ class Turns:
             return self._large, large  # their share is theirs, however many small ones wait
         if small is not None:
             return self._small, small
-        return (self._large, large) if large is not None and time.monotonic() >= self._small_until else None
+        return (self._large, large) if large is not None and not self.others_wait else None
 
     def _first(self, line: Line) -> Caller | None:
         """Who is next in a line, of those who hold less than they may."""
         return self._shares.first(caller for caller in line.waiting if self._held[caller] < caller.most_in_flight)
+
+
+class Room:
+    """So much of something, of which each caller who holds some has an equal part.
+
+    Where all of it is held, a caller who holds less than their part is still let in, so that nobody can shut others
+    out; what is held may then be more than there is, by the parts of those who came later.
+
+    Args:
+        limit: how much.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held = Counter[Caller]()
+
+    @property
+    def held(self) -> int:
+        """By all."""
+        return self._held.total()
+
+    def has(self, caller: Caller, amount: int) -> bool:
+        """Whether a caller may have so much more."""
+        sharing = len(self._held) + (caller not in self._held)
+        return self.held + amount <= self.limit or self._held[caller] + amount <= self.limit // sharing
+
+    def hold(self, caller: Caller, amount: int) -> None:
+        """Give a caller so much more, or take it back."""
+        self._held[caller] += amount
+        if not self._held[caller]:
+            del self._held[caller]
 
 
 class Admission:
@@ -180,8 +224,7 @@ class Admission:
     """
 
     def __init__(self, limit: int, report: Callable[[int], None]) -> None:
-        self.limit, self._report = limit, report
-        self.count = 0
+        self._room, self._report = Room(limit), report
 
     @contextmanager
     def admit(self, items: int) -> Iterator[None]:
@@ -190,15 +233,16 @@ class Admission:
         Raises:
             Overloaded: the queue is full. A lone request is taken whatever its size, or it could never be.
         """
-        if self.count and self.count + items > self.limit:
-            message = f"{self.count} samples and texts are waiting already; at most {self.limit} may"
+        caller = exchange().caller
+        if self._room.held and not self._room.has(caller, items):
+            message = f"{self._room.held} samples and texts are waiting already; at most {self._room.limit} may"
             raise Overloaded(message, retry_after_s=RETRY_AFTER_S)
-        self._change(items)
+        self._change(caller, items)
         try:
             yield
         finally:
-            self._change(-items)
+            self._change(caller, -items)
 
-    def _change(self, items: int) -> None:
-        self.count += items
-        self._report(self.count)
+    def _change(self, caller: Caller, items: int) -> None:
+        self._room.hold(caller, items)
+        self._report(self._room.held)

@@ -18,9 +18,11 @@ from tempfile import NamedTemporaryFile
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
+from nla_client.wire import Usage
 from nla_gateway.engines.concurrency import Owner, Turns
 from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError
 from nla_gateway.errors import EngineUnavailable
+from nla_gateway.roles import Role
 from nla_gateway.settings import COUNTERS_VARIABLE, EngineSettings
 from nla_gateway.states import EngineState
 from nla_gateway.telemetry.metrics import Metrics
@@ -120,6 +122,15 @@ class EnginePool:
         """Raise EngineUnavailable while no engine has passed its self-test."""
         if (error := self.unavailable()) is not None:
             raise error
+
+    def used(self, usage: Usage, role: Role) -> None:
+        """Count what an engine has read and written, for whoever asked."""
+        self._metrics.tokens(role.label, usage)
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether somebody sits and waits for a small request, so that what runs beside it should be short."""
+        return self._turns.others_wait
 
     def turn(self, owner: Owner) -> AbstractAsyncContextManager[None]:
         """Wait until there is room for one more request, and hold the place; owners take turns."""

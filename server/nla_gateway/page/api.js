@@ -6,16 +6,20 @@ const KEY = "nla-api-key";
 export const pair = { name: new URLSearchParams(location.search).get("model") };
 /** An event of the window: the server asks for a key. */
 export const LOCKED = "locked";
+/** An event of the window: the server tells what is left of the caller's limits a minute; its detail is a sentence. */
+export const LEFT = "left";
 
 /** What the server refused, or why it was not reached. */
 export class Refused extends Error {
   /**
    * @param {string} message
    * @param {number} status 0: it was not reached
+   * @param {number} [wait] seconds until it may be asked again; 0: nothing was said of that
    */
-  constructor(message, status) {
-    super(message);
+  constructor(message, status, wait = 0) {
+    super(wait ? `${message} (again in ${wait} s)` : message);
     this.status = status;
+    this.wait = wait;
   }
 }
 
@@ -54,10 +58,21 @@ async function send(path, body, signal) {
     if (signal?.aborted) throw error;
     throw new Refused("The server cannot be reached. What is here stays; try again when it is back.", 0);
   }
+  tellLeft(response.headers);
   if (response.ok) return response;
   if (response.status === 401) dispatchEvent(new Event(LOCKED));
   const told = await response.json().catch(() => null);
-  throw new Refused(told?.error?.message ?? `The server answered ${response.status}.`, response.status);
+  const wait = Number(response.headers.get("retry-after") ?? 0);
+  throw new Refused(told?.error?.message ?? `The server answered ${response.status}.`, response.status, wait);
+}
+
+/** @param {Headers} headers */
+function tellLeft(headers) {
+  const told = ["requests", "tokens"].map((kind) => {
+    const [left, most] = ["remaining", "limit"].map((what) => headers.get(`x-ratelimit-${what}-${kind}`));
+    return most === null ? "" : `${left} of ${most} ${kind}`;
+  }).filter(Boolean);
+  if (told.length) dispatchEvent(new CustomEvent(LEFT, { detail: `Left for this minute: ${told.join(", ")}.` }));
 }
 
 /**

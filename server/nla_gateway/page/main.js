@@ -1,7 +1,7 @@
 // @ts-check
 /** Starts the page: asks the server what it serves, and for a key where one is needed; then starts the panels. */
 
-import { LOCKED, Refused, ask, hasKey, keepKey, pair } from "./api.js";
+import { LEFT, LOCKED, Refused, ask, hasKey, keepKey, pair } from "./api.js";
 import * as cards from "./cards.js";
 import * as carrying from "./carrying.js";
 import * as compare from "./compare.js";
@@ -28,6 +28,9 @@ addEventListener(LOCKED, () => {
   form.hidden = false;
   tell(problem, hasKey() ? "The server does not know this key." : null);
   form.querySelector("input")?.focus();
+});
+addEventListener(LEFT, (event) => {
+  byId("left").textContent = `· ${/** @type {CustomEvent<string>} */ (event).detail}`;
 });
 void start();
 

@@ -1,7 +1,7 @@
 // @ts-check
 /** A text of one's own on a card, scored while it is typed; of several requests the last one counts. */
 
-import { ask } from "./api.js";
+import { Refused, ask } from "./api.js";
 import { figure, later, make, scores } from "./dom.js";
 import { dtype, vectorOf } from "./reading.js";
 import { ranked, scorable, share } from "./store.js";
@@ -19,9 +19,11 @@ export function own(position, found) {
   area.disabled = !scorable();
   copy.hidden = !scorable() || !found.samples.length;
   let turn = 0;
+  let heldUntil = 0;
   const score = later(async () => {
     const mine = ++turn;
     if (!area.value.trim()) return void (status.textContent = "");
+    if (Date.now() < heldUntil) return;  // it is asked for once that is over
     let told;
     try {
       const body = { texts: [area.value], vectors: [await vectorOf(position)], dtype: dtype() };
@@ -29,6 +31,10 @@ export function own(position, found) {
       told = `yours: ${scores(scored)}${beside(scored)}`;
     } catch (error) {
       told = error instanceof Error ? error.message : String(error);
+      if (error instanceof Refused && error.wait) {
+        heldUntil = Date.now() + 1000 * error.wait;
+        setTimeout(score, 1000 * error.wait);
+      }
     }
     if (mine === turn) status.textContent = told;
   }, 200);

@@ -9,6 +9,11 @@ OPENING: Final = "<explanation>"
 CLOSING: Final = "</explanation>"
 THINKING: Final = "<think>"
 THOUGHT: Final = "</think>"
+BEHIND_A_THOUGHT: Final = rf"{THOUGHT}[\s\S]*{CLOSING}"
+NO_THOUGHT: Final = "|".join(
+    # Not by looking ahead: SGLang logs a warning for each pattern that does.
+    [CLOSING, *(f"{THINKING[:at]}[^{THINKING[at]}\\s][\\s\\S]*{CLOSING}" for at in range(len(THINKING)))]
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,24 @@ class Form:
     """Which of them it has; with none, all of a text that ended by itself is an explanation."""
     thinks: bool = False
     """Whether the prompt ends inside a think block."""
+    may_think: bool = False
+    """Whether its tokenizer knows think blocks, so that an answer may begin with one."""
+
+    @property
+    def stops(self) -> dict[str, list[str]]:
+        """Where the engine is to stop, as SGLang's sampling parameters: at what `parse` takes for the closing tag.
+
+        Thoughts may name it, too. A pattern is looked for in all of an answer at each token, a string at its end alone.
+        """
+        if self.thinks:
+            return {"stop_regex": [BEHIND_A_THOUGHT]}
+        if self.may_think:
+            return {"stop_regex": [BEHIND_A_THOUGHT, rf"\A\s*(?:{NO_THOUGHT})"]}
+        return {"stop": [CLOSING]}
+
+    def stopped_by(self, matched: str) -> bool:
+        """Whether that is what made the engine stop."""
+        return any(matched in values for values in self.stops.values())
 
 
 TAGGED: Final = Form()

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from nla_gateway.description import Description, Marker, VerbalizerDescription
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.pair.parsing import THINKING, Form
+from nla_gateway.pair.parsing import THINKING, THOUGHT, Form
 from nla_gateway.pair.template import AT_THE_MARKER, Template, read_template
 from nla_gateway.pair.transformers import import_transformers
 
@@ -91,7 +91,9 @@ class VerbalizerPrompt:
             source = "the chat template renders" if rules.prompt == "chat" else "the tokenizer adds"
             logger.warning("%s: %s no BOS, which models of this family usually need", folder, source)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        form = Form(tags=rules.tags, thinks=text.rstrip().endswith(THINKING))
+        form = Form(
+            tags=rules.tags, thinks=text.rstrip().endswith(THINKING), may_think=THOUGHT in tokenizer.get_vocab()
+        )
         return cls(ids=ids, position=positions[0], stop_texts=specials, form=form)
 
 

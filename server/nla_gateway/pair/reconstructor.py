@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import Score, Usage
+from nla_client.wire import Score, Usage, add_usage
 from nla_gateway.description import Description
 from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
 from nla_gateway.engines.engine import Engine
@@ -22,6 +22,8 @@ from nla_gateway.settings import EngineSettings
 
 TEXTS_PER_CALL: Final = 8
 """Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
+TEXTS_BESIDE_OTHERS: Final = 2
+"""While small requests come in."""
 
 
 class Reconstructor:
@@ -68,8 +70,7 @@ class Reconstructor:
         prompts = [await self._encode(texts[part], params[part]) for part in parts]
         answers = await gather(self._embed(part, owner) for part in prompts)
         vectors = [vector for part, _ in answers for vector in part]
-        tokens = sum(count for _, count in answers)
-        return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+        return vectors, add_usage([usage for _, usage in answers])
 
     async def check(self, texts: list[str], params: Sequence[str | None]) -> None:
         """Raise InvalidRequest for the first of these texts that cannot be taken, as `reconstruct` does."""
@@ -84,13 +85,25 @@ class Reconstructor:
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
-    async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
+    async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
+        vectors: list[NDArray[np.float32]] = []
+        used: list[Usage] = []
+        while len(vectors) < len(prompts):
+            async with self.engines.turn(owner):
+                few = not owner.small and self.engines.others_wait
+                some = prompts[len(vectors) :][: TEXTS_BESIDE_OTHERS if few else TEXTS_PER_CALL]
+                rows, tokens = await self._embed_now(some, owner)
+            used.append(Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0))
+            self.engines.used(used[-1], self.role)
+            vectors += rows
+        return vectors, add_usage(used)
+
+    async def _embed_now(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
         def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
             rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
             return engine.embed(prompts, self.settings.model, rid)
 
-        async with self.engines.turn(owner):
-            return await self.engines.run(attempt)
+        return await self.engines.run(attempt)
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner

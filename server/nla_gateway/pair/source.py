@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import TokenizeRequest, Usage
+from nla_client.wire import TokenizeRequest, Usage, add_usage
 from nla_gateway.description import Description
 from nla_gateway.engines.concurrency import Owner, gather
 from nla_gateway.engines.engine import Engine
@@ -128,18 +128,20 @@ class Source:
         vectors = [rows for part, _ in answers for rows in part]
         for index, (rows, where) in enumerate(zip(vectors, positions, strict=True)):
             await asyncio.to_thread(_check_rows, rows, where, index)
-        tokens = sum(count for _, count in answers)
-        return vectors, Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+        return vectors, add_usage([usage for _, usage in answers])
 
     async def _read(
         self, batch: list[list[int]], positions: list[list[int]], owner: Owner
-    ) -> tuple[list[NDArray[np.float32]], int]:
+    ) -> tuple[list[NDArray[np.float32]], Usage]:
         def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
             rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
             return engine.read(batch, positions, rid)
 
         async with self.engines.turn(owner):
-            return await self.engines.run(attempt)
+            rows, tokens = await self.engines.run(attempt)
+        usage = Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+        self.engines.used(usage, self.role)
+        return rows, usage
 
 
 def parts_of(lengths: Sequence[int]) -> list[slice]:

@@ -18,7 +18,7 @@ from nla_gateway.engines.engine import RETRY_AFTER_S, Engine, EngineLostError
 from nla_gateway.engines.pool import EnginePool, Mark
 from nla_gateway.errors import EngineUnavailable, InvalidRequest, RequestError
 from nla_gateway.pair.injection import Injection, injection, rescale
-from nla_gateway.pair.parsing import CLOSING, DeltaParser, parse
+from nla_gateway.pair.parsing import DeltaParser, Form, parse
 from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -115,6 +115,7 @@ class Verbalizer:
 
         async def attempt(engine: Engine, number: int) -> Generated:
             generated = self._generated(await engine.generate(self._payload_of(injected, call, ticket, number)))
+            self.engines.used(generated.usage, self.role)
             self._keep_warm(engine, generated.usage)
             return generated
 
@@ -132,10 +133,14 @@ class Verbalizer:
 
         async def attempt(engine: Engine, number: int) -> AsyncGenerator[str | Generated, None]:
             answer: dict[str, Any] = {}
-            async with aclosing(engine.stream(self._payload_of(injected, call, ticket, number))) as answers:
-                async for answer in answers:
-                    if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
-                        yield delta
+            try:
+                async with aclosing(engine.stream(self._payload_of(injected, call, ticket, number))) as answers:
+                    async for answer in answers:
+                        if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
+                            yield delta
+            finally:  # of a stream that is left, too, it was read and written
+                if meta := answer.get("meta_info"):
+                    self.engines.used(_usage_of(meta), self.role)
             generated = self._generated(answer)
             self._keep_warm(engine, generated.usage)
             yield generated
@@ -158,7 +163,7 @@ class Verbalizer:
     def _payload_of(self, injected: Injection, call: SamplingRequest, ticket: Ticket, attempt: int) -> dict[str, Any]:
         # An engine that was only slow may still hold the id of the attempt before.
         rid = f"{ticket.rid}{attempt}." if attempt else ticket.rid
-        return self.payload(injected, sampling(call, ticket.seed, self._rules.max_tokens), rid)
+        return self.payload(injected, sampling(call, ticket.seed, self.prompt.form, self._rules.max_tokens), rid)
 
     def payload(self, injected: Injection | None, sampling_params: dict[str, Any], rid: str) -> dict[str, Any]:
         """Form the engine's request; without a vector the plain marker stays in the prompt."""
@@ -177,17 +182,15 @@ class Verbalizer:
         if meta is None or reason is None or reason["type"] == "abort":
             raise EngineUnavailable("the verbalizer dropped the request", retry_after_s=RETRY_AFTER_S)
         matched = reason.get("matched")
-        if isinstance(matched, str) and matched != CLOSING:  # SGLang's way to say that a token id made no sense
+        if isinstance(matched, str) and not self.prompt.form.stopped_by(
+            matched
+        ):  # SGLang's way to say that a token id made no sense
             raise EngineUnavailable(f"the verbalizer broke the sample off: {matched}")
         # The end-of-text token is kept in the text, like all special tokens, but is no part of it.
         ending = "" if isinstance(matched, str) else self.prompt.stop_texts.get(matched, "")
         ended = reason["type"] != "length"
         text, complete = parse(answer["text"].removesuffix(ending), self.prompt.form, ended=ended)
-        usage = Usage(
-            prompt_tokens=meta["prompt_tokens"],
-            cached_tokens=meta["cached_tokens"],
-            completion_tokens=meta["completion_tokens"],
-        )
+        usage = _usage_of(meta)
         complete = complete or (not ended and self._is_whole(usage.completion_tokens))
         return Generated(text, complete, "stop" if ended else "length", usage)
 
@@ -197,12 +200,18 @@ class Verbalizer:
         return self._rules.complete_at_limit and limit is not None and tokens >= limit
 
 
-def sampling(call: SamplingRequest, seed: int, limit: int | None = None) -> dict[str, Any]:
+def _usage_of(meta: dict[str, Any]) -> Usage:
+    """What SGLang says that it has read and written so far."""
+    return Usage(**{name: meta[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")})
+
+
+def sampling(call: SamplingRequest, seed: int, form: Form, limit: int | None = None) -> dict[str, Any]:
     """Form SGLang's sampling parameters.
 
     Args:
         call: what is asked.
         seed: the sample's own.
+        form: what its answer looks like.
         limit: the most tokens that it gets, whatever is asked.
     """
     return {
@@ -211,7 +220,7 @@ def sampling(call: SamplingRequest, seed: int, limit: int | None = None) -> dict
         "top_k": -1 if call.top_k is None else call.top_k,
         "max_new_tokens": call.max_tokens if limit is None else min(call.max_tokens, limit),
         "sampling_seed": seed,
-        "stop": [CLOSING],
+        **form.stops,
         "no_stop_trim": True,
         "skip_special_tokens": False,
     }

@@ -3,6 +3,7 @@
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,14 +15,16 @@ from nla_client.wire import (
     AblateRequest,
     CriticRequest,
     ExplainRequest,
+    ExtractRequest,
     ReconstructRequest,
     TextRequest,
+    TokenizeRequest,
     VerbalizeRequest,
 )
 from nla_gateway.api.json_route import MOST_NUMBERS, Form, crowded_at, refused
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
-from tests.bodies import FIELDS, filled, padded, wrong_bodies
+from tests.bodies import PLACES, right_bodies, wrong_bodies
 from tests.errors import error_in
 from tests.gateway.process import Running, gateway
 
@@ -130,6 +133,9 @@ def test_texts_in_all_forms(body: dict[str, Any]) -> None:
         ({"chats": [[{"role": "user", "content": 3}]]}, "expected a string, not a number", "chats[0][0]"),
         ({"chats": [{"role": "a"}]}, "field required", "chats[0].content"),
         ({"chats": [[{"role": "a", "content": "b", "name": "c"}]]}, "extra inputs", "chats[0][0].name"),
+        ({"chats": [{}]}, "the object is empty", "chats[0]"),
+        ({"chats": [[{"role": "a", "content": "b"}], []]}, "the list is empty", "chats[1]"),
+        ({"positions": ["last", "foo", "bar"]}, "should be 'last', 'all' or 'content'", "positions"),
         ({"chats": [3]}, "expected an object or a list, not a number", "chats[0]"),
         ({"token_ids": 5}, "expected a list or null, not a number", "token_ids"),
         ({"token_ids": [1.5]}, "expected a whole number or a list, not a number", "token_ids[0]"),
@@ -149,6 +155,27 @@ def test_texts_of_another_form(body: dict[str, Any], message: str, param: str) -
 def test_numbers_are_counted_before_any_is_made() -> None:
     body = b'{"token_ids":[' + b"1," * MOST_NUMBERS + b"1]}"
     with pytest.raises(PayloadTooLarge, match="token_ids has more than"):
+        Form(ExplainRequest).read(body, MOST)
+
+
+@pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions"])
+@pytest.mark.parametrize("value", [b'"\xff"', b'["\xff"]', b'"\\ud800"', b'["a\x01"]', b"[01]", b"[1e999]"])
+def test_values_that_no_json_has(field: str, value: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        Form(ExplainRequest).read(b'{"%s":%s}' % (field.encode(), value), MOST)
+
+
+@pytest.mark.parametrize("sign", [b"[", b'{"a":'])
+@pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions", "seed", "chat_template_kwargs"])
+def test_depth_is_refused(field: str, sign: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        Form(ExplainRequest).read(b'{"%s":' % field.encode() + sign * 100_000, MOST)
+
+
+@pytest.mark.parametrize("field", ["token_ids", "positions"])
+def test_lists_of_numbers_are_counted_before_any_is_made(field: str) -> None:
+    body = b'{"%s":[' % field.encode() + b"[1]," * MOST + b"[1]]}"
+    with pytest.raises(PayloadTooLarge, match=f"{field} has more than {MOST} lists"):
         Form(ExplainRequest).read(body, MOST)
 
 
@@ -208,25 +235,24 @@ def cost(work: Callable[[], Any]) -> tuple[float, int]:
 
 CALLS = {
     "/verbalize": VerbalizeRequest, "/reconstruct": ReconstructRequest, "/critic": CriticRequest,
-    "/ablate": AblateRequest,
+    "/ablate": AblateRequest, "/tokenize": TokenizeRequest, "/extract": ExtractRequest, "/explain": ExplainRequest,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", FIELDS)
-def test_wrong_bodies_cost_no_more_than_right_ones(path: str) -> None:
-    size, form = 16 * MB, Form(CALLS[path])
-    start = b'{"%s":["' % FIELDS[path]
-    right = [filled(start, b"\\u00e9", b'"]}', size), filled(start, b'\\"', b'"]}', size), padded(start + b'"]}', size)]
-    costs = [cost(lambda body=body: form.read(body, MOST)) for body in right]
+@pytest.mark.parametrize(("path", "field"), PLACES)
+def test_wrong_bodies_cost_no_more_than_right_ones(path: str, field: bytes) -> None:
+    size, model = 16 * MB, CALLS[path]
+    form = Form(model)
+    most = form.strings_each * 512 + 64
+
+    def read(body: bytes) -> None:
+        """As the route does."""
+        with suppress(RequestError, ValidationError):
+            model.model_validate(form.read(body, most))
+
+    costs = [cost(lambda body=body: read(body)) for body in right_bodies(field, size)]
     seconds, held = (max(values) for values in zip(*costs, strict=True))
-
-    def refused(body: bytes) -> None:
-        try:
-            form.read(body, MOST)
-        except RequestError:
-            return
-
-    for name, body in wrong_bodies(path, size):
-        wrong_s, wrong_held = cost(lambda body=body: refused(body))
+    for name, body in wrong_bodies(field, size):
+        wrong_s, wrong_held = cost(lambda body=body: read(body))
         assert wrong_s <= 2 * seconds + 0.02, name
         assert wrong_held <= 2 * max(held, size), name

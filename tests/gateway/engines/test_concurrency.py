@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from nla_gateway.callers import Caller
-from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Turns, gather, map_in_slices
+from nla_gateway.callers import Caller, Exchange, answering
+from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Room, Turns, gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, Overloaded
 from nla_gateway.settings import Share
 
@@ -49,11 +49,42 @@ def test_admission_is_bounded_and_gives_places_back() -> None:
             pass
         assert caught.value.retry_after_s
         with admission.admit(1):
-            assert admission.count == 3
-    assert admission.count == 0
+            assert reported[-1] == 3
+    assert reported[-1] == 0
     with admission.admit(10):
         pass
     assert reported == [2, 3, 2, 0, 10, 0]
+
+
+def test_nobody_shuts_others_out() -> None:
+    """Who came first may have all; others still get their part, and the first one no more."""
+    room, callers = Room(12), [Caller(name, Share()) for name in ("first", "second", "third")]
+    first, second, third = callers
+    room.hold(first, 12)
+    assert not room.has(first, 1)
+    assert room.has(second, 6)
+    assert not room.has(second, 7)
+    room.hold(second, 6)
+    assert not room.has(first, 1)
+    assert room.has(third, 4)
+    assert not room.has(third, 5)
+    room.hold(first, -12)
+    assert room.held == 6
+    assert room.has(first, 6)
+    for caller, amount in ((second, -6), (first, 12), (first, -12)):
+        room.hold(caller, amount)
+    assert room.held == 0
+    assert room.has(third, 12)
+
+
+def test_a_full_queue_is_full_for_those_who_filled_it() -> None:
+    admission = Admission(8, [].append)
+    greedy, other = (Exchange(Caller(name, Share())) for name in ("greedy", "other"))
+    with answering(greedy), admission.admit(8):
+        with pytest.raises(Overloaded), admission.admit(1):
+            pass
+        with answering(other), admission.admit(4), pytest.raises(Overloaded), admission.admit(1):
+            pass
 
 
 def test_map_in_slices_keeps_the_order_and_lets_others_in_between() -> None:
@@ -210,6 +241,36 @@ def test_small_requests_are_charged_to_their_caller_too() -> None:
 
     turns = asyncio.run(work())
     assert turns.count("bob") >= 8
+
+
+def test_many_small_requests_are_a_large_one_beside_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another caller's single requests come in, a crowd holds few places, as a batch does; alone it has all."""
+
+    async def work() -> None:
+        line, crowd, other = Waiting(8, 1), caller("crowd"), caller("other")
+
+        def crowded(first: int, count: int) -> None:
+            for number in range(first, first + count):
+                line.join(Owner(f"small {number}", 1, crowd), 1)
+
+        crowded(0, 30)
+        assert await line.settle() == ["crowd"] * 8
+        line.join(Owner("one", 1, other), 1)
+        assert await line.next_ones(1) == ["other"]
+        crowded(30, 30)
+        await line.next_ones(40)  # those that came before, and some
+        for _ in range(3):
+            line.join(Owner("again", 1, other), 1)
+            await line.settle()
+            assert [name for name, _ in line.holding].count("crowd") <= 1
+            assert [name for name, _ in line.holding].count("other") >= 1
+            await line.next_ones(1)
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + SMALL_COMES_AGAIN_S + 1)
+        await line.next_ones(1)
+        assert len(line.holding) == 8
+
+    asyncio.run(work())
 
 
 def test_a_caller_who_waited_for_nothing_has_saved_nothing_up() -> None:

@@ -1,5 +1,7 @@
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nla_gateway.pair.parsing import TAGGED, DeltaParser, Form, parse
@@ -75,6 +77,28 @@ def test_no_thought_is_ever_streamed(form: Form, thought: str, text: str, step: 
     generated = f"{start}{thought}</think><explanation>{text}</explanation>"
     pieces = [generated[i : i + step] for i in range(0, len(generated), step)]
     assert feed_all(pieces, form) == parse(generated, form)[0]
+
+
+PIECES = ["<think>", "</think>", "<explanation>", "</explanation>", "<", "/", "t", " ", "a cat"]
+
+
+@pytest.mark.parametrize("form", [Form(), Form(may_think=True), OPEN, CLOSED, Form(tags="closing", thinks=True)])
+@given(st.lists(st.sampled_from(PIECES), max_size=9))
+def test_the_engine_stops_where_an_explanation_is_whole(form: Form, pieces: list[str]) -> None:
+    """SGLang looks for strings and patterns in all text so far, after each token."""
+    thinks = form.thinks or "".join(pieces).lstrip().startswith("<think>")
+    assume(form.may_think or form.thinks or not thinks)
+    # So near each other, they are not told apart; a text that only begins as tags do is not known by its beginning.
+    assume(not re.match(r"\s*<(?!/?explanation>|think>)", "".join(pieces)))
+    stops, text = form.stops, ""
+    for piece in pieces:
+        text += piece
+        found = [one for one in stops.get("stop", []) if one in text]
+        found += [one for one in stops.get("stop_regex", []) if re.search(one, text)]
+        assert bool(found) == parse(text, form)[1]
+        assert all(form.stopped_by(one) for one in found)
+        if found:
+            return
 
 
 @given(st.text(), st.booleans(), st.integers(1, 7))

@@ -1,5 +1,6 @@
 """What goes to the verbalizer engine, and what its answer means, without an engine."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from nla_client.wire import VerbalizeRequest
 from nla_gateway.engines.concurrency import Owner
+from nla_gateway.engines.engine import Engine
 from nla_gateway.errors import EngineUnavailable, InvalidRequest
+from nla_gateway.pair.parsing import TAGGED
 from nla_gateway.pair.verbalizer import Verbalizer, sampling, ticket
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -69,8 +72,8 @@ UNSTOPPING = {"verbalizer": {"tags": "none", "max_tokens": 120, "complete_at_lim
 @pytest.mark.parametrize(("asked", "given"), [(200, 120), (120, 120), (5, 5)])
 def test_no_answer_gets_more_tokens_than_its_verbalizer_takes(asked: int, given: int) -> None:
     call = VerbalizeRequest(vectors="", max_tokens=asked)
-    assert sampling(call, 0, 120)["max_new_tokens"] == given
-    assert sampling(call, 0)["max_new_tokens"] == asked
+    assert sampling(call, 0, TAGGED, 120)["max_new_tokens"] == given
+    assert sampling(call, 0, TAGGED)["max_new_tokens"] == asked
 
 
 @pytest.mark.parametrize(("tokens", "complete"), [(120, True), (5, False)])
@@ -82,3 +85,34 @@ def test_an_answer_at_its_limit_may_be_whole(tmp_path: Path, tokens: int, comple
     generated = verbalizer(tmp_path, UNSTOPPING)._generated(cut)
     assert (generated.text, generated.complete, generated.finish_reason) == ("- a\n- b", complete, "length")
     assert not verbalizer(tmp_path / "other", {"verbalizer": {"tags": "none"}})._generated(cut).complete
+
+
+@pytest.mark.parametrize(
+    ("cached", "warmed"), [([0] * 5, 0), ([9] * 5, 0), ([9, 0, 0, 0, 0], 1), ([9, 0, 9, 0, 0], 2), ([0, 9, 9, 0], 1)]
+)
+def test_a_flushed_cache_is_warmed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: list[int], warmed: int
+) -> None:
+    """Where pages end behind the marker nothing is ever cached, and warming after each such answer had no end."""
+    part, warm = verbalizer(tmp_path), list[str]()
+    left = iter(cached)
+
+    async def generate(_: Engine, payload: dict[str, Any]) -> dict[str, Any]:
+        found = answer(type="length", length=3)
+        if "positional_embed_overrides" in payload:
+            found["meta_info"]["cached_tokens"] = next(left)
+        else:
+            warm.append(payload["rid"])
+        return found
+
+    async def run() -> None:
+        part.engines.set_state(part.engines.engines[0], "ready")
+        injected, call = part.inject(np.ones(D_MODEL, np.float32)), VerbalizeRequest(vectors="")
+        for sample in range(len(cached)):
+            await part.sample(injected, call, ticket(Owner("o", 1), 0, 0, sample))
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    asyncio.run(run())
+    assert len(warm) == warmed
+    assert next(left, None) is None

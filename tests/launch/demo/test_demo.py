@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -153,6 +154,30 @@ def test_both_halves_learn_and_are_saved(examples: Examples, tokenizer: Any, tmp
     assert verbalizer.loss(examples).item() < before
     table = evaluate.report(verbalizer.say, reconstructor.rebuild, examples)
     assert "| vectors | 40 |" in table
+
+
+def test_training_begins_with_what_was_saved(examples: Examples, tokenizer: Any, tmp_path: Path) -> None:
+    """Weights in bfloat16 are what is kept, so that they come back as they were."""
+    halves: list[tuple[type[Reconstructor | Verbalizer], str, tuple[Any, ...]]]
+    halves = [(Reconstructor, "reconstructor", (LAYER,)), (Verbalizer, "verbalizer", ())]
+    for kind, name, more in halves:
+        first, second = (kind(tiny(tokenizer), tokenizer, *more) for _ in range(2))
+        train.fit(first, examples, 2, tmp_path / f"{name}.pt", seed=0)
+        first.save(tmp_path / name)
+        second.load(tmp_path / name)
+        for learned, value in first.named_parameters():
+            if value.requires_grad:
+                assert torch.equal(value.bfloat16().float(), second.get_parameter(learned)), learned
+        assert second.loss(examples).item() == pytest.approx(first.loss(examples).item(), rel=1e-2)
+
+
+def test_an_adapter_of_another_model_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    Verbalizer(tiny(tokenizer), tokenizer).save(tmp_path)
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({name.replace("layers.0", "layers.9"): value for name, value in state.items()},
+              tmp_path / "adapter_model.safetensors")  # fmt: skip
+    with pytest.raises(ValueError, match="is an adapter of another model"):
+        Verbalizer(tiny(tokenizer), tokenizer).load(tmp_path)
 
 
 def test_joined_they_are_a_pair_that_says_and_rebuilds_the_same(
