@@ -68,7 +68,7 @@ class Job:
         limit: At most so many rows.
         drop: Columns that do not go along.
         keep_vectors: Whether the vectors go along.
-        patience: Seconds without any answer after which the run gives up.
+        patience: Seconds without any answer, beyond those that a limit tells to wait, after which the run gives up.
         progress: How progress is told.
         ray: Whether Ray does it, on many machines.
         ray_address: Of the Ray cluster; None for the one that Ray finds, or one of this machine's own.

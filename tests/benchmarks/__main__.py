@@ -106,7 +106,7 @@ def on_toy(stack: Stack, scale: Scale, results: Results) -> None:
     vectors = load_toy_vectors()
     rows: dict[str, Callable[[], list[Figure]]] = {
         "gateway against its engine": lambda: asyncio.run(gateway.measure(stack, vectors, scale)),
-        "fairness": lambda: asyncio.run(gateway.measure_fairness(stack, vectors, scale)),
+        "fairness": lambda: gateway.measure_fairness(stack, vectors, scale),
         "reconstruct": lambda: asyncio.run(reconstruct.measure("toy pair", stack.url, TOY / "reconstructor", scale)),
         "parts left out": lambda: asyncio.run(ablate.measure(stack, vectors, scale)),
         "end to end": lambda: asyncio.run(whole.measure_scored(stack, vectors, scale)),

@@ -2,8 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -15,15 +16,19 @@ from nla_client import AsyncNLAClient
 from nla_client.wire import VerbalizeRequest
 from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S
 from nla_gateway.engines.engine import KEEP_IDLE_S
+from nla_gateway.limits import GatewayLimits
 from nla_gateway.pair.verbalizer import sampling
-from nla_gateway.settings import EngineSettings
+from nla_gateway.settings import Access, EngineSettings
 from tests.benchmarks.figures import Figure, Job, Scale, Target, at_once, interleave, percentile, rate, ratios, repeated
 from tests.benchmarks.reconstruct import make_texts
+from tests.gateway.process import gateway, wait_until_ready
 from tests.plain import encode, verbalizer_of
 from tests.stack import Stack, detached_verbalizer
 
 IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
+BATCHES: Final = 2
+"""At the same time."""
 
 
 class Direct:
@@ -129,42 +134,68 @@ async def _added_latency(
     return p50, p99
 
 
-async def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
-    """p99 of single requests, alone and beside batches of 512 without end; of vectors and of texts."""
+def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
+    """p99 of a caller's single requests, alone and beside all that another one sends; of vectors and of texts."""
+    access = Access(api_keys={name: f"key of {name}" for name in ("one", "many")})
+    with gateway(GatewayLimits(), access=access, pairs=stack.settings().pairs) as shared:
+        wait_until_ready(shared)
+        return asyncio.run(_measure_fairness(shared.url, access, vectors, scale))
+
+
+async def _measure_fairness(url: str, access: Access, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     texts = make_texts(LARGE_BATCH)
     async with open_http() as http:
 
-        def reconstruct(some: list[str]) -> Job:
-            body = orjson.dumps({"texts": some})
-            return lambda: post_json(http, f"{stack.url}/reconstruct", body)
+        def job(path: str, caller: str, body: dict[str, Any]) -> Job:
+            headers, sent = {"authorization": f"Bearer {access.api_keys[caller]}"}, orjson.dumps(body)
+            return lambda: post_json(http, f"{url}{path}", sent, headers)
 
-        def verbalize(some: NDArray[np.float32]) -> Job:
-            return through_gateway(http, stack.url, some, temperature=0)
+        def verbalize(some: NDArray[np.float32]) -> dict[str, Any]:
+            return {"vectors": [encode(vector) for vector in some], "dtype": "float32", "temperature": 0}
 
-        figures = await _fairness("verbalize", verbalize(vectors[:1]), verbalize(repeated(vectors, LARGE_BATCH)), scale)
-        return figures + await _fairness("reconstruct", reconstruct(texts[:1]), reconstruct(texts), scale)
+        calls = {
+            "/verbalize": (verbalize(vectors[:1]), verbalize(repeated(vectors, LARGE_BATCH))),
+            "/reconstruct": ({"texts": texts[:1]}, {"texts": texts}),
+        }
+        figures: list[Figure] = []
+        for path, (single, batch) in calls.items():
+            one, crowd = (job(path, caller, single) for caller in ("one", "many"))
+            loads = {"batches of 512": [job(path, "many", batch)] * BATCHES, "64 single ones": [crowd] * IN_FLIGHT}
+            figures += await _fairness(path[1:], one, loads, scale)
+        return figures
 
 
-async def _fairness(name: str, single: Job, batch: Job, scale: Scale) -> list[Figure]:
+async def _fairness(name: str, single: Job, loads: Mapping[str, Sequence[Job]], scale: Scale) -> list[Figure]:
     async def alone() -> float:
         return percentile((await at_once(1, [single] * scale.lone_requests))[0], 99)
 
-    async def beside_batches() -> float:
-        load = asyncio.create_task(_for_ever(batch))
-        await asyncio.sleep(1.0)
-        p99 = await alone()
-        load.cancel()
-        with suppress(asyncio.CancelledError):
-            await load
-        await single()  # the engine has dropped the batch once this is through
+    async def beside(load: Sequence[Job]) -> float:
+        async with background(load):
+            await asyncio.sleep(1.0)
+            p99 = await alone()
+        await single()  # the engine has dropped what was left once this is through
         return p99
 
-    p99 = await interleave(scale.rounds, {"alone": alone, "beside": beside_batches}, warm=True)
-    return [
-        Figure(f"single {name} requests, p99, alone", [1000 * s for s in p99["alone"]], "ms"),
-        Figure(f"single {name} requests, p99, beside batches of 512", [1000 * s for s in p99["beside"]], "ms"),
-        Figure(f"single {name} requests, p99, ratio", ratios(p99["beside"], p99["alone"]), "x", Target("at most", 3.0)),
-    ]
+    measured = {what: partial(beside, load) for what, load in loads.items()}
+    p99 = await interleave(scale.rounds, {"alone": alone, **measured}, warm=True)
+    figures = [Figure(f"single {name} requests, p99, alone", [1000 * s for s in p99["alone"]], "ms")]
+    for what in loads:
+        title = f"single {name} requests, p99, beside another caller's {what}"
+        figures.append(Figure(title, [1000 * s for s in p99[what]], "ms"))
+        figures.append(Figure(f"{title}: ratio", ratios(p99[what], p99["alone"]), "x", Target("at most", 2.0)))
+    return figures
+
+
+@asynccontextmanager
+async def background(jobs: Sequence[Job]) -> AsyncIterator[None]:
+    """Do jobs without end meanwhile, at the same time."""
+    tasks = [asyncio.create_task(_for_ever(job)) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _for_ever(job: Job) -> None:

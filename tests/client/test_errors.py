@@ -35,11 +35,15 @@ def test_text_of_a_status_error_holds_all_that_helps() -> None:
     error = errors.InvalidRequestError("is zero", param="vectors[3]", request_id="r")
     assert str(error) == "400 invalid_request: is zero (param vectors[3], request r)"
     assert str(errors.InternalServerError("oh", status_code=502)) == "502 internal: oh"
+    limited = errors.OverloadedError("wait", request_id="r", retry_after=1234567, exceeded="tokens")
+    assert str(limited) == "429 overloaded: wait (limit tokens a minute, come again in 1234567 s, request r)"
+    assert limited.rate_limited
+    assert str(errors.OverloadedError("full", retry_after=7)) == "429 overloaded: full"
 
 
 @pytest.mark.parametrize("cls", errors.ERROR_CLASSES.values())
 def test_status_errors_survive_pickling(cls: Any) -> None:
-    error = cls("no", param="n", request_id="r", body="{}", retry_after=2.0)
+    error = cls("no", param="n", request_id="r", body="{}", retry_after=2.0, exceeded="requests")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert type(copy) is cls
     assert vars(copy) == vars(error)

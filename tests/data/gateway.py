@@ -67,6 +67,12 @@ def failure(kind: ErrorType, message: str = "why", param: str | None = None, **h
     return JSONResponse({"error": error}, STATUS[kind], headers)
 
 
+def limited(seconds: float, kind: str = "requests") -> Response:
+    """What a key is told whose limit a minute is used up, for so many seconds."""
+    headers = {"Retry-After": f"{seconds:g}", "x-ratelimit-exceeded": kind}
+    return failure("overloaded", f"key: 60 {kind} a minute, and these are used up: wait", **headers)
+
+
 def text_of(vector: Any, seed: int = 0) -> str:
     """What it says of a vector: its first element to three digits, and the seed where there is one."""
     return f"{vector[0]:.3g}" + (f" seed {seed}" if seed else "")

@@ -19,7 +19,8 @@ from nla_data import cli
 from nla_data.api import Job, UsageError, Verbalize, run_job
 from nla_data.running import gateways
 from nla_data.writing import parts
-from tests.data.gateway import D, FakeGateway, failure, fake_gateway, info, text_of
+from tests.data.conftest import Clock
+from tests.data.gateway import D, FakeGateway, failure, fake_gateway, info, limited, text_of
 
 COUNT: Final = 500
 VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
@@ -337,6 +338,32 @@ def test_no_answer_for_too_long(tmp_path: Path, gateway: FakeGateway, capsys: py
     assert "restarting" in error
     assert not out.exists()
     gateway.trouble, gateway.ready = lambda _path, _body: None, True
+    assert nla("verbalize", given, out, "--url", gateway.url, "--seed", 1) == 0
+    seeds = [row["explanation"].split()[2] for row in rows(out)]
+    assert seeds == [str(1 + k) for k in range(COUNT)]
+
+
+def test_a_limit_a_minute_is_waited_for(tmp_path: Path, gateway: FakeGateway, clock: Clock) -> None:
+    given, out = save(tmp_path / "in.parquet"), tmp_path / "out.parquet"
+    gateway.trouble = lambda _path, _body: limited(30) if len(gateway.seen) % 10 else None
+    assert nla("verbalize", given, out, "--url", gateway.url) == 0
+    assert [row["error"] for row in rows(out)] == [None] * COUNT
+    assert set(clock.pauses) == {30}
+    assert sum(clock.pauses) > 2 * gateways.PATIENCE_S
+
+
+def test_a_limit_a_minute_that_never_passes(
+    tmp_path: Path, gateway: FakeGateway, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = save(tmp_path / "in.parquet"), tmp_path / "out.parquet"
+    gateway.trouble = lambda _path, _body: limited(30) if 3 < len(gateway.seen) < 1000 else None
+    assert nla("verbalize", given, out, "--url", gateway.url, "--seed", 1) == 1
+    error = capsys.readouterr().err
+    assert "no answer for 600 s (429 overloaded: key: 60 requests a minute, and these are used up: wait" in error
+    assert "limit requests a minute, come again in 30 s" in error
+    assert set(clock.pauses) == {30}
+    assert not out.exists()
+    gateway.trouble = lambda _path, _body: None
     assert nla("verbalize", given, out, "--url", gateway.url, "--seed", 1) == 0
     seeds = [row["explanation"].split()[2] for row in rows(out)]
     assert seeds == [str(1 + k) for k in range(COUNT)]

@@ -2,12 +2,10 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
@@ -15,7 +13,7 @@ from playwright.sync_api import Page, expect
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import Access, Share
 from tests.browser import WAIT_MS
-from tests.gateway.process import Running, gateway
+from tests.gateway.process import gateway, wait_until_ready
 from tests.plain import LONG, running, samples_of, total, verbalize, verbalizer_of
 from tests.real.conftest import folder_of
 from tests.real.fetch import AXE
@@ -401,7 +399,7 @@ def test_limits_of_ones_own_are_told(open_page: Any, toy_with_source: Stack) -> 
     """What is left, when to ask again; and one's own words are scored once that may be, without being typed anew."""
     access = Access(api_keys={"me": "secret"}, shares={"me": Share(requests_per_minute=12)})
     with gateway(GatewayLimits(), access=access, pairs=toy_with_source.settings().pairs) as limited:
-        ready(limited)
+        wait_until_ready(limited)
         page = open_page(limited, complaint="status of 401|status of 429")
         page.get_by_label("API key").fill("secret")
         page.get_by_label("API key").press("Enter")
@@ -420,14 +418,6 @@ def test_limits_of_ones_own_are_told(open_page: Any, toy_with_source: Stack) -> 
             re.compile(r"12 requests a minute, and these are used up: wait \(again in \d s\)")
         )
         expect(status).to_contain_text("yours: fve")
-
-
-def ready(gateway: Running) -> None:
-    """Wait until it has proved its engines."""
-    deadline = time.monotonic() + 120
-    while not httpx.get(f"{gateway.url}/ready", trust_env=False, timeout=60).is_success:
-        assert time.monotonic() < deadline, "it does not become ready"
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

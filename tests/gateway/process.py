@@ -83,6 +83,14 @@ def gateway(
         process.wait()
 
 
+def wait_until_ready(running: Running) -> None:
+    """Wait until it has proved its engines."""
+    deadline = time.monotonic() + 120
+    while not httpx.get(f"{running.url}/ready", trust_env=False, timeout=60).is_success:
+        assert time.monotonic() < deadline, "the gateway does not become ready"
+        time.sleep(0.2)
+
+
 def wait_until_up(running: Running) -> None:
     deadline = time.monotonic() + 120
     while True:

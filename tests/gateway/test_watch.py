@@ -1,11 +1,14 @@
 """An engine that is ready is asked for little: whether it is there, and now and then for some progress."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from nla_gateway import watch
 from nla_gateway.engines.engine import EngineLostError
+from nla_gateway.pair.proof import ProofError
 from tests.load import until
 
 HUNG_AFTER_S = 80.0
@@ -81,3 +84,67 @@ def test_a_lost_request_has_it_asked_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     assert asyncio.run(run()) == "restarting"
     assert engine.asked == {"makes_progress": 2, "is_there": 0}
+
+
+class Starting(Watched):
+    """Is gone as soon as it is ready, and back at once."""
+
+    state = "starting"
+
+    def __init__(self) -> None:
+        super().__init__(gone_at=1)
+
+    async def server_info(self) -> dict[str, Any]:
+        return {}
+
+    async def freeze_gc(self) -> None:
+        pass
+
+    def drop_requests(self) -> None:
+        pass
+
+
+def states_after(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None) -> list[tuple[str, str | None]]:
+    """What becomes of an engine, and why, whose self-tests come out so, one after the other."""
+    states, left, over = list[tuple[str, str | None]](), list(outcomes), asyncio.Event()
+
+    def set_state(engine: Starting, state: str, reason: str | None = None) -> None:
+        engine.state = state
+        states.append((state, reason))
+
+    async def prove(*_: Any) -> None:
+        if not left:
+            over.set()
+            await asyncio.sleep(60)
+        if (outcome := left.pop(0)) is not None:
+            raise outcome
+
+    async def run() -> None:
+        part: Any = SimpleNamespace(engines=SimpleNamespace(set_state=set_state), settings=None)
+        watching = asyncio.create_task(watch.watch(part, Starting(), HUNG_AFTER_S))  # type: ignore[arg-type]
+        await asyncio.wait_for(over.wait(), 30)
+        watching.cancel()
+
+    monkeypatch.setattr(watch, "prove", prove)
+    monkeypatch.setattr(watch, "PROVE_AGAIN_S", 0.002)
+    asyncio.run(run())
+    return states
+
+
+LIVED = [("ready", None), ("restarting", None)]
+
+
+@pytest.mark.parametrize("failure", [ProofError("odd"), TimeoutError()], ids=["fails", "takes too long"])
+def test_a_self_test_that_fails_once_is_made_again(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    assert states_after(monkeypatch, failure, None) == LIVED
+    assert states_after(monkeypatch, failure, None, failure, None) == LIVED * 2
+
+
+def test_one_that_fails_twice_in_a_row_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states_after(monkeypatch, TimeoutError(), ProofError("odd")) == [("failed", "odd")]
+    assert states_after(monkeypatch, ProofError("odd"), TimeoutError()) == [("failed", "it took too long")]
+    assert states_after(monkeypatch, *[ProofError("odd")] * 3, None) == [("failed", "odd"), *LIVED]
+
+
+def test_a_mistake_of_ours_is_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states_after(monkeypatch, KeyError("nla"), None) == [("failed", "'nla'"), *LIVED]

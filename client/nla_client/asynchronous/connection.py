@@ -100,7 +100,7 @@ class AsyncConnection:
 
     async def _reply(self, call: Call[T], stop: Stop, *, stream: bool = False) -> httpx.Response:
         self._check_usable()
-        attempt = 0
+        attempt, limited_s = 0, 0.0
         while True:
             request = self._http.build_request(
                 call.method, call.path, params=self.settings.query(call), content=self.settings.body(call)
@@ -113,7 +113,10 @@ class AsyncConnection:
                 failure = self.settings.failure(call, response)
             except httpx.RequestError as error:
                 failure = self.settings.failure(call, error)
-            delay = self.settings.delay(call, failure, attempt)
+            delay = self.settings.delay(call, failure, attempt, limited_s)
             if delay is None or await self.sleep(stop, delay):
                 raise failure
-            attempt += costs_a_retry(failure)
+            if costs_a_retry(failure):
+                attempt += 1
+            else:
+                limited_s += delay

@@ -29,19 +29,26 @@ FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
 MAX_RETRY_AFTER_S: Final = 60.0
 """Longest wait that a server can ask for; a larger `Retry-After` counts as this."""
+MAX_LIMITED_S: Final = 600.0
+"""Longest that a request waits, all its waits together, for limits a minute of the caller's own."""
 
 _TYPES: Final[dict[int, ErrorType]] = {**{code: name for name, code in STATUS.items()}, 403: "authentication"}
 _ITEM: Final = re.compile(r"(vectors|texts|chats|token_ids|positions)\[(\d+)\]")
 _TAG: Final = re.compile(r"<[^>]*>")
 
 
-def retry_delay(failure: NLAError, attempt: int, max_retries: int, jitter: float) -> float | None:
+def retry_delay(
+    failure: NLAError, attempt: int, max_retries: int, jitter: float, limited_s: float = 0.0
+) -> float | None:
     """Seconds to wait after failed attempt number `attempt` (from 0), or None to give up.
 
     `jitter` in [0, 1) spreads clients that failed together. `Retry-After` is never undercut, up to its limit. What a
-    limit a minute of the caller's own holds up is tried until it passes.
+    limit a minute of the caller's own holds up is tried until it passes, unless that would take too long: `limited_s`
+    are the seconds that the request has waited for such limits so far.
     """
-    if not _may_pass(failure) or not max_retries or (attempt >= max_retries and costs_a_retry(failure)):
+    told = _told_to_wait(failure)
+    spent = attempt >= max_retries if told is None else limited_s + told > MAX_LIMITED_S
+    if spent or not max_retries or not _may_pass(failure):
         return None
     backoff = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt) * (1 + jitter) / 2
     if isinstance(failure, APIStatusError) and failure.retry_after is not None:
@@ -51,8 +58,14 @@ def retry_delay(failure: NLAError, attempt: int, max_retries: int, jitter: float
 
 def costs_a_retry(failure: NLAError) -> bool:
     """Whether something went wrong; a limit a minute is no failure, where the server says when to come again."""
-    limited = isinstance(failure, APIStatusError) and failure.rate_limited and failure.retry_after is not None
-    return not limited
+    return _told_to_wait(failure) is None
+
+
+def _told_to_wait(failure: NLAError) -> float | None:
+    """Seconds after which a limit a minute has room again; None where it is none, or does not say."""
+    if isinstance(failure, APIStatusError) and failure.rate_limited:
+        return failure.retry_after
+    return None
 
 
 def _may_pass(failure: NLAError) -> bool:
@@ -88,7 +101,7 @@ def status_error(
     """
     text = body.decode("utf-8", "replace")
     request_id, retry_after = headers.get(REQUEST_ID_HEADER), _seconds(headers.get("retry-after"))
-    rate_limited = headers.get(RATE_LIMIT_EXCEEDED_HEADER) is not None
+    exceeded = headers.get(RATE_LIMIT_EXCEEDED_HEADER)
     try:
         detail = ErrorResponse.model_validate_json(body).error
     except ValidationError:
@@ -100,7 +113,7 @@ def status_error(
             request_id=request_id,
             body=text,
             retry_after=retry_after,
-            rate_limited=rate_limited,
+            exceeded=exceeded,
         )
     return ERROR_CLASSES[detail.type](
         _shift(detail.message, offset),
@@ -109,7 +122,7 @@ def status_error(
         request_id=request_id or detail.request_id,
         body=text,
         retry_after=retry_after,
-        rate_limited=rate_limited,
+        exceeded=exceeded,
     )
 
 

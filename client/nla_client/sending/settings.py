@@ -81,7 +81,7 @@ class Settings:
             return transport_error(reply, f"{call.method} {call.path} at {host}")
         return status_error(reply.status_code, reply.headers, reply.content, call.offset, str(reply.request.url))
 
-    def delay(self, call: Call[T], failure: NLAError, attempt: int) -> float | None:
-        """Seconds to wait before the next attempt, or None to give up."""
+    def delay(self, call: Call[T], failure: NLAError, attempt: int, limited_s: float) -> float | None:
+        """Seconds to wait before the next attempt, or None to give up; `limited_s` were waited for limits so far."""
         jitter = random.random()  # noqa: S311 - spreads load, guards nothing
-        return retry_delay(failure, attempt, self.max_retries if call.retry else 0, jitter)
+        return retry_delay(failure, attempt, self.max_retries if call.retry else 0, jitter, limited_s)

@@ -85,7 +85,7 @@ class VerbalizeBatches:
         task: With a seed.
         urls: One gateway, or several that serve the same models.
         api_key: As for the clients.
-        patience: Seconds without any answer after which it gives up.
+        patience: Seconds without any answer, beyond those that a limit tells to wait, after which it gives up.
         model: Name of their pair, where they have several.
 
     Raises:

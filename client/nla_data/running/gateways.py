@@ -73,7 +73,7 @@ class Gateways:
     Args:
         urls: Such as `http://host:8000`.
         api_key: As for the clients.
-        patience: Seconds without any answer after which the run gives up.
+        patience: Seconds without any answer, beyond those that a limit tells to wait, after which the run gives up.
         source: Whether they must have the same source model, too.
         model: Name of their pair, where they have several.
     """
@@ -93,6 +93,10 @@ class Gateways:
         self._probes: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
         self._last_answer = -math.inf
+        self._refused = -math.inf
+        """When a limit a minute refused first, after the last answer."""
+        self._told_until = -math.inf
+        """Until when limits told to wait."""
         self._gateways: list[Gateway] = []
         self._failure: UsageError | None = None
         self._served: Served
@@ -142,19 +146,23 @@ class Gateways:
         Raises:
             InvalidRequestError: the request is at fault.
             RepeatedFailureError: the server fails at it again and again.
-            StoppedError: nothing was answered for longer than the run's patience.
+            StoppedError: nothing was answered for longer than the run's patience, and than limits told to wait.
             UsageError: the server refuses the run as such, or one came back with other models.
         """
-        tried, faults, since = Counter[Gateway](), 0, time.monotonic()
+        tried, faults = Counter[Gateway](), 0
+        began = since = time.monotonic()
         while True:
             gateway = await self._free(since, tried)
             try:
                 return await self._try(gateway, request)
             except OverloadedError as error:
-                gateway.why, most = str(error), MAX_PAUSE_S
-                if error.rate_limited:  # it answers, and says when our turn comes
-                    self._last_answer, most = time.monotonic(), MAX_TURN_S
-                await asyncio.sleep(min(error.retry_after or FIRST_PAUSE_S, most))
+                gateway.why, pause = str(error), error.retry_after or FIRST_PAUSE_S
+                if error.rate_limited and error.retry_after is not None:  # it says when our turn comes
+                    self._note_refusal(error.retry_after, began)
+                    await asyncio.sleep(min(pause, MAX_TURN_S))
+                    since = time.monotonic()  # it is asked once more after each such wait, however long
+                else:
+                    await asyncio.sleep(min(pause, MAX_PAUSE_S))
             except _FAILURES as error:
                 tried[gateway] += 1
                 faults += await self._is_requests_fault(gateway, str(error))
@@ -172,6 +180,19 @@ class Gateways:
         gateway.troubles = 0
         return answer
 
+    def _note_refusal(self, seconds: float, began: float) -> None:
+        """A limit a minute has refused a request that began then; of refusals in a row the longest wait counts, once.
+
+        Raises:
+            StoppedError: nothing was answered for longer than the run's patience beyond it.
+        """
+        now = time.monotonic()
+        if self._refused < max(self._last_answer, began):
+            self._refused = now
+        self._told_until = max(self._told_until, self._refused + seconds)
+        if now >= self._told_until + self._patience:
+            raise self._out_of_patience()
+
     async def _is_requests_fault(self, gateway: Gateway, why: str) -> bool:
         """Whether a gateway that failed at a request is well: it says that it is ready, and answers others."""
         gateway.why = why
@@ -187,7 +208,7 @@ class Gateways:
             if self._failure:
                 raise self._failure
             up = [gateway for gateway in self._gateways if gateway.up]
-            left = max(self._last_answer, since) + self._patience - time.monotonic()
+            left = max(self._last_answer, self._told_until, since) + self._patience - time.monotonic()
             if left <= 0:
                 raise self._out_of_patience()
             if up:

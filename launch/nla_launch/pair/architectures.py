@@ -1,7 +1,7 @@
 """The architectures that are supported, and the classes that SGLang runs for them."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +42,8 @@ CAPPED: Final = ("Gemma2ForCausalLM",)
 """Those that keep attention's scores below a cap, of which not every attention backend takes notice."""
 LOSE_THE_CAP: Final = ("torch_native", "flex_attention", "trtllm_mha")
 """Attention backends of SGLang's that leave such a cap out and say nothing."""
+TAKE_FLOAT32: Final = ("triton", "torch_native")
+"""Attention backends on GPUs."""
 BACKEND_OPTIONS: Final = tuple(f"--{which}attention-backend" for which in ("", "prefill-", "decode-"))
 WIDEST_PLAIN_HEAD: Final = 128
 """The largest head_dim that every attention backend takes."""
@@ -115,15 +117,17 @@ def _source_of(architecture: str) -> str | None:
     return found + "".join(text for stem, text in texts.items() if f"from sglang.srt.models.{stem} import" in found)
 
 
-def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[int, int] | None) -> str | None:
+def attention_backend(
+    config: ModelConfig | None, dtype: str, device: str, capability: tuple[int, int] | None
+) -> str | None:
     """Choose SGLang's attention backend where its own choice would not do; None leaves it to SGLang.
 
     Wide heads (Gemma's 256) and capped scores are known to work in FlashAttention 3, on Hopper, and in FlashInfer
     elsewhere. SGLang's own choice on Blackwell, trtllm_mha, promises nothing for the former and leaves the latter out.
     Neither takes float32, which Triton does.
     """
-    if capability is not None and dtype == "float32":
-        return "triton"
+    if device == "cuda" and dtype == "float32":
+        return TAKE_FLOAT32[0]
     if config is None or capability is None:
         return None
     if config.head_dim <= WIDEST_PLAIN_HEAD and config.architecture not in CAPPED:
@@ -131,30 +135,33 @@ def attention_backend(config: ModelConfig | None, dtype: str, capability: tuple[
     return "fa3" if capability[0] == 9 else "flashinfer"
 
 
-def check_backend(checkpoint: Checkpoint, config: ModelConfig, stated: str | None, arguments: Sequence[str]) -> None:
-    """Refuse an attention backend with which a model would compute something else, and nobody would see it.
+def check_backend(checkpoint: Checkpoint, config: ModelConfig, named: Iterable[str], *, float32: bool) -> None:
+    """Refuse an attention backend with which a model would compute something else, or would not run.
 
     Args:
         checkpoint: what is served.
         config: its shape.
-        stated: a preset's `attention_backend`, where it counts.
-        arguments: a preset's `engine_args` of this engine.
+        named: backends that a preset names.
+        float32: whether it runs in float32 on a GPU.
 
     Raises:
-        LaunchError: it leaves out the model's cap on attention's scores.
+        LaunchError: it leaves out the model's cap on attention's scores, or takes no float32.
     """
-    if config.architecture not in CAPPED:
-        return
-    for named in (stated, *_backends_in(arguments)):
-        if named in LOSE_THE_CAP:
+    for backend in named:
+        if float32 and backend not in TAKE_FLOAT32:
             raise LaunchError(
-                f"{checkpoint.source}: attention backend {named} leaves out the cap on attention's scores that"
+                f"{checkpoint.source}: attention backend {backend} takes no float32: take {' or '.join(TAKE_FLOAT32)},"
+                " leave the choice to nla-serve, or serve bfloat16"
+            )
+        if config.architecture in CAPPED and backend in LOSE_THE_CAP:
+            raise LaunchError(
+                f"{checkpoint.source}: attention backend {backend} leaves out the cap on attention's scores that"
                 f" {config.architecture} has, and its answers would be wrong: take fa3 (on Hopper), flashinfer or"
                 " triton, or leave the choice to nla-serve"
             )
 
 
-def _backends_in(arguments: Sequence[str]) -> Iterator[str]:
+def backends_in(arguments: Sequence[str]) -> Iterator[str]:
     """Find the attention backends among SGLang's arguments, also under the shortened names that it takes."""
     for word, following in pairwise([*arguments, ""]):
         name, equals, value = word.partition("=")

@@ -33,6 +33,8 @@ INJECTION_KEYS: Final = {
 }  # fmt: skip
 """What is known of injection. Another key may well be a rule, and one that is not followed gives fluent nonsense."""
 KNOWN_MODES: Final = {"injection_mode": "normalize"}
+PREPARATIONS: Final = {"mean", "std", "center", "centre", "centering", "standardize", "pca"}
+"""Under `extraction`, what might be done to vectors."""
 
 
 def _scale(value: object) -> object:
@@ -109,8 +111,8 @@ class Sidecar(_Section):
     def _from_other_spellings(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        for section in (data, data.get("extraction"), data.get("tokens"), data.get("training")):
-            _refuse_unknown_injection(section)
+        _refuse_unknown_injection(data)
+        _refuse_preparations(data)
         told = {key: value for key, value in data.items() if value is not None}
         return {
             **told,
@@ -189,11 +191,31 @@ def _above(folder: Path, root: Path | None) -> list[Path]:
     return [place for place in folder.parents if place.is_relative_to(root)]
 
 
-def _refuse_unknown_injection(section: object) -> None:
-    for key, value in section.items() if isinstance(section, dict) else ():
+def _refuse_unknown_injection(data: dict[str, Any]) -> None:
+    for key, value in _entries(data):
         known = key in INJECTION_KEYS or KNOWN_MODES.get(key) == value
-        if isinstance(key, str) and key.startswith("inject") and not known and value is not None:
+        if key.startswith("inject") and not known and value is not None:
             raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
+
+
+def _refuse_preparations(data: dict[str, Any]) -> None:
+    """Refuse what would have to be done to vectors before they are injected, or after they are rebuilt."""
+    stated = [(key, value) for key, value in _entries(data) if "whiten" in key]
+    stated += [(key, value) for key, value in _section(data, "extraction").items() if key in PREPARATIONS]
+    for key, value in stated:
+        if value not in (None, False, *PLAIN):
+            raise ValueError(f"vectors of this pair are prepared by `{key}`, which nla-serve does not know")
+
+
+def _entries(data: object) -> Iterator[tuple[str, object]]:
+    """All names with what they name, however deep."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield str(key), value
+            yield from _entries(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _entries(value)
 
 
 def _our_role(name: object) -> object:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from nla_gateway.description import Description
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError, PlanError
-from nla_launch.pair.architectures import attention_backend, check_architecture, check_backend
+from nla_launch.pair.architectures import attention_backend, backends_in, check_architecture, check_backend
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.plan.fitting import CONCURRENCY, fit
@@ -121,6 +121,7 @@ def tp_of(role: Role, request: Request) -> int:
 
 def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) -> EnginePlan:
     device = _device(request, target.config, gpus)
+    dtype = request.dtype_on(device)
     if device == "cpu" and request.gpus.of(role) is not None:
         raise LaunchError(f"{request.gpus.flag(role)} is given, but the {role.label} runs on the CPU: see --device")
     tp, config = tp_of(role, request), target.config
@@ -131,10 +132,11 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         )
     extra = tuple(request.engine_args.get(role, ()))
     if config is not None:
-        check_backend(target.checkpoint, config, request.attention_backend if device == "cuda" else None, extra)
+        stated = [request.attention_backend] if request.attention_backend and device == "cuda" else []
+        float32 = device == "cuda" and dtype == "float32"
+        check_backend(target.checkpoint, config, [*stated, *backends_in(extra)], float32=float32)
     count = _count_here(tp, request)
     used = _choose(role, count, request, gpus) if device == "cuda" else ()
-    dtype = request.dtype_on(device)
     _check_capability(used, dtype, request.quantization, device)
     capability = min((gpu.capability for gpu in used if gpu.capability is not None), default=None)
     return EnginePlan(
@@ -148,7 +150,7 @@ def _place(role: Role, target: Target, request: Request, gpus: Sequence[Gpu]) ->
         gpus=used,
         nodes=request.nodes,
         quantization=request.quantization,
-        attention_backend=request.attention_backend or attention_backend(config, dtype, capability),
+        attention_backend=request.attention_backend or attention_backend(config, dtype, device, capability),
         context_length=context_length(role, config, request.source_context),
         trust_remote_code=request.trust_remote_code,
         concurrency=request.concurrency or CONCURRENCY[device] * request.dp,

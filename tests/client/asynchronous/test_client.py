@@ -30,6 +30,7 @@ from nla_client import (
     Verbalization,
 )
 from nla_client.errors import ERROR_CLASSES
+from nla_client.sending.failures import FIRST_BACKOFF_S, MAX_LIMITED_S
 from nla_client.wire import STATUS, ErrorType
 from tests.client.conftest import INFO
 
@@ -363,6 +364,23 @@ def test_a_limit_of_ones_own_is_waited_for_and_costs_no_retry(
     with pytest.raises(OverloadedError) as caught:
         faces.nla(max_retries=0).verbalize([1.0])
     assert caught.value.rate_limited
+
+
+@pytest.mark.parametrize("told", [7, 300, 601])
+def test_a_limit_of_ones_own_is_not_waited_for_without_end(
+    faces: Any, server: Any, error_body: Callable[..., dict[str, Any]], told: int
+) -> None:
+    used_up = {"Retry-After": f"{told}", "x-ratelimit-exceeded": "tokens"}
+    server.script = [httpx.Response(429, headers=used_up, json=error_body("overloaded"))] * 1000
+    nla = faces.nla()
+    with pytest.raises(OverloadedError, match=f"limit tokens a minute, come again in {told} s") as caught:
+        nla.verbalize([1.0])
+    assert (caught.value.exceeded, caught.value.retry_after) == ("tokens", told)
+    assert len(server.requests) == len(nla.waits) + 1
+    assert bool(nla.waits) == (told <= MAX_LIMITED_S)
+    assert MAX_LIMITED_S - told < sum(nla.waits) <= MAX_LIMITED_S + FIRST_BACKOFF_S
+    server.script.clear()
+    assert str(nla.verbalize([1.0])) == "1"  # the waits of one request are no other's
 
 
 def test_connection_errors_keep_their_cause(faces: Any, server: Any) -> None:

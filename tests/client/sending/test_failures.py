@@ -5,12 +5,19 @@ import pytest
 
 from nla_client import APIConnectionError, APITimeoutError
 from nla_client.errors import ERROR_CLASSES, EngineUnavailableError, OverloadedError
-from nla_client.sending.failures import MAX_BACKOFF_S, MAX_RETRY_AFTER_S, retry_delay, status_error, transport_error
+from nla_client.sending.failures import (
+    MAX_BACKOFF_S,
+    MAX_LIMITED_S,
+    MAX_RETRY_AFTER_S,
+    retry_delay,
+    status_error,
+    transport_error,
+)
 from nla_client.wire import STATUS, ErrorType
 
 
-def overloaded(retry_after: Any = None) -> Any:
-    return OverloadedError("full", retry_after=retry_after)
+def overloaded(retry_after: Any = None, exceeded: Any = None) -> Any:
+    return OverloadedError("full", retry_after=retry_after, exceeded=exceeded)
 
 
 @pytest.mark.parametrize("kind", STATUS)
@@ -53,6 +60,17 @@ def test_retry_after_is_never_undercut_and_bounded() -> None:
     assert retry_delay(overloaded(3.0), 0, 2, 0.0) == 3.0
     assert 3.0 < retry_delay(overloaded(3.0), 0, 2, 0.9) < 4.0
     assert retry_delay(overloaded(86400.0), 0, 2, 0.0) == MAX_RETRY_AFTER_S
+
+
+def test_a_limit_of_ones_own_is_waited_for_ten_minutes_at_most() -> None:
+    assert retry_delay(overloaded(7.0, "requests"), 2, 2, 0.0, MAX_LIMITED_S - 7) == 7.0
+    assert retry_delay(overloaded(7.0, "requests"), 2, 2, 0.0, MAX_LIMITED_S - 6) is None
+    assert retry_delay(overloaded(MAX_LIMITED_S, "tokens"), 0, 2, 0.0, 0.0) == MAX_RETRY_AFTER_S
+    assert retry_delay(overloaded(MAX_LIMITED_S + 1, "tokens"), 0, 2, 0.0, 0.0) is None
+    # No limit of one's own, or none that says when: attempts are what counts.
+    assert retry_delay(overloaded(7.0), 0, 2, 0.0, MAX_LIMITED_S) == 7.0
+    assert retry_delay(overloaded(None, "tokens"), 0, 2, 0.0, MAX_LIMITED_S) == 0.25
+    assert retry_delay(overloaded(None, "tokens"), 2, 2, 0.0, 0.0) is None
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,11 @@ def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.Log
         ({"extraction.injection_mode": "norm_matched_add"}, "`injection_mode: norm_matched_add` is a way of injection"),
         ({"injection": {"rule": "add_after_block", "block": 1}}, "is a way of injection that nla-serve does not know"),
         ({"tokens.injection_layer": 1}, "`injection_layer: 1` is a way of injection"),
+        ({"actor": {"injection_mode": "add"}}, "`injection_mode: add` is a way of injection"),
+        ({"training": {"stages": [{"inject_at": 3}]}}, "`inject_at: 3` is a way of injection"),
+        ({"extraction.whitening": "zca.pt"}, "prepared by `whitening`, which nla-serve does not know"),
+        ({"extraction.mean": [0.5]}, "prepared by `mean`, which nla-serve does not know"),
+        ({"critic": {"whiten": True}}, "prepared by `whiten`, which nla-serve does not know"),
     ],
 )
 def test_verbalizer_faults(pair: Pair, changes: dict[str, Any], message: str) -> None:
@@ -362,3 +367,14 @@ def test_no_sidecar(pair: Pair) -> None:
     (pair.av / "nla_meta.yaml").unlink()
     with pytest.raises(CheckpointError, match=r"has no nla_meta\.yaml"):
         described(Role.AV, pair.av)
+
+
+def test_a_chat_template_that_writes_the_date_is_warned_of(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    load_both(pair)
+    assert "date" not in caplog.text
+    path = pair.av / "chat_template.jinja"
+    path.write_text("{% set today = strftime_now('%d %b %Y') %}" + path.read_text())
+    VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av))
+    (warning,) = [record.getMessage() for record in caplog.records if "date" in record.getMessage()]
+    assert warning.startswith(f"{pair.av}: ")
+    assert "texts may differ from day to day" in warning

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, PreTrainedConfig
 
 from nla_launch.errors import LaunchError
+from nla_launch.pair import model_config
 from nla_launch.pair.model_config import ModelConfig, read_config, read_stored
 from tests.checkpoints import make_pair
 
@@ -39,6 +40,18 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert (config.architecture, config.head_dim, config.vocabulary) == ("Gemma3ForConditionalGeneration", 256, 262208)
     assert (config.d_model, config.blocks, config.tied) == (3840, 48, True)
     assert config.max_positions >= 32768
+
+
+@pytest.mark.parametrize(("kind", "tied"), [(Gemma3TextConfig, True), (Gemma2Config, True), (LlamaConfig, False)])
+def test_a_whole_config_that_says_nothing_of_ties(
+    kind: type[PreTrainedConfig], tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma's output is its embeddings where nothing is said, Llama's is not."""
+    monkeypatch.setattr(model_config, "_with_defaults", None)  # which asks transformers
+    whole = kind(architectures=["X"]).to_dict()
+    whole.pop("tie_word_embeddings", None)
+    assert read_config(write(tmp_path, whole)).tied == tied
+    assert not read_config(write(tmp_path, {**whole, "tie_word_embeddings": False})).tied
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,24 @@ def test_a_backend_that_loses_the_cap_on_scores_is_refused() -> None:
         plan_one(Role.AV, capped, dataclasses.replace(losing[1], device="cpu"))
 
 
-def test_float32_gets_a_backend_that_takes_it() -> None:
+@pytest.mark.parametrize("capability", [(9, 0), None])
+def test_float32_gets_a_backend_that_takes_it(capability: tuple[int, int] | None) -> None:
     for config in (QWEN, GEMMA_12B):
-        assert plan_one(Role.AV, config, Request(dtype="float32"), gpus(1, 141)).attention_backend == "triton"
+        here = gpus(1, 141, capability)
+        assert plan_one(Role.AV, config, Request(dtype="float32"), here).attention_backend == "triton"
+    assert plan_one(Role.AV, QWEN, Request(dtype="float32", device="cpu")).attention_backend is None
+
+
+def test_float32_with_a_backend_that_takes_none_is_refused() -> None:
+    stated = Request(attention_backend="fa3", dtype="float32")
+    argument = Request(engine_args={Role.AV: ["--prefill-attention-backend=flashinfer"]}, dtype="float32")
+    for request in (stated, argument):
+        with pytest.raises(LaunchError, match=r"owner/av: attention backend \w+ takes no float32: take triton"):
+            plan_one(Role.AV, QWEN, request, gpus(1, 141))
+        assert plan_one(Role.AV, QWEN, dataclasses.replace(request, dtype="bfloat16"), gpus(1, 141))
+        assert plan_one(Role.AV, QWEN, dataclasses.replace(request, device="cpu"))
+    triton = Request(engine_args={Role.AV: ["--attention-backend", "triton"]}, dtype="float32")
+    assert plan_one(Role.AV, QWEN, triton, gpus(1, 141))
 
 
 def test_over_several_gpus_all_take_the_same_token() -> None:
