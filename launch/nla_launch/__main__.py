@@ -7,11 +7,13 @@ import signal
 import sys
 from types import FrameType
 
+from nla_launch.signals import stopping
+
 
 def main() -> int:
     """Run the command and return its exit code."""
     # Until the supervisor takes over there is nothing to stop, and a download would not let itself be interrupted.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in stopping():
         signal.signal(number, _leave)
     try:
         from nla_launch import cli

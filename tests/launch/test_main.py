@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,19 @@ def test_a_signal_ends_it_at_once(number: signal.Signals) -> None:
         finally:
             process.kill()
     assert (process.returncode, told, errors) == (0, "", "")
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    command = ["nohup", sys.executable, "-c", PROGRAM]
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()

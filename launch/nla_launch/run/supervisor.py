@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 import time
@@ -18,6 +17,7 @@ from nla_launch.run.forking import ForkServer
 from nla_launch.run.process import ChildProcess
 from nla_launch.run.readiness import EngineReport, Readiness
 from nla_launch.run.restarts import LIMIT, WINDOW_S, Restarts
+from nla_launch.signals import stopping
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ class Supervisor:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGINT, SIGTERM or, where the terminal is closed, SIGHUP.
+        """Serve until a signal says to stop.
 
         Raises:
             ServiceError: a process could not start or kept dying, or an engine failed its self-test.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in stopping():
             loop.add_signal_handler(number, self._on_signal)
         try:
             await self._watch()

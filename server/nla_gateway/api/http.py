@@ -33,6 +33,10 @@ POLLED_PATHS: Final = frozenset({"/health", "/ready", "/metrics"})
 WORK: Final = "POST"
 """How all is asked for that engines do."""
 UNSUPPORTED_MEDIA_TYPE: Final = 415
+GONE: Final = 499
+"""nginx's status, for the log line, of an exchange that the caller left."""
+CLOSED: Final = "the handler is closed"
+"""What uvloop says where a connection was broken off, and nobody has been told of it yet."""
 SANE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TYPES_BY_STATUS: Final[dict[int, ErrorType]] = {status: kind for kind, status in STATUS.items()}
 
@@ -83,6 +87,10 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(kind, message, request.state.request_id, headers=dict(error.headers or {}))
 
 
+class CallerGoneError(Exception):
+    """There is nobody any more to answer."""
+
+
 class EdgeMiddleware:
     """Outermost layer but for CORS, plain ASGI so that streams and disconnects pass through untouched."""
 
@@ -116,7 +124,12 @@ class EdgeMiddleware:
                 status = message["status"]
                 own = {REQUEST_ID_HEADER: request_id, **exchange.caller.headers()}
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in own.items())]
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                if CLOSED not in str(error):
+                    raise
+                raise CallerGoneError from None
 
         try:
             refusal = self._refusal(scope, headers, caller, request_id)
@@ -125,6 +138,8 @@ class EdgeMiddleware:
             else:
                 with self._bodies.receiving(receive, exchange.caller) as watched, answering(exchange):
                     await self._app(scope, watched, send_with_id)
+        except CallerGoneError:
+            status = GONE
         except Exception as error:
             # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
             response = _response_to(error, request_id)

@@ -36,7 +36,7 @@ from nla_client.wire import (
     VerbalizeResponse,
 )
 from nla_gateway.api import jobs, scoring_jobs, texts
-from nla_gateway.api.http import error_detail, retry_after_header
+from nla_gateway.api.http import GONE, error_detail, retry_after_header
 from nla_gateway.api.json_route import JsonRoute
 from nla_gateway.callers import exchange
 from nla_gateway.engines.engine_metrics import engine_metrics
@@ -306,7 +306,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T | Response:
         if not watch.done():
             raise
         task.uncancel()
-        return Response(status_code=499)  # to nobody; nginx's status, for the log line
+        return Response(status_code=GONE)  # to nobody
     finally:
         watch.cancel()
 
