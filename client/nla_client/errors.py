@@ -75,7 +75,9 @@ class APIStatusError(NLAError):
         body: The body as it came.
         retry_after: Seconds after which the server asked to try again.
         exceeded: Which limit a minute this key has used up, `requests` or `tokens`; None where it is not that. Clients
-            that retry wait for as long as the server says, ten minutes a request at most, and it costs no retry.
+            that retry wait for as long as the server says, ten minutes at most in which no request gets through, and it
+            costs no retry.
+        rate_limited: Whether it is such a limit.
     """
 
     type: ClassVar[ErrorType]
@@ -90,6 +92,7 @@ class APIStatusError(NLAError):
         request_id: str | None = None,
         body: str = "",
         retry_after: float | None = None,
+        rate_limited: bool = False,
         exceeded: str | None = None,
     ) -> None:
         super().__init__(message)
@@ -100,17 +103,13 @@ class APIStatusError(NLAError):
         self.body = body
         self.retry_after = retry_after
         self.exceeded = exceeded
-
-    @property
-    def rate_limited(self) -> bool:
-        """Whether this key has used up what it may ask for in a minute."""
-        return self.exceeded is not None
+        self.rate_limited = rate_limited or exceeded is not None
 
     def __str__(self) -> str:
         context = {"param": self.param, "request": self.request_id}
         if self.rate_limited:
             again = None if self.retry_after is None else f"{self.retry_after:.10g} s"
-            context = {"limit": f"{self.exceeded} a minute", "come again in": again} | context
+            context = {"limit": self.exceeded and f"{self.exceeded} a minute", "come again in": again} | context
         known = ", ".join(f"{name} {value}" for name, value in context.items() if value)
         return f"{self.status_code} {self.type}: {self.message}" + (f" ({known})" if known else "")
 

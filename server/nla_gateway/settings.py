@@ -83,7 +83,7 @@ class Access(_Frozen):
 
     api_keys: dict[str, str] = Field(default={}, description="By callers' names; without any, all may call.")
     shares: dict[str, Share] = Field(default={}, description="By callers' names, of those who have one of their own.")
-    gateways: int = Field(default=1, gt=0, description="How many gateways callers' limits are shared out over.")
+    gateways: int = Field(default=1, gt=0, description="How many gateways callers' places are shared out over.")
     allow_origins: tuple[str, ...] = Field(default=(), description="Origins whose web pages may call; `*` for all.")
     docs: bool = Field(default=True, description="Whether there are /docs and /openapi.json.")
     page: bool = Field(default=True, description="Whether there is the page at /.")

@@ -17,6 +17,7 @@ from tests.benchmarks import (
     dataset,
     gateway,
     growth,
+    hops,
     page,
     reconstruct,
     report,
@@ -88,6 +89,7 @@ def against_recipe(folder: Path, d_model: int, scale: Scale, results: Results) -
             logger.info("measuring: memory and cache")
             results.add(asyncio.run(growth.memory(ours, d_model, scale)))
             results.add(whole.measure_cached(ours, growth.vectors_of(d_model), scale))
+            results.add(asyncio.run(hops.measure(ours, growth.vectors_of(d_model), scale)))
 
 
 def with_a_deep_reconstructor(folder: Path, scale: Scale, results: Results) -> None:

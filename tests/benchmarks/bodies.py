@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 import orjson
-import psutil
 from numpy.typing import NDArray
 
-from tests.benchmarks.figures import Figure, Scale, Target, ratios, repeated
+from tests.benchmarks.figures import Figure, Scale, Target, cpu_s, ratios, repeated
 from tests.benchmarks.reconstruct import make_texts
 from tests.bodies import PLACES, padded, wrong_bodies
 from tests.plain import encode
@@ -20,6 +19,8 @@ logger = logging.getLogger("bench")
 JSON: Final = {"content-type": "application/json"}
 REFUSED: Final = (400, 413, 503)
 """The last where only its size would have been wrong, and the pair has no source."""
+MEASURED: Final = [place for place in PLACES if place[0] in {"/verbalize", "/tokenize", "/extract", "/explain"}][:4]
+"""One of each form; the tests have all."""
 SENTENCES: Final = 16
 """Of a text to reconstruct, which comes to a third of the tokens that it may have."""
 
@@ -54,7 +55,7 @@ def _right(vectors: NDArray[np.float32], scale: Scale) -> Iterator[tuple[str, st
 
 
 def _wrong(size: int) -> Iterator[tuple[str, str, bytes]]:
-    for path, field in PLACES:
+    for path, field in MEASURED:
         for name, body in wrong_bodies(field, size):
             yield path, name, body
 
@@ -74,9 +75,9 @@ class Costs:
         """Send each once: path, name and body."""
         gateway = stack.gateway()
         for path, name, body in bodies:
-            before = _cpu_s(gateway)
+            before = cpu_s(gateway)
             reply = stack.http.post(path, content=body, headers=JSON)
-            self._seconds.setdefault((path, name), []).append(_cpu_s(gateway) - before)
+            self._seconds.setdefault((path, name), []).append(cpu_s(gateway) - before)
             if reply.status_code not in self._expected:
                 raise RuntimeError(f"{path}, {name}: {reply.status_code} {reply.text[:300]}")
 
@@ -85,8 +86,3 @@ class Costs:
         name, seconds = max(self._seconds.items(), key=lambda item: float(np.median(item[1])))
         logger.info("slowest: %s, %s", *name)
         return seconds
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system

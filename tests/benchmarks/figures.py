@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from nla_gateway.limits import GatewayLimits
@@ -127,6 +128,12 @@ async def interleave(rounds: int, sides: Mapping[str, Side], *, warm: bool = Fal
             if turn:
                 measured[name].append(value)
     return measured
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor time that a process has taken, in seconds."""
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def ratios(one: list[float], other: list[float]) -> list[float]:

@@ -52,10 +52,14 @@ class Direct:
         body = self.body(vector, **arguments)
 
         async def post() -> None:
-            own = body.replace(b'"RID"', f'"{uuid.uuid4().hex}."'.encode())
-            await post_json(self._http, self._url, own, self._headers)
+            orjson.loads(await self.send(body))
 
         return post
+
+    async def send(self, body: bytes) -> bytes:
+        """Send such a request, with an id of its own."""
+        own = body.replace(b'"RID"', f'"{uuid.uuid4().hex}."'.encode())
+        return await post(self._http, self._url, own, self._headers)
 
 
 def open_http() -> aiohttp.ClientSession:
@@ -68,10 +72,15 @@ def open_http() -> aiohttp.ClientSession:
     )
 
 
+async def post(http: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
+    """One request; its answer as it comes."""
+    async with http.post(url, data=body, headers=headers) as reply:
+        return await reply.read()
+
+
 async def post_json(http: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str] | None = None) -> Any:
     """One request; its answer parsed."""
-    async with http.post(url, data=body, headers=headers) as reply:
-        return orjson.loads(await reply.read())
+    return orjson.loads(await post(http, url, body, headers))
 
 
 def through_gateway(

@@ -139,6 +139,37 @@ def test_the_lines_of_the_page_are_what_the_files_take(command: str, tmp_path: P
         assert build_parser().parse_args(arguments).preset
 
 
+SHOW: Final = """
+cd docker/slurm && . ./setup.sh && echo "$NLA_PORT $NLA_ENGINE_PORT" &&
+for name in HF_HOME TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR FLASHINFER_WORKSPACE_BASE NLA_API_KEY; do
+    echo "${!name}"
+done
+"""
+
+
+def test_jobs_share_keys_and_checkpoints_and_have_ports_and_what_is_compiled_for_themselves(tmp_path: Path) -> None:
+    """Of two jobs on one node, and one on another: nothing is said but where the shared disk is."""
+    known = {name: os.environ[name] for name in ("PATH",)}
+    told = []
+    for job, node in (("71", "one"), ("72", "one"), ("71", "two")):
+        variables = {"NLA_HOME": str(tmp_path / "shared"), "SLURM_TMPDIR": str(tmp_path / node), "SLURM_JOB_ID": job}
+        shown = subprocess.run(
+            ["bash", "-c", SHOW], cwd=ROOT, env=known | variables, capture_output=True, text=True, check=True
+        )
+        told.append(shown.stdout.splitlines())
+    first, second, third = told
+    ports = [int(port) for one in (first, second) for port in one[0].split()]
+    assert len({*ports}) == 4
+    assert all(1024 < port < 65536 for port in ports)
+    assert {one[1] for one in told} == {str(tmp_path / "shared" / "huggingface")}
+    for place in (2, 3, 4):
+        assert first[place].startswith(str(tmp_path / "one" / "nla-serve-"))
+        assert first[place] == second[place] != third[place]
+    assert len(first[5]) == 64
+    assert {one[5] for one in told} == {first[5]}
+    assert (tmp_path / "shared" / "api-key").stat().st_mode & 0o777 == 0o600
+
+
 def test_one_node(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
     with job(tmp_path, "node.sbatch", "--preset", "toy") as node:
         url = node.wait_ready()

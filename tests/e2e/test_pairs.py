@@ -96,6 +96,19 @@ def test_each_equals_transformers_also_all_at_once(served: Served, vectors: NDAr
         assert reply["model"] == pair.ar.name
 
 
+def test_scores_are_those_of_the_pair_that_is_named(served: Served, vectors: NDArray[np.float32]) -> None:
+    http, reference = served.stack.http, ReferenceReconstructor(served.two.ar)
+    rebuilt = [reference.vector(text) for text in TEXTS]
+    body = {"texts": TEXTS, "vectors": [encode(vector) for vector in vectors[:2]], "dtype": "float32"}
+    named, unnamed = (http.post("/critic", json=body | more).json() for more in ({"model": "two"}, {}))
+    both = zip(rebuilt, vectors[:2], strict=True)
+    cosines = [one @ other / np.linalg.norm(one) / np.linalg.norm(other) for one, other in both]
+    assert [result["cosine"] for result in named["results"]] == pytest.approx(cosines, abs=1e-4)
+    assert [result["cosine"] for result in unnamed["results"]] != pytest.approx(cosines, abs=1e-4)
+    left_out = http.post("/ablate", json=body | {"model": "two"}).json()
+    assert [result["score"]["cosine"] for result in left_out["results"]] == pytest.approx(cosines, abs=1e-4)
+
+
 def test_without_a_name_it_is_the_first(served: Served, vectors: NDArray[np.float32]) -> None:
     named, unnamed = (
         verbalize(served.stack, vectors[:2], max_tokens=MAX_TOKENS, **more) for more in ({"model": "one"}, {})

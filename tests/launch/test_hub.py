@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from threading import Event
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import huggingface_hub.constants
 import pytest
@@ -265,10 +267,31 @@ def test_progress_is_told(there: Hub, monkeypatch: pytest.MonkeyPatch, caplog: p
     told = [
         re.fullmatch(r"fetched ([\d.]+) MB of 1\.1 MB, \d+ MB/s(, about \d+ s left)?", line) for line in caplog.messages
     ]
+    assert any(one and one[2] for one in told)
     came = [float(one[1]) for one in told if one]
     assert len(came) > 2
     assert came == sorted(came)
     assert came[-1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("came", "seconds", "line"),
+    [
+        (10e9, 100, "fetched 10.0 GB of 40.0 GB, 100 MB/s, about 5 min left"),
+        (39e9, 100, "fetched 39.0 GB of 40.0 GB, 390 MB/s, about 3 s left"),
+        (0, 5, "fetched 0.0 MB of 40.0 GB, 0 MB/s"),
+    ],
+)
+def test_large_ones_are_told_in_gigabytes_and_minutes(
+    came: int, seconds: int, line: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times, over = iter([0, seconds]), iter([False, True])
+    monkeypatch.setattr(fetching, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    ended = SimpleNamespace(wait=lambda _: next(over))
+    fetch: Any = SimpleNamespace(size=40e9, received=came)
+    with caplog.at_level(logging.INFO):
+        fetching._tell([fetch], cast(Event, ended))
+    assert caplog.messages == [line]
 
 
 def test_each_byte_counts_once(there: Hub) -> None:

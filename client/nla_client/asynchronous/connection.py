@@ -35,6 +35,7 @@ class AsyncConnection:
         self._way = Way() if transport else Way.to(httpx.URL(settings.base_url))
         self._home = Home()
         self._closed = False
+        self._answers = 0
         # After a fork the child opens its own: two processes on one connection would read each other's answers.
         self._clients = {os.getpid(): self._open()}
 
@@ -100,7 +101,7 @@ class AsyncConnection:
 
     async def _reply(self, call: Call[T], stop: Stop, *, stream: bool = False) -> httpx.Response:
         self._check_usable()
-        attempt, limited_s = 0, 0.0
+        attempt, limited_s, answers = 0, 0.0, self._answers
         while True:
             request = self._http.build_request(
                 call.method, call.path, params=self.settings.query(call), content=self.settings.body(call)
@@ -108,11 +109,14 @@ class AsyncConnection:
             try:
                 response = await self._http.send(request, stream=stream)
                 if response.is_success:
+                    self._answers += 1
                     return response
                 await response.aread()
                 failure = self.settings.failure(call, response)
             except httpx.RequestError as error:
                 failure = self.settings.failure(call, error)
+            if answers != self._answers:  # another request got through: the limit lets some pass
+                limited_s, answers = 0.0, self._answers
             delay = self.settings.delay(call, failure, attempt, limited_s)
             if delay is None or await self.sleep(stop, delay):
                 raise failure

@@ -30,7 +30,7 @@ MAX_BACKOFF_S: Final = 8.0
 MAX_RETRY_AFTER_S: Final = 60.0
 """Longest wait that a server can ask for; a larger `Retry-After` counts as this."""
 MAX_LIMITED_S: Final = 600.0
-"""Longest that a request waits, all its waits together, for limits a minute of the caller's own."""
+"""Longest that requests wait, none of which gets through, for limits a minute of the caller's own."""
 
 _TYPES: Final[dict[int, ErrorType]] = {**{code: name for name, code in STATUS.items()}, 403: "authentication"}
 _ITEM: Final = re.compile(r"(vectors|texts|chats|token_ids|positions)\[(\d+)\]")
@@ -44,7 +44,7 @@ def retry_delay(
 
     `jitter` in [0, 1) spreads clients that failed together. `Retry-After` is never undercut, up to its limit. What a
     limit a minute of the caller's own holds up is tried until it passes, unless that would take too long: `limited_s`
-    are the seconds that the request has waited for such limits so far.
+    are the seconds that the request has waited for such limits since the client got its last answer.
     """
     told = _told_to_wait(failure)
     spent = attempt >= max_retries if told is None else limited_s + told > MAX_LIMITED_S

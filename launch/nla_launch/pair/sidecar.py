@@ -111,7 +111,9 @@ class Sidecar(_Section):
     def _from_other_spellings(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        _refuse_unknown_injection(data)
+        for section in (data, data.get("extraction"), data.get("tokens"), data.get("training")):
+            _refuse_unknown_injection(section)
+        _refuse_rules_of_injection(data)
         _refuse_preparations(data)
         told = {key: value for key, value in data.items() if value is not None}
         return {
@@ -191,10 +193,18 @@ def _above(folder: Path, root: Path | None) -> list[Path]:
     return [place for place in folder.parents if place.is_relative_to(root)]
 
 
-def _refuse_unknown_injection(data: dict[str, Any]) -> None:
+def _refuse_unknown_injection(section: object) -> None:
+    for key, value in section.items() if isinstance(section, dict) else ():
+        known = key in INJECTION_KEYS or KNOWN_MODES.get(key) == value
+        if isinstance(key, str) and key.startswith("inject") and not known and value is not None:
+            raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
+
+
+def _refuse_rules_of_injection(data: dict[str, Any]) -> None:
+    """Refuse rules wherever they stand; numbers elsewhere may be what somebody measured."""
     for key, value in _entries(data):
         known = key in INJECTION_KEYS or KNOWN_MODES.get(key) == value
-        if key.startswith("inject") and not known and value is not None:
+        if key.startswith("inject") and not known and isinstance(value, str | dict):
             raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
 
 
@@ -203,8 +213,16 @@ def _refuse_preparations(data: dict[str, Any]) -> None:
     stated = [(key, value) for key, value in _entries(data) if "whiten" in key]
     stated += [(key, value) for key, value in _section(data, "extraction").items() if key in PREPARATIONS]
     for key, value in stated:
-        if value not in (None, False, *PLAIN):
+        if any(leaf not in (None, False, "false", *PLAIN) for leaf in _leaves(value)):
             raise ValueError(f"vectors of this pair are prepared by `{key}`, which nla-serve does not know")
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
 
 
 def _entries(data: object) -> Iterator[tuple[str, object]]:

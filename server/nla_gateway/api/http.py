@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -100,7 +101,7 @@ class EdgeMiddleware:
         self._app = app
         known = callers(access, ledger)
         self._callers = [(key.encode(), known[name]) for name, key in access.api_keys.items()]
-        self._bodies = Bodies(limits)
+        self._bodies = Bodies(limits, len(known))
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +145,8 @@ class EdgeMiddleware:
             # Caught here, inside Starlette's own handler of last resort: its replies would carry no request id.
             response = _response_to(error, request_id)
             if not status:
-                await response(scope, receive, send_with_id)
+                with suppress(CallerGoneError):
+                    await response(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - started
             # In the loop's next turn: uvloop sends what was written, the answer, at the end of this one.

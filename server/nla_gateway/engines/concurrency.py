@@ -128,8 +128,9 @@ class Turns:
     @asynccontextmanager
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
-        small = owner.small and not self._in_the_way(owner.caller)
-        if small:
+        crowd = bool(owner.caller.name) and self._asked[owner.caller] >= SMALL_REQUEST
+        small = owner.small and not (crowd and self._others_of(owner.caller))
+        if owner.small and not crowd:  # a crowd is no sign of somebody who sits and waits
             self._small_until[owner.caller] = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
         if owner.caller not in self._small.waiting and owner.caller not in self._large.waiting:
@@ -151,10 +152,10 @@ class Turns:
         """Whether small requests come in."""
         return time.monotonic() < max(self._small_until.values(), default=0.0)
 
-    def _in_the_way(self, caller: Caller) -> bool:
-        """Whether a caller's small requests are so many that together they are a large one, beside those of others."""
+    def _others_of(self, caller: Caller) -> bool:
+        """Whether small requests of others come in, beside which many of one caller's are a large one."""
         others = (until for other, until in self._small_until.items() if other is not caller)
-        return self._asked[caller] >= SMALL_REQUEST and time.monotonic() < max(others, default=0.0)
+        return time.monotonic() < max(others, default=0.0)
 
     def _hold(self, caller: Caller, places: int, *, large: bool) -> None:
         self._free -= places
@@ -185,17 +186,17 @@ class Turns:
 
 
 class Room:
-    """So much of something, of which each caller who holds some has an equal part.
+    """So much of something, which no caller can fill against others.
 
-    Where all of it is held, a caller who holds less than their part is still let in, so that nobody can shut others
-    out; what is held may then be more than there is, by the parts of those who came later.
+    Where there are others, each may hold as much as stays free then: the first one a half, the next one a quarter.
 
     Args:
         limit: how much.
+        callers: how many there may be.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, callers: int = 1) -> None:
+        self.limit, self._several = limit, callers > 1
         self._held = Counter[Caller]()
 
     @property
@@ -204,9 +205,10 @@ class Room:
         return self._held.total()
 
     def has(self, caller: Caller, amount: int) -> bool:
-        """Whether a caller may have so much more."""
-        sharing = len(self._held) + (caller not in self._held)
-        return self.held + amount <= self.limit or self._held[caller] + amount <= self.limit // sharing
+        """Whether a caller may have so much more. What alone fills all of it is let in where nothing is held."""
+        free = self.limit - self.held - amount
+        kept = self._held[caller] + amount if self._several and self.held else 0
+        return not amount or free >= kept
 
     def hold(self, caller: Caller, amount: int) -> None:
         """Give a caller so much more, or take it back."""
@@ -221,10 +223,11 @@ class Admission:
     Args:
         limit: of the count.
         report: is told the count whenever it changes.
+        callers: how many there may be.
     """
 
-    def __init__(self, limit: int, report: Callable[[int], None]) -> None:
-        self._room, self._report = Room(limit), report
+    def __init__(self, limit: int, report: Callable[[int], None], callers: int = 1) -> None:
+        self._room, self._report = Room(limit, callers), report
 
     @contextmanager
     def admit(self, items: int) -> Iterator[None]:

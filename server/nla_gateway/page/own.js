@@ -21,6 +21,7 @@ export function own(position, found) {
   let turn = 0;
   let heldUntil = 0;
   const score = later(async () => {
+    if (turn && !area.isConnected) return;  // the card was replaced, perhaps while this waited
     const mine = ++turn;
     if (!area.value.trim()) return void (status.textContent = "");
     if (Date.now() < heldUntil) return;  // it is asked for once that is over

@@ -12,7 +12,8 @@ THOUGHT: Final = "</think>"
 BEHIND_A_THOUGHT: Final = rf"{THOUGHT}[\s\S]*{CLOSING}"
 NO_THOUGHT: Final = "|".join(
     # Not by looking ahead: SGLang logs a warning for each pattern that does.
-    [CLOSING, *(f"{THINKING[:at]}[^{THINKING[at]}\\s][\\s\\S]*{CLOSING}" for at in range(len(THINKING)))]
+    [CLOSING, rf"[^<\s][\s\S]*{CLOSING}"]
+    + [rf"{THINKING[:at]}[^{THINKING[at]}][\s\S]*{CLOSING}" for at in range(1, len(THINKING))]
 )
 
 
@@ -25,7 +26,7 @@ class Form:
     thinks: bool = False
     """Whether the prompt ends inside a think block."""
     may_think: bool = False
-    """Whether its tokenizer knows think blocks, so that an answer may begin with one."""
+    """Whether an answer may begin with a think block: its tokenizer knows them, and the prompt has none yet."""
 
     @property
     def stops(self) -> dict[str, list[str]]:

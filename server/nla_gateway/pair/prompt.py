@@ -91,9 +91,8 @@ class VerbalizerPrompt:
             source = "the chat template renders" if rules.prompt == "chat" else "the tokenizer adds"
             logger.warning("%s: %s no BOS, which models of this family usually need", folder, source)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        form = Form(
-            tags=rules.tags, thinks=text.rstrip().endswith(THINKING), may_think=THOUGHT in tokenizer.get_vocab()
-        )
+        may_think = THOUGHT in tokenizer.get_vocab() and THOUGHT not in text
+        form = Form(tags=rules.tags, thinks=text.rstrip().endswith(THINKING), may_think=may_think)
         return cls(ids=ids, position=positions[0], stop_texts=specials, form=form)
 
 

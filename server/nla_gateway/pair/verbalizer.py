@@ -138,6 +138,9 @@ class Verbalizer:
                     async for answer in answers:
                         if answer["meta_info"]["finish_reason"] is None and (delta := deltas.feed(answer["text"])):
                             yield delta
+            except EngineLostError:
+                answer = {}  # what is lost is nobody's
+                raise
             finally:  # of a stream that is left, too, it was read and written
                 if meta := answer.get("meta_info"):
                     self.engines.used(_usage_of(meta), self.role)
@@ -201,8 +204,8 @@ class Verbalizer:
 
 
 def _usage_of(meta: dict[str, Any]) -> Usage:
-    """What SGLang says that it has read and written so far."""
-    return Usage(**{name: meta[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")})
+    """What SGLang says that it has read and written so far: nothing, of what it dropped before it began."""
+    return Usage(**{name: meta.get(name, 0) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")})
 
 
 def sampling(call: SamplingRequest, seed: int, form: Form, limit: int | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from nla_client import (
 from nla_client.errors import ERROR_CLASSES
 from nla_client.sending.failures import FIRST_BACKOFF_S, MAX_LIMITED_S
 from nla_client.wire import STATUS, ErrorType
-from tests.client.conftest import INFO
+from tests.client.conftest import INFO, Face
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), [(NLAClient, AsyncNLAClient), (NLACritic, AsyncNLACritic)])
@@ -381,6 +381,28 @@ def test_a_limit_of_ones_own_is_not_waited_for_without_end(
     assert MAX_LIMITED_S - told < sum(nla.waits) <= MAX_LIMITED_S + FIRST_BACKOFF_S
     server.script.clear()
     assert str(nla.verbalize([1.0])) == "1"  # the waits of one request are no other's
+
+
+def test_while_others_get_through_it_is_waited_for(
+    faces: Any, server: Any, error_body: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several requests of one client take turns under a limit, and one may have bad luck for long."""
+    used_up = {"Retry-After": "60", "x-ratelimit-exceeded": "requests"}
+    limited = httpx.Response(429, headers=used_up, json=error_body("overloaded"))
+    nla = faces.nla()
+    connection, wait = nla.client._connection, Face._wait
+
+    def another_gets_through(face: Face, stop: Any, delay: float) -> bool:
+        if len(face.waits) % 8 == 7:
+            connection._answers += 1
+        return wait(face, stop, delay)
+
+    monkeypatch.setattr(Face, "_wait", another_gets_through)
+    if not nla.is_async:
+        connection.sleep = nla._wait
+    server.script = [limited] * 30
+    assert str(nla.verbalize([1.0])) == "1"
+    assert len(nla.waits) == 30
 
 
 def test_connection_errors_keep_their_cause(faces: Any, server: Any) -> None:

@@ -57,33 +57,41 @@ def test_admission_is_bounded_and_gives_places_back() -> None:
 
 
 def test_nobody_shuts_others_out() -> None:
-    """Who came first may have all; others still get their part, and the first one no more."""
-    room, callers = Room(12), [Caller(name, Share()) for name in ("first", "second", "third")]
-    first, second, third = callers
-    room.hold(first, 12)
-    assert not room.has(first, 1)
-    assert room.has(second, 6)
-    assert not room.has(second, 7)
-    room.hold(second, 6)
-    assert not room.has(first, 1)
-    assert room.has(third, 4)
-    assert not room.has(third, 5)
-    room.hold(first, -12)
-    assert room.held == 6
-    assert room.has(first, 6)
-    for caller, amount in ((second, -6), (first, 12), (first, -12)):
-        room.hold(caller, amount)
-    assert room.held == 0
-    assert room.has(third, 12)
+    """Each may have as much as stays free then; but what can only be alone is let in alone."""
+    first, second, third = (Caller(name, Share()) for name in ("first", "second", "third"))
+    room = Room(16, callers=3)
+    assert room.has(first, 16)
+    room.hold(first, 1)
+    for one, held, most in ((first, 1, 8), (second, 0, 4), (third, 0, 2)):
+        assert not room.has(one, most - held + 1)
+        assert room.has(one, most - held)
+        room.hold(one, most - held)
+        assert not room.has(one, 1)
+        assert room.has(one, 0)
+    assert room.held == 14
+    room.hold(first, -8)
+    assert room.has(first, 5)
+    assert not room.has(first, 6)
+    room.hold(second, -4)
+    room.hold(third, -2)
+    assert room.has(third, 16)
+    assert not room.has(third, 17)
+
+
+def test_one_caller_may_have_all() -> None:
+    room, only = Room(16), Caller("", Share())
+    room.hold(only, 10)
+    assert room.has(only, 6)
+    assert not room.has(only, 7)
 
 
 def test_a_full_queue_is_full_for_those_who_filled_it() -> None:
-    admission = Admission(8, [].append)
+    admission = Admission(8, [].append, callers=2)
     greedy, other = (Exchange(Caller(name, Share())) for name in ("greedy", "other"))
-    with answering(greedy), admission.admit(8):
+    with answering(greedy), admission.admit(2), admission.admit(2):
         with pytest.raises(Overloaded), admission.admit(1):
             pass
-        with answering(other), admission.admit(4), pytest.raises(Overloaded), admission.admit(1):
+        with answering(other), admission.admit(2), pytest.raises(Overloaded), admission.admit(1):
             pass
 
 
@@ -271,6 +279,31 @@ def test_many_small_requests_are_a_large_one_beside_those_of_others(monkeypatch:
         assert len(line.holding) == 8
 
     asyncio.run(work())
+
+
+def test_two_crowds_share_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is taken for somebody who sits and waits, beyond the first moments."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    async def work() -> list[str]:
+        nonlocal now
+        line, callers = Waiting(8, 1), [caller("ada"), caller("bob")]
+        for number in range(200):
+            for one in callers:
+                line.join(Owner(f"small {number}", 1, one), 1)
+        await line.settle()
+        now += SMALL_COMES_AGAIN_S + 1
+        for number in range(200, 400):
+            for one in callers:
+                line.join(Owner(f"small {number}", 1, one), 1)
+        await line.settle()
+        await line.next_ones(60)
+        return await line.next_ones(40)
+
+    turns = asyncio.run(work())
+    assert len(turns) == 40
+    assert abs(turns.count("ada") - 20) <= 2
 
 
 def test_a_caller_who_waited_for_nothing_has_saved_nothing_up() -> None:

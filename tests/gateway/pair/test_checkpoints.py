@@ -152,7 +152,7 @@ def test_unknown_schema_version_warns_and_goes_on(pair: Pair, caplog: pytest.Log
         ({"injection": {"rule": "add_after_block", "block": 1}}, "is a way of injection that nla-serve does not know"),
         ({"tokens.injection_layer": 1}, "`injection_layer: 1` is a way of injection"),
         ({"actor": {"injection_mode": "add"}}, "`injection_mode: add` is a way of injection"),
-        ({"training": {"stages": [{"inject_at": 3}]}}, "`inject_at: 3` is a way of injection"),
+        ({"training": {"stages": [{"inject": {"at": 3}}]}}, "is a way of injection that nla-serve does not know"),
         ({"extraction.whitening": "zca.pt"}, "prepared by `whitening`, which nla-serve does not know"),
         ({"extraction.mean": [0.5]}, "prepared by `mean`, which nla-serve does not know"),
         ({"critic": {"whiten": True}}, "prepared by `whiten`, which nla-serve does not know"),
