@@ -9,7 +9,7 @@ from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
 from tests import warm
-from tests.benchmarks import gpu, page, servers, startup, texts, whole, wire
+from tests.benchmarks import gpu, hops, page, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_toy
 from tests.benchmarks.figures import SMOKE, Figure, Target
 from tests.benchmarks.growth import memory
@@ -31,13 +31,14 @@ def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
     on_toy(toy, SMOKE, results)
     results.add(asyncio.run(memory(toy, load_toy_vectors().shape[1], SMOKE)))
     results.add(whole.measure_cached(toy, load_toy_vectors(), SMOKE))
+    results.add(asyncio.run(hops.measure(toy, load_toy_vectors(), SMOKE)))
     results.add(texts.measure_on(toy_with_source, SMOKE))
     results.add(page.measure_on(toy_with_source, SMOKE))
     results.plot()
     written = json.loads((tmp_path / "figures.json").read_text())
     rows = (tmp_path / "table.md").read_text().splitlines()
     assert len(written["figures"]) == len(results.figures) == len(rows) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(results.figures) == 19
+    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(results.figures) == 21
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
