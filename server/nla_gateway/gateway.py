@@ -71,7 +71,7 @@ async def open_gateway(settings: Settings, metrics: Metrics, tracing: Tracing) -
     shared = Shared(
         limits,
         metrics,
-        Admission(limits.max_queue, metrics.queue.set, len(settings.access.api_keys)),
+        Admission(limits.max_queue, metrics.queue.set),
         Deadlines(limits.request_timeout_s, limits.grace_s),
         tracing,
     )

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,6 +27,7 @@ PACKAGES: Final = ("nla-serve", "sglang", "torch", "transformers", "aiohttp", "h
 
 def start(prog: str, description: str | None, folder: str) -> "Results":
     """Read the command line, set up the log; returns where the results go."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers are ended, too
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--out", type=Path, default=Path(folder), help="folder for the table, JSON and plots")
     arguments = parser.parse_args()

@@ -19,9 +19,9 @@ class Bodies:
     An exchange holds its body to its end, since what is made of it, vectors above all, is as large again.
     """
 
-    def __init__(self, limits: GatewayLimits, callers: int) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._limits = limits
-        self._room = Room(limits.max_held_bytes, callers)
+        self._room = Room(limits.max_held_bytes)
 
     def refusal(self, size: int, caller: Caller) -> RequestError | None:
         """Tell what is wrong with a caller's body of that many bytes, before any of them is read."""

@@ -101,7 +101,7 @@ class EdgeMiddleware:
         self._app = app
         known = callers(access, ledger)
         self._callers = [(key.encode(), known[name]) for name, key in access.api_keys.items()]
-        self._bodies = Bodies(limits, len(known))
+        self._bodies = Bodies(limits)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -188,15 +188,15 @@ class Turns:
 class Room:
     """So much of something, which no caller can fill against others.
 
-    Where there are others, each may hold as much as stays free then: the first one a half, the next one a quarter.
+    Where all of it is held, a caller who holds less than an equal part is still let in. What is held may then be more
+    than the limit, by the parts of those who came later: twice as much with four callers, three times with eleven.
 
     Args:
         limit: how much.
-        callers: how many there may be.
     """
 
-    def __init__(self, limit: int, callers: int = 1) -> None:
-        self.limit, self._several = limit, callers > 1
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._held = Counter[Caller]()
 
     @property
@@ -205,10 +205,10 @@ class Room:
         return self._held.total()
 
     def has(self, caller: Caller, amount: int) -> bool:
-        """Whether a caller may have so much more. What alone fills all of it is let in where nothing is held."""
-        free = self.limit - self.held - amount
-        kept = self._held[caller] + amount if self._several and self.held else 0
-        return not amount or free >= kept
+        """Whether a caller may have so much more."""
+        sharing = len(self._held) + (caller not in self._held)
+        fits = self.held + amount <= self.limit or self._held[caller] + amount <= self.limit // sharing
+        return fits or not amount
 
     def hold(self, caller: Caller, amount: int) -> None:
         """Give a caller so much more, or take it back."""
@@ -223,11 +223,10 @@ class Admission:
     Args:
         limit: of the count.
         report: is told the count whenever it changes.
-        callers: how many there may be.
     """
 
-    def __init__(self, limit: int, report: Callable[[int], None], callers: int = 1) -> None:
-        self._room, self._report = Room(limit, callers), report
+    def __init__(self, limit: int, report: Callable[[int], None]) -> None:
+        self._room, self._report = Room(limit), report
 
     @contextmanager
     def admit(self, items: int) -> Iterator[None]:

@@ -57,41 +57,34 @@ def test_admission_is_bounded_and_gives_places_back() -> None:
 
 
 def test_nobody_shuts_others_out() -> None:
-    """Each may have as much as stays free then; but what can only be alone is let in alone."""
+    """Who came first may have all; others still get their part, and the first one no more."""
     first, second, third = (Caller(name, Share()) for name in ("first", "second", "third"))
-    room = Room(16, callers=3)
-    assert room.has(first, 16)
-    room.hold(first, 1)
-    for one, held, most in ((first, 1, 8), (second, 0, 4), (third, 0, 2)):
-        assert not room.has(one, most - held + 1)
-        assert room.has(one, most - held)
-        room.hold(one, most - held)
-        assert not room.has(one, 1)
-        assert room.has(one, 0)
-    assert room.held == 14
-    room.hold(first, -8)
-    assert room.has(first, 5)
-    assert not room.has(first, 6)
-    room.hold(second, -4)
-    room.hold(third, -2)
-    assert room.has(third, 16)
-    assert not room.has(third, 17)
-
-
-def test_one_caller_may_have_all() -> None:
-    room, only = Room(16), Caller("", Share())
-    room.hold(only, 10)
-    assert room.has(only, 6)
-    assert not room.has(only, 7)
+    room = Room(12)
+    room.hold(first, 12)
+    for one, most in ((second, 6), (third, 4)):
+        assert not room.has(first, 1)
+        assert room.has(first, 0)
+        assert not room.has(one, most + 1)
+        assert room.has(one, most)
+        room.hold(one, most)
+    room.hold(first, -12)
+    assert room.held == 10
+    assert room.has(first, 4)
+    assert not room.has(first, 5)
+    for one, amount in ((second, -6), (third, -4)):
+        room.hold(one, amount)
+    assert room.held == 0
+    assert room.has(third, 12)
+    assert not room.has(third, 13)
 
 
 def test_a_full_queue_is_full_for_those_who_filled_it() -> None:
-    admission = Admission(8, [].append, callers=2)
+    admission = Admission(8, [].append)
     greedy, other = (Exchange(Caller(name, Share())) for name in ("greedy", "other"))
-    with answering(greedy), admission.admit(2), admission.admit(2):
+    with answering(greedy), admission.admit(6), admission.admit(2):
         with pytest.raises(Overloaded), admission.admit(1):
             pass
-        with answering(other), admission.admit(2), pytest.raises(Overloaded), admission.admit(1):
+        with answering(other), admission.admit(4), pytest.raises(Overloaded), admission.admit(1):
             pass
 
 
