@@ -35,6 +35,8 @@ def chosen(page: Page) -> list[int]:
 def explain(page: Page) -> None:
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
+    # What has come is drawn in the next frames, of which a busy machine has few.
+    expect(explanations(page).locator(".text", has_text=re.compile(r"^\s*$"))).to_have_count(0)
 
 
 def explain_at_length(page: Page) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 PROGRAM = """
-import sys, time, types
+import signal, sys, time, types
+if "nohup" not in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under it
 from nla_launch import __main__
 
 def fetch():
@@ -38,7 +40,7 @@ def test_a_signal_ends_it_at_once(number: signal.Signals) -> None:
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
-    command = ["nohup", sys.executable, "-c", PROGRAM]
+    command = ["nohup", sys.executable, "-c", PROGRAM, "nohup"]
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         try:
