@@ -91,15 +91,14 @@ class Caller:
     def refusal(self) -> RateLimited | None:
         """Count a request, or tell that it is more than they may send now, or that their tokens are used up."""
         waits = {kind: allowance.seconds_until(1.0) for kind, allowance in self._allowances.items()}
-        kind = max(waits, key=lambda kind: waits[kind], default=REQUESTS)
-        if waits.get(kind, 0) == 0:
+        if not any(waits.values()):
             requests = self._allowances.get(REQUESTS)
             if requests is None or requests.take():
                 return None
-            kind = REQUESTS  # another gateway was faster
-        wait = max(self._allowances[kind].seconds_until(1.0), waits[kind])
+            waits[REQUESTS] = requests.seconds_until(1.0)  # another gateway was faster
+        kind = max(waits, key=lambda kind: waits[kind])
         message = f"{self.name}: {self._allowances[kind].a_minute} {kind} a minute, and these are used up: wait"
-        return RateLimited(message, exceeded=kind, retry_after_s=max(1, math.ceil(wait)))
+        return RateLimited(message, exceeded=kind, retry_after_s=max(1, math.ceil(waits[kind])))
 
     def use(self, usage: Usage) -> int:
         """Count what the engines read and wrote for them; returns how many tokens count. Cached ones do not."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,7 +19,6 @@ from nla_launch.demo.prompts import AR_TEMPLATE, INJECTION_SCALE, VALUE_HEAD, ma
 
 RANK: Final = 16
 MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ADAPTER: Final = "adapter_model.safetensors"
 ANSWER_TOKENS: Final = 128
 """Of an explanation, at most; one in a thousand is longer."""
 
@@ -158,7 +157,7 @@ def _in_parts(read: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str
 
 
 def _load_adapter(model: Any, folder: Path) -> None:
-    found: Any = set_peft_model_state_dict(model, load_file(folder / ADAPTER))
+    found: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     if unknown := found.unexpected_keys:
         raise ValueError(f"{folder} is an adapter of another model: {', '.join(unknown[:3])}")
 

@@ -111,9 +111,7 @@ class Sidecar(_Section):
     def _from_other_spellings(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        for section in (data, data.get("extraction"), data.get("tokens"), data.get("training")):
-            _refuse_unknown_injection(section)
-        _refuse_rules_of_injection(data)
+        _refuse_unknown_injection(data)
         _refuse_preparations(data)
         told = {key: value for key, value in data.items() if value is not None}
         return {
@@ -193,24 +191,19 @@ def _above(folder: Path, root: Path | None) -> list[Path]:
     return [place for place in folder.parents if place.is_relative_to(root)]
 
 
-def _refuse_unknown_injection(section: object) -> None:
-    for key, value in section.items() if isinstance(section, dict) else ():
+def _refuse_unknown_injection(data: dict[str, Any]) -> None:
+    """Refuse rules wherever they stand; numbers but in the sections that we read may be what somebody measured."""
+    read = [data, *(data.get(name) for name in ("extraction", "tokens", "training"))]
+    for section, key, value in _entries(data):
         known = key in INJECTION_KEYS or KNOWN_MODES.get(key) == value
-        if isinstance(key, str) and key.startswith("inject") and not known and value is not None:
-            raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
-
-
-def _refuse_rules_of_injection(data: dict[str, Any]) -> None:
-    """Refuse rules wherever they stand; numbers elsewhere may be what somebody measured."""
-    for key, value in _entries(data):
-        known = key in INJECTION_KEYS or KNOWN_MODES.get(key) == value
-        if key.startswith("inject") and not known and isinstance(value, str | dict):
+        counts = value is not None if any(section is one for one in read) else isinstance(value, str | dict)
+        if key.startswith("inject") and counts and not known:
             raise ValueError(f"`{key}: {value}` is a way of injection that nla-serve does not know")
 
 
 def _refuse_preparations(data: dict[str, Any]) -> None:
     """Refuse what would have to be done to vectors before they are injected, or after they are rebuilt."""
-    stated = [(key, value) for key, value in _entries(data) if "whiten" in key]
+    stated = [(key, value) for _, key, value in _entries(data) if "whiten" in key]
     stated += [(key, value) for key, value in _section(data, "extraction").items() if key in PREPARATIONS]
     for key, value in stated:
         if any(leaf not in (None, False, "false", *PLAIN) for leaf in _leaves(value)):
@@ -225,11 +218,11 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
-def _entries(data: object) -> Iterator[tuple[str, object]]:
-    """All names with what they name, however deep."""
+def _entries(data: object) -> Iterator[tuple[object, str, object]]:
+    """All names with the section that they stand in and what they name, however deep."""
     if isinstance(data, dict):
         for key, value in data.items():
-            yield str(key), value
+            yield data, str(key), value
             yield from _entries(value)
     elif isinstance(data, list):
         for value in data:

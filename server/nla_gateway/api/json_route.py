@@ -50,7 +50,6 @@ ANY_KEY: Final = "[...]"
 NOT_EMPTY: Final = msgspec.Meta(min_length=1)
 """Else a body could have millions of them."""
 EMPTY: Final = re.compile(r"Expected `(array|object)` of length >= 1")
-EMPTIES: Final = {"array": "list", "object": "object"}
 SCALARS: Final = {"bool", "int", "float", "str", "null"}
 JSON_WORDS: Final = {
     "str": "a string", "int": "a number", "float": "a number", "bool": "true or false", "array": "a list",
@@ -259,7 +258,7 @@ def _misfit(problem: str) -> InvalidRequest:
     expected, got, other, param = misfit.groups()
     param = param.removesuffix(ANY_KEY)
     if other and (empty := EMPTY.fullmatch(other)):
-        return InvalidRequest(f"{param}: the {EMPTIES[empty[1]]} is empty", param=param)
+        return InvalidRequest(f"{param}: the {JSON_WORDS[empty[1]].partition(' ')[2]} is empty", param=param)
     if other:  # a number that no type holds
         return InvalidRequest(f"{NO_JSON}: {param}: {other.lower()}")
     wanted = _in_words(expected, JSON_WORDS | {"int": "a whole number"})

@@ -127,7 +127,7 @@ class Places:
         """How much reading it is, in texts of usual length."""
         return max(len(self.passages), sum(len(passage.ids) for passage in self.passages) // USUAL_TOKENS)
 
-    async def read(self, pair: ServedPair, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
+    async def read(self, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
         """Read float32 vectors [n, d_model] of each text."""
         ids, chosen = ([getattr(passage, name) for passage in self.passages] for name in ("ids", "chosen"))
         vectors, usage = await self.source.read(ids, chosen, owner)
@@ -161,7 +161,7 @@ async def extract(pair: ServedPair, call: ExtractRequest, request_id: str) -> Ex
 
     async def work() -> tuple[Places, list[NDArray[np.float32]], Usage]:
         places = await Places.of(pair, call, given)
-        return places, *await places.read(pair, owner_of(request_id, places.work))
+        return places, *await places.read(owner_of(request_id, places.work))
 
     with pair.admission.admit(len(given)):
         places, vectors, usage = await within(pair, work())
@@ -247,7 +247,7 @@ class ExplainJob:
     async def events(self) -> AsyncGenerator[ExplainEvent, None]:
         """Answer piece by piece: the tokens of each text, then samples of all positions at the same time."""
         with self.pair.admission.admit(self._count):
-            vectors, read = await within(self.pair, self.places.read(self.pair, self.owner))
+            vectors, read = await within(self.pair, self.places.read(self.owner))
             sampling = await self._sampling(vectors)
             for index, rows in enumerate(vectors):
                 yield self._tokens(index, rows)
@@ -263,7 +263,7 @@ class ExplainJob:
         return self.places.count * self.prepared.call.n
 
     async def _work(self) -> tuple[list[NDArray[np.float32]], Usage, list[list[Sample]], Usage]:
-        vectors, read = await self.places.read(self.pair, self.owner)
+        vectors, read = await self.places.read(self.owner)
         samples, sampled = await (await self._sampling(vectors)).run()
         return vectors, read, samples, sampled
 

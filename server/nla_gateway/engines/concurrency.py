@@ -129,8 +129,9 @@ class Turns:
     async def turn(self, owner: Owner) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
         crowd = bool(owner.caller.name) and self._asked[owner.caller] >= SMALL_REQUEST
-        small = owner.small and not (crowd and self._others_of(owner.caller))
+        small = owner.small and not (crowd and self.small_come_in(but=owner.caller))
         if owner.small and not crowd:  # a crowd is no sign of somebody who sits and waits
+            self._small_until.pop(owner.caller, None)  # the last is always the latest
             self._small_until[owner.caller] = time.monotonic() + SMALL_COMES_AGAIN_S
         place = asyncio.get_running_loop().create_future()
         if owner.caller not in self._small.waiting and owner.caller not in self._large.waiting:
@@ -147,15 +148,10 @@ class Turns:
                 self._hold(owner.caller, -1, large=not small)
                 self._hand_out()
 
-    @property
-    def others_wait(self) -> bool:
-        """Whether small requests come in."""
-        return time.monotonic() < max(self._small_until.values(), default=0.0)
-
-    def _others_of(self, caller: Caller) -> bool:
-        """Whether small requests of others come in, beside which many of one caller's are a large one."""
-        others = (until for other, until in self._small_until.items() if other is not caller)
-        return time.monotonic() < max(others, default=0.0)
+    def small_come_in(self, *, but: Caller | None = None) -> bool:
+        """Whether small requests come in, of others than one caller."""
+        latest = (until for caller, until in reversed(self._small_until.items()) if caller is not but)
+        return time.monotonic() < next(latest, 0.0)
 
     def _hold(self, caller: Caller, places: int, *, large: bool) -> None:
         self._free -= places
@@ -178,7 +174,7 @@ class Turns:
             return self._large, large  # their share is theirs, however many small ones wait
         if small is not None:
             return self._small, small
-        return (self._large, large) if large is not None and not self.others_wait else None
+        return (self._large, large) if large is not None and not self.small_come_in() else None
 
     def _first(self, line: Line) -> Caller | None:
         """Who is next in a line, of those who hold less than they may."""

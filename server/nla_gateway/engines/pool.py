@@ -127,10 +127,15 @@ class EnginePool:
         """Count what an engine has read and written, for whoever asked."""
         self._metrics.tokens(role.label, usage)
 
-    @property
-    def others_wait(self) -> bool:
+    def read(self, tokens: int, role: Role) -> Usage:
+        """Count what an engine has read alone; returns it."""
+        usage = Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
+        self.used(usage, role)
+        return usage
+
+    def small_come_in(self) -> bool:
         """Whether somebody sits and waits for a small request, so that what runs beside it should be short."""
-        return self._turns.others_wait
+        return self._turns.small_come_in()
 
     def turn(self, owner: Owner) -> AbstractAsyncContextManager[None]:
         """Wait until there is room for one more request, and hold the place; owners take turns."""

@@ -90,11 +90,10 @@ class Reconstructor:
         used: list[Usage] = []
         while len(vectors) < len(prompts):
             async with self.engines.turn(owner):
-                few = not owner.small and self.engines.others_wait
+                few = not owner.small and self.engines.small_come_in()
                 some = prompts[len(vectors) :][: TEXTS_BESIDE_OTHERS if few else TEXTS_PER_CALL]
                 rows, tokens = await self._embed_now(some, owner)
-            used.append(Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0))
-            self.engines.used(used[-1], self.role)
+            used.append(self.engines.read(tokens, self.role))
             vectors += rows
         return vectors, add_usage(used)
 

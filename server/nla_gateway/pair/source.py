@@ -139,9 +139,7 @@ class Source:
 
         async with self.engines.turn(owner):
             rows, tokens = await self.engines.run(attempt)
-        usage = Usage(prompt_tokens=tokens, cached_tokens=0, completion_tokens=0)
-        self.engines.used(usage, self.role)
-        return rows, usage
+        return rows, self.engines.read(tokens, self.role)
 
 
 def parts_of(lengths: Sequence[int]) -> list[slice]:

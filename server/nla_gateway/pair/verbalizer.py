@@ -185,9 +185,8 @@ class Verbalizer:
         if meta is None or reason is None or reason["type"] == "abort":
             raise EngineUnavailable("the verbalizer dropped the request", retry_after_s=RETRY_AFTER_S)
         matched = reason.get("matched")
-        if isinstance(matched, str) and not self.prompt.form.stopped_by(
-            matched
-        ):  # SGLang's way to say that a token id made no sense
+        # Another string is SGLang's way to say that a token id made no sense.
+        if isinstance(matched, str) and not self.prompt.form.stopped_by(matched):
             raise EngineUnavailable(f"the verbalizer broke the sample off: {matched}")
         # The end-of-text token is kept in the text, like all special tokens, but is no part of it.
         ending = "" if isinstance(matched, str) else self.prompt.stop_texts.get(matched, "")
