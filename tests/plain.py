@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,14 @@ def events_of(body: str) -> list[tuple[str, Any]]:
         assert data.startswith("data: ")
         events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
     return events
+
+
+def wait_for(there: Callable[[], bool], within_s: float = 60) -> None:
+    """Wait until something is so, on however slow a machine."""
+    deadline = time.monotonic() + within_s
+    while not there():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.05)
 
 
 def samples_of(stack: Stack) -> dict[str, list[Sample]]:

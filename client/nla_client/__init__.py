@@ -12,6 +12,7 @@
 Every error is an `NLAError`; `nla_client.errors` draws the tree.
 """
 
+from nla_client import directions as directions
 from nla_client.asynchronous.client import AsyncNLAClient, AsyncNLACritic
 from nla_client.asynchronous.stream import AsyncEventStream, AsyncExplanationStream
 from nla_client.errors import (

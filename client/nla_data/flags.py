@@ -197,7 +197,7 @@ def _samples(parser: argparse.ArgumentParser) -> None:
 
 def _dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dtype", choices=get_args(VectorDType), default="bfloat16", help="of vectors on the wire (default bfloat16)"
+        "--dtype", choices=get_args(VectorDType), help="of vectors on the wire (default: that of the engine)"
     )
 
 

@@ -25,7 +25,8 @@ def info(url: str, api_key: str | None, model: str | None) -> None:
     if len(names) > 1:
         rows["all pairs (--model)"] = ", ".join(names)
     rows["ready"] = "yes" if ready else "not yet"
-    for role, part in (("verbalizer", served.verbalizer), ("reconstructor", served.reconstructor)):
+    parts = {"verbalizer": served.verbalizer, "reconstructor": served.reconstructor, "source": served.source}
+    for role, part in parts.items():
         rows[role] = f"{part.model} ({part.checkpoint_dtype})" if part else "not served"
         if part and part.revision:
             rows[f"{role}'s commit on the hub"] = part.revision
@@ -36,6 +37,9 @@ def info(url: str, api_key: str | None, model: str | None) -> None:
     rows["injection_scale"] = served.verbalizer and served.verbalizer.injection_scale
     rows["mse_scale"] = served.reconstructor and served.reconstructor.mse_scale
     rows["predict_mean_mse"] = served.predict_mean_mse
+    if served.source:
+        rows["tokens of a text, at most"] = served.source.context
+        rows["warning"] = served.source.warning
     rows |= {f"limit: {name}": value for name, value in served.limits}
     rows |= {f"version: {name}": value for name, value in served.versions.items()}
     for name, value in rows.items():

@@ -44,6 +44,10 @@ class Scale:
     body_rounds: int
     page_tokens: int
     page_explained: int
+    page_clicks: int
+    """And as many curls, a round."""
+    page_steps: int
+    """Of each scrolling."""
 
 
 FULL: Final = Scale(
@@ -63,6 +67,8 @@ FULL: Final = Scale(
     body_rounds=1,
     page_tokens=8000,
     page_explained=GatewayLimits().max_batch,
+    page_clicks=5,
+    page_steps=60,
 )
 SMOKE: Final = Scale(
     rounds=1,
@@ -81,6 +87,8 @@ SMOKE: Final = Scale(
     body_rounds=1,
     page_tokens=400,
     page_explained=16,
+    page_clicks=1,
+    page_steps=6,
 )
 
 

@@ -30,13 +30,15 @@ from tests.benchmarks import report
 from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts
 from tests.benchmarks.report import Results
-from tests.benchmarks.servers import TEMPLATE
+from tests.benchmarks.servers import FORKED, TEMPLATE
 from tests.checkpoints import Family, edit_sidecar, make_tokenizer, write_sidecar
 from tests.stack import serving
+from tests.warm import run_program
 
 logger = logging.getLogger("bench-gpu")
 
 ANSWER_TOKENS: Final = 120
+OFFLINE: Final = "tests.benchmarks.offline"
 SPREAD: Final = 0.02
 DROPPED: Final = ("lm_head.weight", "model.norm.weight")
 """A reconstructor has neither."""
@@ -126,7 +128,7 @@ def run(
         served = asyncio.run(measure(shape, stack.url, vectors, rounds))
     results.add(served)
     logger.info("%s: SGLang alone", shape.name)
-    alone = offline(av, flags, vectors, rounds)
+    alone = offline(av, flags, vectors, rounds, warm=warm)
     name = f"{shape.name}: SGLang's own offline engine, as many tokens, no vectors"
     share = [rate / float(np.median(alone)) for rate in served[0].values]
     results.add([Figure(name, alone, "prompts/s"), Figure(f"{shape.name}: share of offline", share, "x")])
@@ -220,11 +222,22 @@ def _fill_vocabulary(path: Path, size: int) -> None:
     path.write_text(json.dumps(content))
 
 
-def offline(checkpoint: Path, flags: list[str], prompts: int, rounds: int) -> list[float]:
+def offline(checkpoint: Path, flags: list[str], prompts: int, rounds: int, *, warm: bool) -> list[float]:
     """Prompts/s of SGLang's offline engine, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.offline", str(checkpoint), "--prompts", str(prompts)]
-    command += ["--tokens", str(ANSWER_TOKENS), "--rounds", str(rounds), *flags]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    given = [
+        str(checkpoint),
+        "--prompts",
+        str(prompts),
+        "--tokens",
+        str(ANSWER_TOKENS),
+        "--rounds",
+        str(rounds),
+        *flags,
+    ]
+    if warm:
+        done = run_program(FORKED, OFFLINE, *given)
+    else:
+        done = subprocess.run([sys.executable, "-m", OFFLINE, *given], check=True, stdout=subprocess.PIPE, text=True)
     rates: list[float] = json.loads(done.stdout.splitlines()[-1])
     return rates
 

@@ -15,9 +15,6 @@ from tests.stack import Stack, serving
 SIZES: Final = ((390, 844), (1600, 900))
 SENTENCE: Final = "Cooking and music, with rain. "
 CONTEXT: Final = 8192
-TIMES: Final = 5
-"""Clicks, and curls, a round."""
-STEPS: Final = 60
 NOTING: Final = """
 window.tasks = [];
 new PerformanceObserver((list) => {
@@ -60,7 +57,7 @@ def measure(folder: Path, scale: Scale) -> list[Figure]:
 def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
     """All rows."""
     with chromium() as browser:
-        figures = _first_words(stack, _opened(browser, stack, SIZES[-1]), scale.rounds)
+        figures = _first_words(stack, _opened(browser, stack, SIZES[-1]), scale)
         longest = [_longest_task(stack, _opened(browser, stack, size), scale) for size in SIZES]
     name = f"page, {scale.page_tokens} tokens, {scale.page_explained} explained, scrolled and selected: longest task"
     return [*figures, Figure(name, [max(longest)], "ms", Target("at most", 100))]
@@ -74,15 +71,15 @@ def _opened(browser: Any, stack: Stack, size: tuple[int, int]) -> Any:
     return page
 
 
-def _first_words(stack: Stack, page: Any, rounds: int) -> list[Figure]:
+def _first_words(stack: Stack, page: Any, scale: Scale) -> list[Figure]:
     """Milliseconds to the first words by both, in turns."""
     bodies: list[str] = []
     page.on("request", lambda one: bodies.append(one.post_data) if one.url.endswith("/explain") else None)
     page.get_by_role("option").first.wait_for()
     clicks, curls = [], []
-    for turn in range(rounds + 1):
+    for turn in range(scale.rounds + 1):
         click, curl = [], []
-        for _ in range(TIMES):
+        for _ in range(scale.page_clicks):
             click.append(page.evaluate(CLICK))
             page.get_by_role("button", name="Stop").wait_for(state="hidden")
             curl.append(_by_curl(f"{stack.url}/explain", bodies[-1]))
@@ -127,7 +124,7 @@ def _longest_task(stack: Stack, page: Any, scale: Scale) -> float:
     page.wait_for_timeout(1000)
     page.evaluate("() => window.tasks.splice(0)")
     for place in ("tokens", "explained", ""):
-        page.evaluate(SCROLL, [place, STEPS])
+        page.evaluate(SCROLL, [place, scale.page_steps])
     page.get_by_role("button", name="all", exact=True).click()
     options.nth(count // 2).click()
     page.get_by_role("listbox", name="Tokens").focus()

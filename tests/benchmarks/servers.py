@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import torch
@@ -15,7 +15,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.checkpoints import edit_sidecar, make_reconstructor, make_tokenizer, write_sidecar
 from tests.stack import ON_CPU, START_TIMEOUT_S, free_port
+from tests.warm import IMPORTING, popen
 
+STOCK: Final = "sglang.launch_server"
+FORKED: Final = """
+import runpy, sys
+from nla_launch.run.fork_server import fork_all
+fork_all()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module of SGLang's processes where SGLang is imported already: these are forked, too."""
 STOP_S: Final = 30.0
 STARTS: Final = 3
 QWEN_LAYER: Final = 20
@@ -55,17 +64,35 @@ def make_deep_reconstructor(folder: Path) -> Path:
 
 
 @contextmanager
-def stock_server(checkpoint: Path, log: Path, dtype: str) -> Iterator[str]:
-    """Serve a verbalizer as the public recipe does, on stock SGLang with the radix cache off; yields its URL."""
+def stock_server(checkpoint: Path, log: Path, dtype: str, *, warm: bool = False) -> Iterator[str]:
+    """Serve a verbalizer as the public recipe does, on stock SGLang with the radix cache off; yields its URL.
+
+    Args:
+        checkpoint: the verbalizer.
+        log: what it writes.
+        dtype: what it computes in.
+        warm: whether it finds its imports made, ours beside SGLang's, which is quick and gives no true figures.
+    """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-P", "-m", "sglang.launch_server", "--model-path", str(checkpoint)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", dtype]
+    command = [sys.executable, *(["-m", "tests.program", FORKED, STOCK] if warm else ["-P", "-m", STOCK])]
+    command += [
+        "--model-path",
+        str(checkpoint),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        dtype,
+    ]
     command += ["--disable-radix-cache", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
     command += ["--max-total-tokens", "32768", "--max-running-requests", "64", "--mem-fraction-static", "0.3"]
     command += ["--cuda-graph-backend-prefill", "disabled", "--cuda-graph-backend-decode", "disabled"]
     command += ["--skip-server-warmup", "--sleep-on-idle", "--log-level-http", "warning"]
     environment = {**os.environ, **ON_CPU, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-    process = _start(url, command, environment, log)
+    process = _start(url, command, environment | (IMPORTING if warm else {}), log, popen if warm else _popen)
     try:
         yield url
     finally:
@@ -76,12 +103,18 @@ def stock_server(checkpoint: Path, log: Path, dtype: str) -> Iterator[str]:
             process.kill()
 
 
-def _start(url: str, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _popen(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+def _start(
+    url: str, command: list[str], environment: dict[str, str], log: Path, start: Callable[..., subprocess.Popen[str]]
+) -> subprocess.Popen[str]:
     """Start a server, again where it ends: SGLang gives its own first request 10 s, which a busy machine may take."""
     deadline = time.monotonic() + START_TIMEOUT_S
     for _ in range(STARTS):
         with log.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+            process = start(command, environment, stdout=output, stderr=output)
         while time.monotonic() < deadline and process.poll() is None:
             if _is_up(url):
                 return process

@@ -11,6 +11,11 @@ def test_public_names() -> None:
     assert public - modules == set(nla_client.__all__)
 
 
+def test_directions_come_with_it() -> None:
+    code = "import nla_client; nla_client.directions.unit"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_error_is_exported() -> None:
     tree = [nla_client.NLAError]
     for cls in tree:

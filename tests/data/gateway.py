@@ -47,6 +47,7 @@ def info(name: str = "fake", d_model: int = D) -> dict[str, Any]:
 
 
 CONTEXT: Final = 100
+MOST_TOKENIZED: Final = 2**17
 BOS: Final = 1
 SOURCE: Final = {"model": "fake-source", "layer": 20, "context": CONTEXT, "checkpoint_dtype": "float32"}
 
@@ -172,7 +173,12 @@ class FakeGateway:
         return {"model": self.served["reconstructor"]["model"], "results": results, "usage": usage}
 
     def _tokenize(self, body: Any) -> Any:
-        texts = texts_of(TokenizeRequest.model_validate(body))
+        call = TokenizeRequest.model_validate(body)
+        texts = texts_of(call)
+        for index, (ids, _) in enumerate(texts):
+            if len(ids) > MOST_TOKENIZED:
+                why = f"the text has {len(ids)} tokens; at most {MOST_TOKENIZED} tokens are taken: shorten it"
+                raise Refused(why, f"{form_of(call)}[{index}]")
         results = [{"index": index, "text": text, "tokens": tokens_of(ids)} for index, (ids, text) in enumerate(texts)]
         return {"model": SOURCE["model"], "results": results}
 

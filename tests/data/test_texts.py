@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from nla_client.wire import Token
 from nla_data.api import Explain, Extract, Job, UsageError, run_job
-from nla_data.asking import passages
+from nla_data.asking import passages, source_task
 from nla_data.asking.places import Choice, NoPlaceError
 from tests.data.gateway import CONTEXT, SOURCE, D, FakeGateway, failure, fake_gateway, ids_of, tokens_of, vectors_of
 from tests.data.test_run import nla, rows
@@ -139,6 +139,42 @@ def test_texts_that_cannot_be_read_are_kept_with_their_reason(tmp_path: Path, ga
     assert any("position -50 is out of range" in row["error"] for row in told if row["error"])
 
 
+@pytest.mark.parametrize("command", ["extract", "explain"])
+@pytest.mark.parametrize("first", [2**16, 300])
+def test_texts_of_any_length_are_cut(
+    tmp_path: Path, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, command: str, first: int
+) -> None:
+    """As those that end there, though `/tokenize` takes no such texts, and where little of one is sent first."""
+    monkeypatch.setattr(source_task, "FIRST_BYTES", first)
+    ends = [text * 50 for text in TEXTS[:3]] + ["\U00012000 sign" * 90, "\u00e9" * 120, "a" * (CONTEXT - 1)]
+    long = [end + "b\u00e9\U00012000" * 100_000 for end in ends[:5]] + ends[5:]
+    flags = ("--url", gateway.url, "--truncate", "--positions", "random:3", "--min-position", 5, "--seed", 3)
+    for name, texts in (("short", [end[: CONTEXT - 1] for end in ends]), ("long", long)):
+        assert nla(command, save(tmp_path / f"{name}.parquet", texts), tmp_path / name, *flags) == 0
+    short, told = rows(tmp_path / "short"), rows(tmp_path / "long")
+    left_out = {"truncated", "text"}
+    assert [{k: v for k, v in row.items() if k not in left_out} for row in told] == [
+        {k: v for k, v in row.items() if k not in left_out} for row in short
+    ]
+    assert [row["truncated"] for row in told] == [len(long[int(row["label"][1:])]) >= CONTEXT for row in told]
+
+
+def test_ids_are_cut_before_they_are_sent(tmp_path: Path, gateway: FakeGateway) -> None:
+    ids = [[1, *range(5, 5 + size)] for size in (CONTEXT + 200_000, CONTEXT, CONTEXT - 1)]
+    given = save(tmp_path / "in.parquet", ids)
+    assert nla("extract", given, tmp_path / "out", "--url", gateway.url, "--truncate", "--positions=0,-1") == 0
+    told = rows(tmp_path / "out")
+    assert [(row["label"], row["position"]) for row in told] == [
+        (f"l{k}", p) for k in range(3) for p in (0, CONTEXT - 1)
+    ]
+    assert [row["truncated"] for row in told] == [True, True, True, True, False, False]
+    assert [row["token_id"] for row in told[1::2]] == [CONTEXT + 3] * 3
+    assert nla("extract", given, tmp_path / "not", "--url", gateway.url, "--positions=random:1") == 3
+    errors = [row["error"] for row in rows(tmp_path / "not")]
+    assert errors[1:] == [f"has {CONTEXT + 1} tokens", None]
+    assert "at most 131072 tokens are taken: shorten it" in errors[0]
+
+
 def test_chats_and_token_ids(tmp_path: Path, gateway: FakeGateway) -> None:
     chats: list[Any] = [[{"role": "user", "content": f"number {k}"}] for k in range(9)]
     chats += [[], None, [{"role": "user", "content": None}]]
@@ -181,9 +217,7 @@ def test_explain_is_extract_and_verbalize(tmp_path: Path, gateway: FakeGateway, 
     where = ("--positions", "random:4", "--min-position", 5)
     sampling = ("--n", 3, "--best")
     assert nla("extract", given, tmp_path / "vectors.parquet", *where, *server) == 3
-    assert (
-        nla("verbalize", tmp_path / "vectors.parquet", tmp_path / "two", *sampling, *server, "--dtype", "float32") == 3
-    )
+    assert nla("verbalize", tmp_path / "vectors.parquet", tmp_path / "two", *sampling, *server) == 3
     assert nla("explain", given, tmp_path / "one", *where, *sampling, *server, *keep) == 3
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [[row[name] for name in SAMPLED] for row in one] == [[row[name] for name in SAMPLED] for row in two]

@@ -6,7 +6,6 @@ import shlex
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,6 +29,7 @@ from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import DOCKER
 from tests.pages import ROOT, of_kind, run
+from tests.plain import samples_of, total, wait_for
 from tests.stack import STAND_IN, Stack, free_port, kill, start, starting
 
 FOLDER: Final = DOCKER / "kubernetes"
@@ -237,7 +237,7 @@ def drain(gateway: Stack, balancer: Balancer, vectors: NDArray[np.float32]) -> N
     with ThreadPoolExecutor(1) as thread, NLAClient(gateway.url, api_key=KEY, max_retries=0) as nla:
         long = thread.submit(lambda: nla.verbalize(vectors[:1], temperature=50.0, max_tokens=400, seed=3))
         balancer.ports.remove(gateway.port)
-        time.sleep(0.5)
+        wait_for(lambda: total(samples_of(gateway), "nla_queue") > 0)
         assert not long.done()
         assert gateway.stop(signal.SIGTERM) == 0, gateway.log_text()[-2000:]
         assert len(long.result()) == 1
@@ -268,7 +268,7 @@ def test_gateways_are_replaced_and_no_request_is_lost(tmp_path: Path, toy_vector
                     new = gateway()
                     balancer.ports.append(new.port)
                     drain(old, balancer, vectors)
-                time.sleep(2)
+                wait_for(lambda: all(balancer.given.get(port, 0) > 1 for port in balancer.ports))
             finally:
                 ended.set()
             answered = sum(job.result() for job in jobs)

@@ -1,5 +1,6 @@
 """The command `nla` against the real stack: what it writes is what the clients get."""
 
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -86,6 +87,7 @@ def test_info_and_try(toy: Stack, given: Path) -> None:
     shown = nla("info", "--url", toy.url)
     assert "toy-verbalizer" in shown
     assert "output of block 1" in shown
+    assert "source │ not served" in re.sub(" +", " ", shown)
     assert "in.parquet, row 3" in nla("try", given, "--row", 3, "--n", 2, "--url", toy.url).replace("\n", "")
     nla("try", "--url", toy.url, expect=2)  # the demo's vectors are wider
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import psutil
+
 from tests.checkpoints import make_pair
 from tests.stack import Stack, fork_server_of, serving, without_forks
 
@@ -15,6 +17,14 @@ def test_the_engines_are_forks(toy: Stack) -> None:
     """Of the stack that starts as on a user's machine."""
     assert {engine.cmdline()[0].strip() for engine in fork_server_of(toy).children()} == FORKED
     assert "engines import for themselves" not in toy.log_text()
+
+
+def test_gateway_and_launcher_do_without_torch(toy: Stack) -> None:
+    """It would be most of their memory, and of the time they take to start."""
+    for process in (toy.gateway(), psutil.Process(toy.process.pid)):
+        loaded = {Path(one.path).name for one in process.memory_maps()}
+        assert any(name.startswith("libc.so") for name in loaded)
+        assert not any(name.startswith("libtorch") for name in loaded)
 
 
 def test_an_engine_loads_its_tokenizer_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import D_MODEL, make_pair
-from tests.plain import encode
+from tests.plain import encode, queue_of, wait_for
 from tests.stack import Stack, assert_gone, assert_port_free, kill, start
 
 
@@ -76,7 +76,7 @@ def test_a_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> 
         stack.wait_ready()
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(stack.http.post, "/verbalize", json=body, timeout=600)
-            time.sleep(1)
+            wait_for(lambda: queue_of(stack) > 0)
             family = stack.family()
             stack.process.terminate()
             while not refused(stack):

@@ -7,15 +7,18 @@ machine, which takes a minute.
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, GgufConfig
 
+from nla_launch.demo.base import SMALL_FILES, load_tokenizer
 from tests.checkpoints import cut
 from tests.real.fetch import CACHE, GEMMA3, SMOLLM2, TOKENIZERS, Source
 from tests.real.released import GEMMA, Ids, write_sidecar
@@ -28,7 +31,9 @@ class Model:
     name: str
     weights: Source
     tokenizer: Source | None
-    """None: the one of the weights' file is whole."""
+    """None: the one of the demo, which is of the same file."""
+    config: Callable[[], Any]
+    """Its, which transformers needs half a minute to read out of a GGUF file."""
     layer: int
     ids: Ids
     scale: float
@@ -48,12 +53,27 @@ class Pair:
     model: Model
 
 
+GEMMA3_CONFIG: Final = partial(
+    Gemma3TextConfig,
+    vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+    num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256, sliding_window=512, max_position_embeddings=32768,
+)  # fmt: skip
+"""As the release has it: the rest are transformers' defaults."""
 MODELS: Final = {
     model.name: model
     for model in (
-        Model("smollm2-135m", SMOLLM2, None, 20, Ids("号", 48980, 46, 9617, (2692, 46, 2067, 18347, 46)), 240.0, (2,)),
+        Model(
+            "smollm2-135m",
+            SMOLLM2,
+            None,
+            partial(AutoConfig.from_pretrained, SMALL_FILES),
+            20,
+            Ids("号", 48980, 46, 9617, (2692, 46, 2067, 18347, 46)),
+            240.0,
+            (2,),
+        ),
         # The GGUF's own tokenizer adds no BOS.
-        Model("gemma3-270m", GEMMA3, TOKENIZERS["gemma3"], 11, GEMMA, 11000.0, (1, 106)),
+        Model("gemma3-270m", GEMMA3, TOKENIZERS["gemma3"], GEMMA3_CONFIG, 11, GEMMA, 11000.0, (1, 106)),
     )
 }
 
@@ -81,7 +101,7 @@ def _stamp(model: Model) -> str:
 def _make(model: Model, folder: Path) -> None:
     torch.manual_seed(0)
     (gguf,) = model.weights.folder.glob("*.gguf")
-    loaded = _load(gguf)
+    loaded = _load(gguf, model.config())
     loaded.config.eos_token_id = loaded.generation_config.eos_token_id = list(model.ends)
     loaded.save_pretrained(folder / "verbalizer")
     cut(loaded, model.layer + 1)
@@ -94,14 +114,14 @@ def _make(model: Model, folder: Path) -> None:
     for role, path in (("av", folder / "verbalizer"), ("ar", folder / "reconstructor")):
         write_sidecar(path, role, model.ids, d_model=d_model, layer=model.layer, scale=model.scale)
         if model.tokenizer is None:
-            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(path)
+            load_tokenizer().save_pretrained(path)
         else:
             shutil.copytree(model.tokenizer.folder, path, dirs_exist_ok=True)
 
 
-def _load(gguf: Path) -> Any:
+def _load(gguf: Path, config: Any) -> Any:
     """Load a GGUF in bfloat16, as models are released, with nothing packed in it."""
     plain = GgufConfig(dequantize=True)
     return AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=plain, dtype=torch.bfloat16
+        gguf.parent, gguf_file=gguf.name, config=config, quantization_config=plain, dtype=torch.bfloat16
     ).eval()

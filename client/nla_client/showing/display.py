@@ -4,6 +4,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+AS_IT_IS: Final = "tex2jax_ignore mathjax_ignore"
+"""Classes of what Jupyter is not to search for maths: a text may speak of dollars."""
 SHOWN_ROWS: Final = 20
 """Rows of a long table that are shown; the rest is counted."""
 _TEXT: Final = "text-align:left;white-space:pre-wrap;max-width:60em"
@@ -20,7 +22,8 @@ def table(rows: Sequence[Mapping[str, Any]], strong: int | None = None) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     lines = [_line([rows[k][name] for name in columns], bold=len(rows) > 1 and k == strong) for k in places]
     more = f"<p>and {len(rows) - len(shown)} more</p>" if len(rows) > len(shown) else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+    return f'<div class="{AS_IT_IS}">{whole}</div>'
 
 
 def note(text: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from nla_client.showing.display import AS_IT_IS
+
 _LIGHT: Final = "--nla-more:37,99,235;--nla-less:217,119,6;--nla-none:110,110,110"
 _DARK: Final = "--nla-more:96,165,250;--nla-less:251,191,36;--nla-none:160,160,160"
 _STYLE: Final = f"""<style>
@@ -52,7 +54,8 @@ def text(whole: str, patches: Sequence[Patch], legend: str) -> str:
         parts += [html.escape(whole[done:start]), _span(whole[start:end], group)]
         done = end
     parts.append(html.escape(whole[done:]))
-    return f'{_STYLE}<div class="nla-text"><div>{"".join(parts)}</div><small>{html.escape(legend)}</small></div>'
+    shaded = f"<div>{''.join(parts)}</div><small>{html.escape(legend)}</small>"
+    return f'{_STYLE}<div class="nla-text {AS_IT_IS}">{shaded}</div>'
 
 
 def _grouped(patches: Sequence[Patch]) -> list[list[Patch]]:

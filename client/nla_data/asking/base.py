@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nla_client import Info, Verbalization
 from nla_client.calls.base import as_python
 from nla_client.results import tables
-from nla_client.wire import PairInfo
+from nla_client.wire import PairInfo, VectorDType
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Answers, Call, Done, Work
 from nla_data.errors import UsageError
@@ -56,6 +56,11 @@ class Fields:
         """Nothing is to be asked beforehand."""
         del call
         return work
+
+
+def dtype_of(engine: PairInfo | None) -> VectorDType:
+    """What vectors go as beside an engine: float32 where it computes in that, for bfloat16 would round them."""
+    return "float32" if engine and engine.checkpoint_dtype == "float32" else "bfloat16"
 
 
 def need(engine: PairInfo | None, name: str) -> None:

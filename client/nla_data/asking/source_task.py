@@ -24,6 +24,12 @@ from nla_data.reading.source import Piece, Weigh
 
 PIECE_ROWS: Final = 256
 """Texts among which those of like length are put together."""
+FIRST_BYTES: Final = 2**16
+"""Of a text that is to be cut, sent first; a longer one is in a request alone."""
+MOST_BYTES: Final = 2**17 - 2**10
+"""Of a text that `/tokenize` takes whatever they are: 2**17 tokens, of a byte at least, and a few that are added."""
+LAST_TOKENS: Final = 256
+"""Of a text's beginning, which may be others in the whole text, for words are cut."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +105,41 @@ class SourceTask(Fields):
         """Take the texts apart where their tokens must be known, and choose."""
         if not self.counts:
             return work
-        given = work.passages
+        given = [self._with_ids_cut(passage) for passage in work.passages]
 
         async def send(start: int, stop: int) -> list[Passage | str]:
-            items = [passage.item for passage in given[start:stop]]
-            told = await call(lambda clients: clients.nla.tokenize(items))
-            return [self._chosen(*pair) for pair in zip(given[start:stop], told, strict=True)]
+            some = given[start:stop]
+            long = len(some) == 1 and self._is_long(some[0])
+            told = [await self._beginning(call, some[0])] if long else await _taken_apart(call, some)
+            return [self._chosen(*pair) for pair in zip(some, told, strict=True)]
 
         ranges = cut([passage.share for passage in given], [passage.form for passage in given], MAX_ROWS)
         answers = await ask(work, send, ranges)
         rows = list(zip(answers.rows, answers.reasons, strict=True))
         reasons = [reason or (found if isinstance(found, str) else None) for found, reason in rows]
         return replace(work, reasons=reasons, passages=[found for found, _ in rows if isinstance(found, Passage)])
+
+    def _with_ids_cut(self, passage: Passage) -> Passage:
+        """The same text, of ids no more than are read."""
+        most = self.context if self.truncate else None
+        if most is None or passage.form != "token_ids" or len(passage.item) <= most:
+            return passage
+        return replace(passage, item=passage.item[:most], size=most, truncated=True)
+
+    def _is_long(self, passage: Passage) -> bool:
+        """Whether it is enough to take its beginning apart. A chat's may be another where its end is missing."""
+        return self.truncate and passage.form == "texts" and len(passage.item.encode()) > FIRST_BYTES
+
+    async def _beginning(self, call: Call, passage: Passage) -> Tokenization:
+        """Take as much of a long text apart as shows its first tokens, or all of it where it has no more."""
+        data, size = passage.item.encode(), FIRST_BYTES
+        while True:
+            beginning = replace(passage, item=data[:size].decode(errors="ignore"))  # not half a character
+            (told,) = await _taken_apart(call, [beginning])
+            count = len(told.tokens)
+            if size >= len(data) or (self.context is not None and count >= self.context + LAST_TOKENS):
+                return told
+            size += max(min(3 * size, MOST_BYTES - count), FIRST_BYTES // 16)
 
     def _chosen(self, passage: Passage, told: Tokenization) -> Passage | str:
         """The same text with its positions, or why it has none."""
@@ -142,3 +171,9 @@ class SourceTask(Fields):
         most = MAX_ROWS // WHOLE_TEXTS if self.choice.count is None else MAX_ROWS
         shares = [max(passage.share, passage.count / REQUEST_TOKENS) for passage in ordered]
         return await ask(work, send, cut(shares, [passage.form for passage in ordered], most), order)
+
+
+async def _taken_apart(call: Call, passages: Sequence[Passage]) -> Sequence[Tokenization]:
+    """The tokens of each."""
+    items = [passage.item for passage in passages]
+    return await call(lambda clients: clients.nla.tokenize(items))

@@ -3,7 +3,7 @@
 A task knows the columns that it reads and writes and the clients' calls; nothing of files, retries or order.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from nla_data.asking.base import (
     check_sampling,
     columns_of,
     done_of,
+    dtype_of,
     explained_columns,
     explained_schema,
     made_by,
@@ -86,7 +87,7 @@ class Verbalize(Fields):
 
     name: ClassVar[str] = "verbalize"
     vector_column: str = "activation_vector"
-    dtype: VectorDType = "bfloat16"
+    dtype: VectorDType | None = None  # as the engine computes
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
@@ -105,6 +106,10 @@ class Verbalize(Fields):
         del d_model
         about = [("norm", pa.float64()), ("input_row", pa.int64()), ("error", pa.string())]
         return pa.schema([*explained_schema(), *about, ("model", pa.string()), ("settings", pa.string())])
+
+    def bound_to(self, info: Info) -> Self:
+        """Vectors go as the verbalizer computes."""
+        return replace(self, dtype=self.dtype or dtype_of(info.verbalizer))
 
     def check(self, info: Info) -> None:
         """It takes a verbalizer, to score a reconstructor, and the server's limits."""
@@ -141,7 +146,7 @@ class Reconstruct(Fields):
 
     name: ClassVar[str] = "reconstruct"
     text_column: str = "explanation"
-    dtype: VectorDType = "bfloat16"
+    dtype: VectorDType | None = None  # as the engine computes
 
     @property
     def vector_column(self) -> None:
@@ -151,6 +156,10 @@ class Reconstruct(Fields):
         """The rebuilt vector, unnormalised, or why there is none."""
         vector = pa.list_(pa.float32(), d_model)
         return pa.schema([("reconstruction", vector), ("reconstruction_error", pa.string())])
+
+    def bound_to(self, info: Info) -> Self:
+        """Vectors come as the reconstructor computes."""
+        return replace(self, dtype=self.dtype or dtype_of(info.reconstructor))
 
     def check(self, info: Info) -> None:
         """It takes a reconstructor."""
@@ -166,7 +175,7 @@ class Reconstruct(Fields):
 
         async def send(start: int, stop: int) -> Any:
             given = work.texts[start:stop]
-            return await call(lambda clients: clients.critic.reconstruct(given, dtype=self.dtype))
+            return await call(lambda clients: clients.critic.reconstruct(given, dtype=self.dtype or "bfloat16"))
 
         answers = await ask(work, send)
         columns = {"reconstruction": answers.rows, "reconstruction_error": answers.reasons}
@@ -180,12 +189,16 @@ class ScorePairs(Fields):
     name: ClassVar[str] = "score"
     vector_column: str = "activation_vector"
     text_column: str = "explanation"
-    dtype: VectorDType = "bfloat16"
+    dtype: VectorDType | None = None  # as the engine computes
 
     def output(self, d_model: int) -> pa.Schema:
         """The score, or why there is none."""
         del d_model
         return pa.schema([*tables.scores(), ("score_error", pa.string())])
+
+    def bound_to(self, info: Info) -> Self:
+        """Vectors go as the reconstructor computes."""
+        return replace(self, dtype=self.dtype or dtype_of(info.reconstructor))
 
     def check(self, info: Info) -> None:
         """It takes a reconstructor whose scores make sense."""
@@ -206,7 +219,7 @@ class ScorePairs(Fields):
 
         async def send(start: int, stop: int) -> Any:
             told, given = work.texts[start:stop], work.vectors[start:stop]
-            return await call(lambda clients: clients.critic.score(told, given, dtype=self.dtype))
+            return await call(lambda clients: clients.critic.score(told, given, dtype=self.dtype or "bfloat16"))
 
         answers = await ask(work, send)
         columns = columns_of([it.model_dump() if it else {} for it in answers.rows], list(tables.SCORES))

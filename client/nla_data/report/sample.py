@@ -1,6 +1,6 @@
 """Some of the scored rows, drawn with a fixed seed: their vectors and texts, for what would take too long on all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,7 +59,7 @@ class Texts:
 
     Attributes:
         chosen: The explanation of each row [n].
-        samples: All samples of each of the first rows, as many rows as MAX_SAMPLES allows; none where a row has one.
+        samples: Of each of the first rows, as many as MAX_SAMPLES allows, all with a score; none where a row has one.
     """
 
     chosen: list[str]
@@ -78,7 +78,12 @@ class Texts:
             return cls([it or "" for it in texts], [])
         first = chosen[: max(2, MAX_SAMPLES // number)]
         samples = _in_order(results, rows.place[first], "samples", max(1, BATCH_ROWS // number))
-        return cls([it or "" for it in texts], [[it["text"] or "" for it in row or ()] for row in samples])
+        return cls([it or "" for it in texts], [_scored(row or ()) for row in samples])
+
+
+def _scored(samples: Sequence[dict[str, Any]]) -> list[str]:
+    """Texts of those that have a score: no reconstructor reads the others."""
+    return [it["text"] or "" for it in samples if it["mse"] is not None]
 
 
 def _in_order(results: Results, places: _Indices, column: str, batch_rows: int) -> list[Any]:

@@ -186,10 +186,14 @@ def _become(wanted: Fork) -> None:
 
     # OpenMP read the variable when it was loaded.
     torch.set_num_threads(int(wanted.environment.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    multiprocessing.set_start_method("fork", force=True)
-    # SGLang asks for `spawn`, which would import everything anew in each of its processes.
-    multiprocessing.set_start_method = lambda *arguments, **options: None
+    fork_all()
     run_as_main(wanted)
+
+
+def fork_all() -> None:
+    """Have processes forked from here on: SGLang asks for `spawn`, which would import everything in each of its own."""
+    multiprocessing.set_start_method("fork", force=True)
+    multiprocessing.set_start_method = lambda *arguments, **options: None
 
 
 def run_as_main(wanted: Fork) -> None:

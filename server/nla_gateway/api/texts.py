@@ -51,6 +51,8 @@ from nla_gateway.served import ServedPair
 
 K = TypeVar("K", bound=Token)
 
+MOST_TOGETHER: Final = 4 * MOST_TOKENIZED
+"""Tokens of one `/tokenize`: what is told of each takes a kilobyte."""
 USUAL_TOKENS: Final = 512
 """Of a text."""
 ROWS_AT_A_TIME: Final = 64
@@ -106,13 +108,14 @@ class Places:
         places, count, most = cls(pair.source(), []), len(given), pair.limits.max_positions
         wanted, params = choices(call.positions, count), names(call.positions, count)
         longest = max(len(choice) if isinstance(choice, list) else 1 for choice in wanted)
-        if longest > most:  # before they are looked at for each text
+        if longest > (most if count > 1 else max(most, places.source.max_tokens)):  # before they are looked at
             raise _too_many(longest, most)
-        chosen = zip(wanted, params, strict=True)
+        named = [one.param for one in given] if count > 1 else ["the text"]
+        chosen = zip(wanted, params, named, strict=True)
         async with aclosing(places.source.tokenize(given, places.source.max_tokens)) as texts:
             async for text in texts:
-                choice, param = next(chosen)
-                places.passages.append(Passage.of(text, choose(choice, text, param), whole=whole))
+                choice, param, name = next(chosen)
+                places.passages.append(Passage.of(text, choose(choice, text, param, name), whole=whole))
                 if places.count > most and count > 1:  # a lone text may be read everywhere, if its model takes it
                     raise _too_many(places.count, most)
         return places
@@ -146,13 +149,22 @@ async def tokenize(pair: ServedPair, call: TokenizeRequest) -> TokenizeResponse:
     """Answer `/tokenize`."""
     given, source = texts_of(pair, call), pair.tokenizer()
 
-    async def work() -> list[SourceText]:
-        return [text async for text in source.tokenize(given, MOST_TOKENIZED)]
-
     with pair.admission.admit(len(given)):
-        texts = await within(pair, work())
+        texts = await within(pair, _taken_apart(source, given))
     results = [TokenizedText(index=index, text=one.text, tokens=one.tokens) for index, one in enumerate(texts)]
     return TokenizeResponse(model=source.settings.model, results=results)
+
+
+async def _taken_apart(source: Source, given: Sequence[GivenText]) -> list[SourceText]:
+    texts, count = list[SourceText](), 0
+    async with aclosing(source.tokenize(given, MOST_TOKENIZED)) as read:
+        async for text in read:
+            texts.append(text)
+            count += len(text.ids)
+            if count > MOST_TOGETHER:
+                message = f"the texts have more than {MOST_TOGETHER} tokens together: send fewer at a time"
+                raise PayloadTooLarge(message, param=given[0].param.partition("[")[0])
+    return texts
 
 
 async def extract(pair: ServedPair, call: ExtractRequest, request_id: str) -> ExtractResponse:

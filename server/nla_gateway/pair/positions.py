@@ -54,13 +54,14 @@ def names(positions: PositionWord | Sequence[PositionWord | int | list[int]], co
     return [f"positions[{index}]" for index in range(count)]
 
 
-def choose(choice: ChoiceOfPositions, text: SourceText, param: str) -> list[int]:
+def choose(choice: ChoiceOfPositions, text: SourceText, param: str, name: str = "the text") -> list[int]:
     """Say which positions of a text are chosen, from 0, each once, in ascending order.
 
     Args:
         choice: "last", "all", "content" (what messages say, without special tokens), or numbers, negative from the end.
         text: the text.
         param: the choice's name in errors.
+        name: the text's.
 
     Raises:
         InvalidRequest: a number out of range, or nothing is chosen.
@@ -75,23 +76,23 @@ def choose(choice: ChoiceOfPositions, text: SourceText, param: str) -> list[int]
             chosen = [token.position for token in text.tokens if token.content and not token.special]
             if not chosen:
                 raise InvalidRequest(
-                    f"{param}: the text has no content, only special tokens and what the template writes: choose"
+                    f"{param}: {name} has no content, only special tokens and what the template writes: choose"
                     ' "last", "all" or numbers',
                     param=param,
                 )
         case _:
             if choice and not -count <= min(choice) <= max(choice) < count:
-                raise _out_of_range(choice, count, param)
+                raise _out_of_range(choice, count, param, name)
             chosen = sorted({position % count for position in choice})
     if not chosen:
         raise InvalidRequest(f"{param}: no position is chosen: choose at least one", param=param)
     return chosen
 
 
-def _out_of_range(choice: Sequence[int], count: int, param: str) -> InvalidRequest:
+def _out_of_range(choice: Sequence[int], count: int, param: str, name: str) -> InvalidRequest:
     at, position = next((at, it) for at, it in enumerate(choice) if not -count <= it < count)
     return InvalidRequest(
-        f"{param}[{at}]: {position} is out of range: the text has {count} tokens, {-count} to {count - 1}",
+        f"{param}[{at}]: {position} is out of range: {name} has {count} tokens, {-count} to {count - 1}",
         param=f"{param}[{at}]",
     )
 

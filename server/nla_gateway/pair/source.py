@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ClassVar, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import FAR, FIRST
-from nla_gateway.pair.texts import SourceText, SourceTokenizer
+from nla_gateway.pair.texts import Limit, SourceText, SourceTokenizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
@@ -74,22 +75,25 @@ class Source:
         Raises:
             InvalidRequest: one cannot be read, or is too long.
         """
+        limit = self._limit(most)
         for text in texts:  # known to be too long before it takes seconds to tokenize
             if text.ids > most:
-                raise _too_long(f"{text.ids} tokens", most, text.param)
+                raise limit.refusal(f"{text.ids} tokens", text.param)
             if text.characters > most * self._longest_token:
-                raise _too_long(f"{text.characters} characters", most, text.param)
+                raise limit.refusal(f"{text.characters} characters", text.param)
+        tokenizer = replace(self._tokenizer, limit=limit)
 
         def read(part: Sequence[GivenText]) -> list[SourceText]:
-            return [text.read(self._tokenizer) for text in part]
+            return [text.read(tokenizer) for text in part]
 
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            part = texts[start : start + TEXTS_PER_CALL]
-            found = await asyncio.get_running_loop().run_in_executor(self._tokenizing, read, part)
-            for source_text, text in zip(found, part, strict=True):
-                if len(source_text.tokens) > most:
-                    raise _too_long(f"{len(source_text.tokens)} tokens", most, text.param)
+        for part in parts_of([text.characters or text.ids for text in texts]):  # a long one alone, as it takes long
+            for source_text in await asyncio.get_running_loop().run_in_executor(self._tokenizing, read, texts[part]):
                 yield source_text
+
+    def _limit(self, most: int) -> Limit:
+        """Advise to change the context only where that is what texts are held to."""
+        more = ", or start the server with more by --source-context" if most == self.max_tokens else ""
+        return Limit(most, f"shorten it{more}")
 
     async def ids_of(self, texts: tuple[str, ...]) -> list[list[int]]:
         """Tokenize texts as they are usually given; the same ones only once, for requests may keep others waiting."""
@@ -163,14 +167,6 @@ def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Norm of each vector [n] of rows [n, d_model]; in float64, where no square overflows."""
     lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     return lengths
-
-
-def _too_long(length: str, most: int, param: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{param}: the text has {length}; at most {most} tokens are taken: shorten it, or start the server with more by"
-        " --source-context",
-        param=param,
-    )
 
 
 def _check_rows(rows: NDArray[np.float32], positions: list[int], index: int) -> None:

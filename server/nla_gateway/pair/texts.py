@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from nla_client.wire import ChatMessage, Token
 from nla_gateway.errors import CheckpointError, InvalidRequest
@@ -16,6 +16,25 @@ from nla_gateway.pair.chats import ChatTemplate, Options
 from nla_gateway.pair.offsets import Decoder, Span, keep_spaces, mended
 from nla_gateway.pair.prompt import load_tokenizer
 from nla_gateway.pair.turns import Stretch
+
+PART_CHARACTERS: Final = 2**18
+"""A longer text is counted part by part first: to tokenize it as a whole holds hundreds of bytes a token."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a text may be."""
+
+    tokens: int
+    advice: str
+    """What to do about a longer one."""
+
+    def refusal(self, length: str, param: str | None) -> InvalidRequest:
+        """Say that a text is longer."""
+        return InvalidRequest(
+            f"{param or 'the text'}: the text has {length}; at most {self.tokens} tokens are taken: {self.advice}",
+            param=param,
+        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,8 @@ class SourceTokenizer:
     """Ids of the added tokens that are special."""
     rows: int | None
     """Tokens for which the model has an embedding; None where its config does not say."""
+    limit: Limit | None = None
+    """Longer texts are refused; None where there is none."""
 
     @classmethod
     def load(cls, folder: Path, *, trust_remote_code: bool = False) -> Self:
@@ -71,12 +92,10 @@ class SourceTokenizer:
         A BOS is not put before one that is there already.
 
         Raises:
-            InvalidRequest: no Unicode, no token at all, or a token that the model does not have.
+            InvalidRequest: no Unicode, no token at all, too many, or one that the model does not have.
         """
         check_unicode(text, param)
-        ids, spans, added = self._encode(text, specials=add_special_tokens)
-        if added[:2] == [True, False] and ids[0] == ids[1] == self.tokenizer.bos_token_id:
-            ids, spans, added = ids[1:], spans[1:], added[1:]
+        ids, spans, added = self._encode(text, specials=add_special_tokens, param=param)
         return self._finished(text, ids, spans, ((None, None, not ours) for ours in added), param)
 
     def read_chat(
@@ -94,7 +113,7 @@ class SourceTokenizer:
         such character, else of its first character; which that is, `turns.stretches` says.
 
         Raises:
-            InvalidRequest: no Unicode, or the template does not take the chat or an option.
+            InvalidRequest: no Unicode, too many tokens, or the template does not take the chat or an option.
         """
         for index, message in enumerate(messages):
             check_unicode(message.role, f"{param or 'chats'}[{index}].role")
@@ -108,7 +127,7 @@ class SourceTokenizer:
             options=chat_template_kwargs,
             param=param,
         )
-        ids, spans, _ = self._encode(text, specials=False)
+        ids, spans, _ = self._encode(text, specials=False, param=param)
         owned = [
             (message, None if message is None else messages[message].role, content)
             for message, content in _owners(spans, stretches)
@@ -119,8 +138,9 @@ class SourceTokenizer:
         """Decode ids to the text that they stand for: all of it is content.
 
         Raises:
-            InvalidRequest: there are none, or the tokenizer or the model does not have one.
+            InvalidRequest: there are none, or too many, or the tokenizer or the model does not have one.
         """
+        self._check_count(len(ids), param)
         size = len(self.tokenizer)
         for index, token in enumerate(ids):
             if not 0 <= token < size or self.tokenizer.convert_ids_to_tokens(token) is None:
@@ -132,8 +152,9 @@ class SourceTokenizer:
         text, spans = self.decoder.read(ids)
         return self._finished(text, list(ids), spans, ((None, None, True) for _ in ids), param)
 
-    def _encode(self, text: str, *, specials: bool) -> tuple[list[int], list[Span], list[bool]]:
-        """Tokenize: ids, spans, and which of them the tokenizer added."""
+    def _encode(self, text: str, *, specials: bool, param: str | None) -> tuple[list[int], list[Span], list[bool]]:
+        """Tokenize: ids, spans, and which of them the tokenizer added, but for a BOS before another."""
+        self._check_parts(text, param)
         told = self.tokenizer(
             text,
             add_special_tokens=specials,
@@ -141,8 +162,28 @@ class SourceTokenizer:
             return_special_tokens_mask=True,
             verbose=False,
         )
-        ids, added = list(told["input_ids"]), [bool(one) for one in told["special_tokens_mask"]]
-        return ids, mended(text, told["offset_mapping"], self.tokenizer.convert_ids_to_tokens(ids), added), added
+        ids, offsets, added = told["input_ids"], told["offset_mapping"], told["special_tokens_mask"]
+        if added[:2] == [1, 0] and ids[0] == ids[1] == self.tokenizer.bos_token_id:
+            ids, offsets, added = ids[1:], offsets[1:], added[1:]
+        self._check_count(len(ids), param)
+        ours = [bool(one) for one in added]
+        return ids, mended(text, offsets, self.tokenizer.convert_ids_to_tokens(ids), ours), ours
+
+    def _check_count(self, count: int, param: str | None) -> None:
+        """Refuse too many tokens before anything is made of them."""
+        if self.limit is not None and count > self.limit.tokens:
+            raise self.limit.refusal(f"{count} tokens", param)
+
+    def _check_parts(self, text: str, param: str | None) -> None:
+        """Refuse a text that has far too many tokens where it begins; the cuts between its parts make but a few."""
+        if self.limit is None or len(text) <= PART_CHARACTERS:
+            return
+        count = 0
+        for start in range(0, len(text), PART_CHARACTERS):
+            part = text[start : start + PART_CHARACTERS]
+            count += len(self.tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+            if count > 2 * self.limit.tokens:
+                raise self.limit.refusal(f"more than {self.limit.tokens} tokens", param)
 
     def _finished(
         self,

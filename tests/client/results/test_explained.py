@@ -199,6 +199,7 @@ def test_tables(faces: Any, server: Any) -> None:
     assert parts.to_arrow().column_names == ["index", "text", "start", "end", "carried", "mse", "cosine", "fve"]
     for batch in (told, read, parts):
         assert "<table>" in batch._repr_html_()
+        assert 'class="tex2jax_ignore mathjax_ignore"' in batch._repr_html_()  # dollars of a text are no maths
         assert pickle.loads(pickle.dumps(batch)).model == batch.model  # noqa: S301 - our own bytes
         empty = type(batch)()
         assert empty.to_arrow().schema == batch.to_arrow().schema

@@ -1,5 +1,6 @@
 """Controls on the page: by the vectors that a server rebuilds, and without one."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,21 @@ def test_vectors_and_texts_come_in_the_order_of_the_choice(explained: Explained)
     texts = sample.Texts.read(results, read, chosen)
     assert [text.split()[0] for text in texts.chosen] == ["70", "3", "41"]
     assert [[it.split()[0] for it in row] for row in texts.samples] == [["70"] * N, ["3"] * N, ["41"] * N]
+
+
+def test_samples_without_a_score_are_not_asked_of_the_reconstructor(explained: Explained, tmp_path: Path) -> None:
+    """It has refused them before."""
+    out = shutil.copytree(explained.out, tmp_path / "out")
+    for part in out.glob("*.parquet"):
+        table = pq.read_table(part)
+        samples = table["samples"].to_pylist()
+        for row in samples:
+            row[1]["mse"] = None
+        changed = pa.array(samples, table.schema.field("samples").type)
+        pq.write_table(table.set_column(table.schema.get_field_index("samples"), "samples", changed), part)
+    results = Results.open(str(out))
+    texts = sample.Texts.read(results, rows.read(results, []), np.array([70, 3]))
+    assert [[it.rsplit(maxsplit=1)[-1] for it in row] for row in texts.samples] == [["0", "2"]] * 2
 
 
 @pytest.mark.parametrize(

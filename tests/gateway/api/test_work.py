@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from nla_client.wire import REQUEST_ID_HEADER
+from nla_gateway.api import texts
 from nla_gateway.roles import Role
+from tests.errors import error_in
 from tests.gateway.stand_in import StandIn, before, until_ready
 from tests.load import until
 from tests.plain import encode, load_toy_vectors
@@ -22,6 +25,19 @@ def sglangs_own() -> str:
     prefix: str = runpy.run_path(str(Path(found.origin).parent / "srt" / "constants.py"))["HEALTH_CHECK_RID_PREFIX"]
     assert prefix
     return prefix
+
+
+def test_many_texts_of_many_tokens_are_refused_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is taken; but what is told of each token takes memory."""
+    monkeypatch.setattr(texts, "MOST_TOGETHER", 5000)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/tokenize", json={"token_ids": [[5] * 1000] * 5})).status_code == 200
+        refused = error_in(await client.post("/tokenize", json={"token_ids": [[5] * 1000] * 6}))
+        assert (refused.type, refused.param) == ("payload_too_large", "token_ids")
+        assert "more than 5000 tokens together" in refused.message
+
+    before(work, StandIn(Role.SOURCE))
 
 
 def test_no_request_passes_for_one_of_sglangs_own() -> None:

@@ -193,9 +193,12 @@ def test_options_reach_the_template(tokenizer: SourceTokenizer) -> None:
     assert read_chat(told, messages).text == "[user]hi[end]"
     closed = read_chat(told, messages, options={"enable_thinking": False})
     check_pieces(closed, messages, [*turn(0, "user", "hi"), Piece("<think></think>")])
-    for name in ("enable_thinking", "a b", ""):
+    assert (
+        read_chat(tokenizer, messages, options={"enable_thinking": False}).text == read_chat(tokenizer, messages).text
+    )
+    for name, value in (("enable_thinking", True), ("more", False), ("a b", False), ("", False)):
         with pytest.raises(InvalidRequest, match="the chat template knows no") as caught:
-            read_chat(tokenizer, messages, options={name: False})
+            read_chat(tokenizer, messages, options={name: value})
         assert caught.value.param == f"chat_template_kwargs.{name}"
 
 

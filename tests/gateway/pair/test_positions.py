@@ -53,6 +53,11 @@ def test_mistakes(choice: Any, param: str, message: str) -> None:
     assert message in caught.value.message
 
 
+def test_one_choice_for_many_texts_names_the_text() -> None:
+    with pytest.raises(InvalidRequest, match=r"positions\[0\]: 5 is out of range: texts\[3\] has 5 tokens"):
+        choose([5], text("sstSt"), "positions", "texts[3]")
+
+
 @given(
     choice=st.sampled_from(["last", "all", "content"]) | st.lists(st.integers() | st.integers(-9, 9)),
     kinds=st.text("stcS", min_size=1, max_size=9),

@@ -10,14 +10,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nla_client.wire import TokenizeRequest
+from nla_client.wire import ChatMessage, Token, TokenizeRequest
+from nla_data.asking.source_task import MOST_BYTES
 from nla_gateway.description import Description, SourceDescription
 from nla_gateway.engines.engine import decode_rows
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import given_texts
 from nla_gateway.pair.proof import ProofError, check_plugin
-from nla_gateway.pair.source import Source, norms, parts_of, typical_norm
+from nla_gateway.pair.source import MOST_TOKENIZED, Source, norms, parts_of, typical_norm
 from nla_gateway.pair.texts import SourceText
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -74,17 +75,17 @@ def test_usual_places_make_the_typical_norm() -> None:
     assert norms(np.full((1, 4), 3e38, np.float32)) == pytest.approx([6e38])
 
 
+def read(one: Source, most: int, **texts: Any) -> list[SourceText]:
+    async def all_of_them() -> list[SourceText]:
+        return [text async for text in one.tokenize(given_texts(TokenizeRequest(**texts)), most)]
+
+    return asyncio.run(all_of_them())
+
+
 def test_long_texts_are_refused_by_name(folder: Path) -> None:
     one = source(folder, context=10)
     assert (one.layer, one.max_tokens) == (LAYER, 9)
-
-    def read(**texts: Any) -> list[SourceText]:
-        async def all_of_them() -> list[SourceText]:
-            return [text async for text in one.tokenize(given_texts(TokenizeRequest(**texts)), one.max_tokens)]
-
-        return asyncio.run(all_of_them())
-
-    assert len(read(token_ids=[[1] * 9])[0].ids) == 9
+    assert len(read(one, 9, token_ids=[[1] * 9])[0].ids) == 9
     for texts, length in (
         ({"token_ids": [[1] * 9, [1] * 10]}, "10 tokens"),
         ({"texts": ["a", "x y z " * 4]}, r"\d\d tokens"),
@@ -92,8 +93,40 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
         ({"chats": [[{"role": "user", "content": "x" * 100_000}]]}, "100000 characters"),
     ):
         with pytest.raises(InvalidRequest, match=rf"{length}; at most 9 tokens .* --source-context") as caught:
-            read(**texts)
+            read(one, 9, **texts)
         assert str(caught.value.param).startswith(next(iter(texts)))
+    with pytest.raises(
+        InvalidRequest, match=r"at most 8 tokens are taken: shorten it$"
+    ):  # as a context changes nothing
+        read(one, 8, token_ids=[[1] * 9])
+
+
+def chat(content: str) -> list[ChatMessage]:
+    return [ChatMessage(role="user", content=content)]
+
+
+@pytest.mark.parametrize("form", ["texts", "chats"])
+def test_no_tokens_are_made_of_a_text_that_is_too_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """One takes a kilobyte. Nor is anything after such a text tokenized."""
+    one, made = source(folder, context=101), list[int]()
+
+    def make(**fields: Any) -> Token:
+        made.append(fields["position"])
+        return Token(**fields)
+
+    monkeypatch.setattr("nla_gateway.pair.texts.Token", make)
+    short, long = ("a", "a b " * 375) if form == "texts" else (chat("a"), chat("a b " * 375))
+    (text,) = read(one, 100, **{form: [short]})
+    made.clear()
+    message = (
+        rf"^{form}\[1\]: the text has \d{{4}} tokens; at most 100 tokens are taken: shorten it, or start the server"
+    )
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        read(one, 100, **{form: [short, *[long] * 6]})
+    assert caught.value.param == f"{form}[1]"
+    assert made == [token.position for token in text.tokens]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +144,11 @@ def test_an_engine_of_another_layer_is_seen(folder: Path, blocks: int, problem: 
     info = {"internal_states": [{"nla": report}]}
     with pytest.raises(ProofError, match=problem) if problem else nullcontext():
         check_plugin(source(folder), info)
+
+
+def test_a_text_of_as_many_bytes_as_nla_data_sends_is_taken_apart(folder: Path) -> None:
+    (text,) = read(source(folder), MOST_TOKENIZED, texts=["\U00012000" * (MOST_BYTES // 4)])
+    assert MOST_BYTES <= len(text.tokens) <= MOST_TOKENIZED
 
 
 def test_endless_chats_are_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.pair.texts import SourceTokenizer
+from nla_gateway.pair import texts
+from nla_gateway.pair.texts import Limit, SourceTokenizer
 from tests.gateway.pair.spans import check_tokens
 from tests.plain import TOY
 
@@ -83,6 +85,21 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> SourceTokenizer:
     return SourceTokenizer.load(save(sentencepiece, tmp_path_factory.mktemp("llama")))
+
+
+class Spy:
+    """A tokenizer that notes the lengths of the texts that it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.lengths: list[int] = []
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.lengths.append(len(text))
+        return self.tokenizer(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
 
 
 def spelled(read: Any) -> list[tuple[str, int, int]]:
@@ -163,6 +180,42 @@ def test_a_bos_is_put_before_none(llama: SourceTokenizer) -> None:
     assert [token.id for token in read.tokens].count(0) == 1
     assert spelled(read)[0] == ("<s>", 0, 3)
     assert llama.read_text("<s><s>a", add_special_tokens=True, param=None).ids.count(0) == 2  # as it was sent
+
+
+def test_as_many_tokens_as_are_taken(llama: SourceTokenizer) -> None:
+    """The BOS that is not put there does not count."""
+    three = replace(llama, limit=Limit(3, "shorten it"))
+    for text in ("a a", "<s>a a", "a" * 2):
+        assert len(three.read_text(text, add_special_tokens=True, param=None).ids) == 3
+    for text in ("a a a", "<s>a a a"):
+        with pytest.raises(InvalidRequest, match="the text: the text has 4 tokens; at most 3 tokens are taken: shor"):
+            three.read_text(text, add_special_tokens=True, param=None)
+    with pytest.raises(InvalidRequest, match="has 4 tokens"):
+        three.read_ids([5] * 4, param=None)
+
+
+def test_no_more_of_a_long_text_is_tokenized_than_shows_it(
+    qwen: SourceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "PART_CHARACTERS", 20)
+    spy = Spy(qwen.tokenizer)
+    ten = replace(qwen, tokenizer=spy, limit=Limit(10, "shorten it"))
+
+    def read(text: str) -> list[int]:
+        spy.lengths.clear()
+        return ten.read_text(text, add_special_tokens=True, param="texts[1]").ids
+
+    for text, told, lengths in (
+        ("?!" * 1000, "more than 10", [20, 20]),
+        ("explanation " * 6, "12", [20, 20, 20, 12, 72]),
+        ("?!" * 10, "20", [20]),
+    ):
+        with pytest.raises(InvalidRequest, match=rf"^texts\[1\]: the text has {told} tokens; at most 10 ") as caught:
+            read(text)
+        assert caught.value.param == "texts[1]"
+        assert spy.lengths == lengths
+    assert len(read("explanation " * 5)) == 10
+    assert spy.lengths == [20, 20, 20, 60]
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import psutil
 import pytest
 
-from nla_launch.run.fork_server import MODULES
+from nla_launch.run import fork_server
+from nla_launch.run.fork_server import CUDA_ERROR_NOT_INITIALIZED, MODULES
 from nla_launch.run.forking import GONE, ForkedProcess, ForkServer, UnfitError
 from nla_launch.run.messages import Ended, Fork, Forked, Imported, decode, encode
 from nla_launch.run.process import ChildProcess
@@ -191,6 +194,56 @@ def test_where_nothing_can_be_forked_an_engine_imports_for_itself(
 
     with_server(modules, use)
     assert [message for message in caplog.messages if "engines import for themselves" in message and why in message]
+
+
+def test_it_is_looked_at_before_each_fork(modules: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was fit when all was imported may not be so later."""
+    caplog.set_level("INFO", "nla_launch.run.process")
+    (modules / "sglang" / "launch_server.py").write_text(
+        "import signal, threading, time\n"
+        "def later(*_): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "signal.signal(signal.SIGUSR1, later)"
+    )
+
+    async def use(server: ForkServer) -> None:
+        first = child(server, "sleeps")
+        await first.start()
+        await lines(first)
+        assert isinstance(first._process, ForkedProcess)
+        parent = psutil.Process(first._process.pid).parent()
+        assert parent is not None
+        parent.send_signal(signal.SIGUSR1)
+        while parent.num_threads() == 1:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.02)
+        second = child(server, "calendar", "2026", "11")
+        await second.start()
+        assert await second.wait() == 0
+        assert not isinstance(second._process, ForkedProcess)
+        await first.stop(0)
+
+    with_server(modules, use)
+    assert any("import for themselves: the fork server has 2 threads" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [(CUDA_ERROR_NOT_INITIALIZED, None), (0, "the fork server has started CUDA"), (None, None)]
+)
+def test_a_driver_that_is_started_is_seen(status: int | None, why: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it answers; where it is not even loaded (None), it is not."""
+
+    class Driver:
+        def __init__(self, name: str, mode: int) -> None:
+            assert (name, mode & os.RTLD_NOLOAD) == ("libcuda.so.1", os.RTLD_NOLOAD), "it must not be loaded by this"
+            if status is None:
+                raise OSError
+
+        def cuDeviceGetCount(self, _count: Any) -> int:  # noqa: N802 - the driver's name for it
+            assert status is not None
+            return status
+
+    monkeypatch.setattr(fork_server.ctypes, "CDLL", Driver)
+    monkeypatch.setattr(fork_server, "Path", lambda _path: SimpleNamespace(iterdir=lambda: [Path("1")]))
+    assert fork_server.unfit() == why
 
 
 def test_it_ends_with_whoever_started_it(modules: Path) -> None:
