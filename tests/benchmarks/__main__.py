@@ -70,7 +70,8 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
     results.add(page.measure(folder, scale))
     logger.info("measuring: starts")
     made.made("base")  # a first start makes the checkpoints, too
-    results.add(startup.measure(folder, scale, "demo"))
+    results.add(startup.measure(folder / "demo", scale, "demo", ways=(startup.FORKED,)))
+    results.add(startup.measure(folder / "toy", scale, "toy"))
 
 
 def against_recipe(folder: Path, d_model: int, scale: Scale, results: Results) -> None:

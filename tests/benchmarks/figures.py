@@ -36,7 +36,7 @@ class Scale:
     call_sizes: tuple[int, ...]
     memory_vectors: int
     starts: int
-    """Of the demo pair."""
+    """Of each pair."""
     body_bytes: int
     """Of the largest bodies."""
     body_items: int
@@ -51,17 +51,17 @@ class Scale:
 
 
 FULL: Final = Scale(
-    rounds=5,
+    rounds=3,
     recipe_requests=8,
     wide_requests=80,
     requests=160,
     lone_requests=40,
     texts=128,
-    cached_requests=2000,
+    cached_requests=1000,
     concurrencies=(1, 4, 16, 64, 256),
     call_sizes=(1, 10, 100, 500, 2000),
     memory_vectors=10_000,
-    starts=2,
+    starts=1,
     body_bytes=GatewayLimits().max_body_bytes,
     body_items=GatewayLimits().max_batch,
     body_rounds=1,

@@ -37,7 +37,7 @@ def measure(folder: Path, scale: Scale, preset: str, *, ways: Sequence[str] = WA
     for key, name, unit in (
         ("ready", f"nla-serve --preset {preset}: ready, self-tests passed", "s"),
         ("memory", f"nla-serve --preset {preset}: memory of all processes, idle (PSS)", "GB"),
-        ("again", "verbalizer killed: ready again", "s"),
+        ("again", f"nla-serve --preset {preset}: verbalizer killed, ready again", "s"),
     ):
         for way in ways:
             target = Target("at most", TARGETS[key]) if way == FORKED else None
@@ -46,7 +46,7 @@ def measure(folder: Path, scale: Scale, preset: str, *, ways: Sequence[str] = WA
 
 
 def _one(folder: Path, preset: str, *, forked: bool, warm: bool) -> dict[str, float]:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     environment = {} if forked else without_forks(folder)
     began = time.monotonic()
     with serving(folder / "log", "--preset", preset, env=environment, warm=warm) as stack:
