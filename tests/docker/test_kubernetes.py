@@ -3,8 +3,10 @@
 import re
 import selectors
 import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import numpy as np
 import pytest
@@ -28,14 +31,13 @@ from nla_launch.plan.elsewhere import read_elsewhere
 from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
 from tests.docker.dashboard import DOCKER
+from tests.docker.schemas import SCHEMAS
 from tests.pages import ROOT, of_kind, run
 from tests.plain import samples_of, total, wait_for
 from tests.stack import STAND_IN, Stack, free_port, kill, start, starting
 
 FOLDER: Final = DOCKER / "kubernetes"
 VERSION: Final = "1.33"
-OTHERS: Final = {"ServiceMonitor": "monitoring.coreos.com/v1", "Kustomization": "kustomize.config.k8s.io/v1beta1"}
-"""Kinds that are not Kubernetes' own, whose schemas nobody stores."""
 KEY: Final = "key-of-a-caller"
 
 
@@ -72,10 +74,35 @@ def test_all_files_are_of_it() -> None:
 
 @pytest.mark.parametrize("document", [*ALL, KUSTOMIZATION], ids=lambda it: it["kind"])
 def test_each_is_valid(document: Any) -> None:
-    if document["kind"] in OTHERS:
-        assert document["apiVersion"] == OTHERS[document["kind"]]
+    if document["kind"] in SCHEMAS:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
     else:
         assert kubernetes_validate.validate(document, VERSION, strict=True) == VERSION
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_field_that_there_is_not_is_a_mistake(kind: str) -> None:
+    (document,) = (one for one in [*ALL, KUSTOMIZATION] if one["kind"] == kind)
+    with pytest.raises(jsonschema.ValidationError, match="'specs' was unexpected"):
+        jsonschema.validate(document | {"specs": {}}, SCHEMAS[kind])
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is missing, which has Kustomize in it")
+def test_kustomize_makes_one_of_them(tmp_path: Path) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    (folder / "secrets").mkdir(exist_ok=True)
+    for one in KUSTOMIZATION["secretGenerator"]:
+        for name in one["files"]:
+            (folder / name).write_text("x")
+    command = ["kubectl", "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    made = list(yaml.safe_load_all(done.stdout))
+    assert {one["kind"] for one in made} == {one["kind"] for one in ALL} | {"ConfigMap", "Secret"}
+    for document in made:
+        if document["kind"] not in SCHEMAS:
+            assert kubernetes_validate.validate(document, VERSION, strict=True) == VERSION
+    spaces = {one["metadata"].get("namespace") for one in made if one["kind"] != "Namespace"}
+    assert spaces == {KUSTOMIZATION["namespace"]}
 
 
 def test_what_they_name_is_there() -> None:

@@ -32,6 +32,7 @@ class GivenText:
     """That it has at least, where it is no list of ids."""
     ids: int = 0
     """Tokens, where it is one."""
+    is_chat: bool = False
 
 
 def given_texts(request: TextRequest) -> list[GivenText]:
@@ -86,7 +87,10 @@ def _chats(request: TextRequest, chats: Sequence[ChatMessage | list[ChatMessage]
             )
     return [
         GivenText(
-            param, partial(read, messages=messages, param=param), characters=sum(len(it.content) for it in messages)
+            param,
+            partial(read, messages=messages, param=param),
+            characters=sum(len(it.content) for it in messages),
+            is_chat=True,
         )
         for param, messages in named
     ]

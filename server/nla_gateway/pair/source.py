@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
 from typing import ClassVar, Final
 
 import numpy as np
@@ -29,6 +30,8 @@ TEXTS_PER_CALL: Final = 8
 """Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
 TOKENS_PER_CALL: Final = 8192
 """About as many as an engine computes together."""
+SHORT: Final = 400
+"""Characters, or tokens, that are tokenized before a thread would be told to."""
 MOST_TOKENIZED: Final = 2**17
 """Tokens of a text that is only taken apart, however long the model takes it."""
 
@@ -45,7 +48,7 @@ class Source:
         folder = settings.tokenizer or settings.checkpoint
         self._tokenizer = SourceTokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
         # Many texts take long, and a tokenizer is not safe to share.
-        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._tokenizing, self._one_at_a_time = ThreadPoolExecutor(1, "tokenizer"), Lock()
         self._longest_token = max(map(len, self._tokenizer.tokenizer.get_vocab()))
         self._ids: dict[tuple[str, ...], list[list[int]]] = {}
         self.typical_norm: float | None = None
@@ -66,7 +69,7 @@ class Source:
         return min([self.settings.context_length - 1, *room])
 
     async def tokenize(self, texts: Sequence[GivenText], most: int) -> AsyncGenerator[SourceText, None]:
-        """Read a request's texts, off the event loop, and few at a time, so that other requests get in between.
+        """Read a request's texts, long ones off the event loop, and few at a time, so that others get in between.
 
         Args:
             texts: any number.
@@ -82,13 +85,25 @@ class Source:
             if text.characters > most * self._longest_token:
                 raise limit.refusal(f"{text.characters} characters", text.param)
         tokenizer = replace(self._tokenizer, limit=limit)
-
-        def read(part: Sequence[GivenText]) -> list[SourceText]:
-            return [text.read(tokenizer) for text in part]
-
         for part in parts_of([text.characters or text.ids for text in texts]):  # a long one alone, as it takes long
-            for source_text in await asyncio.get_running_loop().run_in_executor(self._tokenizing, read, texts[part]):
+            for source_text in await self._tokenized(texts[part], tokenizer):
                 yield source_text
+
+    async def _tokenized(self, texts: Sequence[GivenText], tokenizer: SourceTokenizer) -> list[SourceText]:
+        def read() -> list[SourceText]:
+            return [text.read(tokenizer) for text in texts]
+
+        def read_off_the_loop() -> list[SourceText]:
+            with self._one_at_a_time:
+                return read()
+
+        is_short = sum(text.characters + text.ids for text in texts) <= SHORT and not any(it.is_chat for it in texts)
+        if is_short and self._one_at_a_time.acquire(blocking=False):
+            try:
+                return read()
+            finally:
+                self._one_at_a_time.release()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, read_off_the_loop)
 
     def _limit(self, most: int) -> Limit:
         """Advise to change the context only where that is what texts are held to."""

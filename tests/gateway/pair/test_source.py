@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from nla_gateway.description import Description, SourceDescription
 from nla_gateway.engines.engine import decode_rows
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
-from nla_gateway.pair.given import given_texts
+from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.proof import ProofError, check_plugin
-from nla_gateway.pair.source import MOST_TOKENIZED, Source, norms, parts_of, typical_norm
+from nla_gateway.pair.source import MOST_TOKENIZED, SHORT, Source, norms, parts_of, typical_norm
 from nla_gateway.pair.texts import SourceText
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -99,6 +100,33 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
         InvalidRequest, match=r"at most 8 tokens are taken: shorten it$"
     ):  # as a context changes nothing
         read(one, 8, token_ids=[[1] * 9])
+
+
+def test_short_texts_are_read_at_once_and_never_beside_a_long_one(folder: Path) -> None:
+    """The tokenizer cannot be shared; and who waits for a thread waits for whatever it is at."""
+    one, threads, seen = source(folder), set[str](), 0
+
+    def noting(tokenizer: Any) -> SourceText:
+        nonlocal seen
+        threads.add(threading.current_thread().name)
+        seen += 1
+        text: SourceText = tokenizer.read_text("a short one", add_special_tokens=True, param=None)
+        return text
+
+    async def ask(characters: int) -> list[SourceText]:
+        given = [GivenText("texts", noting, characters=characters)]
+        return [text async for text in one.tokenize(given, 1000)]
+
+    asyncio.run(ask(11))
+    assert threads == {threading.main_thread().name}
+    asyncio.run(ask(SHORT + 1))
+    assert len(threads) == 2
+
+    async def many() -> list[list[SourceText]]:
+        return await asyncio.gather(*(ask(characters) for characters in [SHORT + 1, 11] * 50))
+
+    assert len({tuple(text.ids) for (text,) in asyncio.run(many())}) == 1
+    assert seen == 102
 
 
 def chat(content: str) -> list[ChatMessage]:
