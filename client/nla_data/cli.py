@@ -114,7 +114,8 @@ def _try(arguments: argparse.Namespace) -> int:
     from nla_data import show
 
     url = (arguments.url or [DEFAULT_URL])[0]
-    sampling = {name: getattr(arguments, name) for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed")}
+    names = ("n", "temperature", "top_p", "top_k", "max_tokens", "seed")
+    sampling = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     place = show.Place(arguments.file, arguments.row, arguments.column)
     show.one(url, arguments.api_key, arguments.model, place, sampling)
     return 0

@@ -207,7 +207,9 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=_number, default=1.0, metavar="P", help="likeliest tokens of this total (default 1)"
     )
     parser.add_argument("--top-k", type=_positive, metavar="K", help="so many likeliest tokens (default all)")
-    parser.add_argument("--max-tokens", type=_positive, default=200, metavar="N", help="of a sample (default 200)")
+    parser.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="of a sample (default 200, or the server's limit)"
+    )
 
 
 def _server(parser: argparse.ArgumentParser) -> None:

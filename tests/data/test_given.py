@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nla_data.api import Job, Reconstruct, ScorePairs, Verbalize, run_job
+from nla_data.api import Explain, Job, Reconstruct, ScorePairs, Verbalize, run_job
 from nla_data.report.build import write_report
-from tests.data.gateway import D, FakeGateway
+from tests.data.gateway import LIMITS, D, FakeGateway, info
 
 VECTORS = np.random.default_rng(0).standard_normal((20, D)).astype(np.float32)
 
@@ -62,8 +62,22 @@ def test_a_vector_that_bfloat16_makes_zero_spoils_no_other(tmp_path: Path, gatew
     vectors = VECTORS.copy()
     vectors[7] = 1e-45
     pq.write_table(pa.table({"activation_vector": list(vectors)}), tmp_path / "in.parquet")
-    totals = run_job(Job(Verbalize(), str(tmp_path / "in.parquet"), str(tmp_path / "out"), [gateway.url])).totals
+    task = Verbalize(dtype="bfloat16")
+    totals = run_job(Job(task, str(tmp_path / "in.parquet"), str(tmp_path / "out"), [gateway.url])).totals
     assert (totals.rows, totals.failed) == (20, 1)
     told = pq.read_table(tmp_path / "out").column("error").to_pylist()
     assert "all zero, as bfloat16" in told.pop(7)
     assert told == [None] * 19
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(100, 100), (1024, 200)])
+def test_texts_are_as_long_as_usual_if_the_server_lets_them(
+    tmp_path: Path, gateway: FakeGateway, limit: int, wanted: int
+) -> None:
+    """As where `max_tokens` is left out over HTTP; and what was meant is kept, however that changes."""
+    gateway.served = info() | {"limits": LIMITS | {"max_tokens": limit}}
+    pq.write_table(pa.table({"activation_vector": list(VECTORS), "text": ["a text"] * 20}), tmp_path / "in.parquet")
+    for task in (Verbalize(), Explain()):
+        run_job(Job(task, str(tmp_path / "in.parquet"), str(tmp_path / task.name), [gateway.url]))
+        (told,) = set(pq.read_table(tmp_path / task.name)["settings"].to_pylist())
+        assert json.loads(told)["max_tokens"] == wanted

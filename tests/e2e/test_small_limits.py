@@ -47,6 +47,7 @@ def test_clients_do_with_little(stack: Stack, toy_vectors: NDArray[np.float32]) 
     with NLAClient(stack.url) as nla, NLACritic(stack.url) as critic:
         told = [str(one) for one in nla.verbalize(toy_vectors[:10], dtype="float32", temperature=0, max_tokens=30)]
         assert told == expected
+        assert [str(one) for one in nla.verbalize(toy_vectors[:10], dtype="float32", temperature=0)] == expected
         assert critic.reconstruct(told).shape == (10, 256)
         assert len(critic.score(told, toy_vectors[:10])) == 10
         with pytest.raises(PayloadTooLargeError, match="over 2000 bytes"):

@@ -6,14 +6,14 @@ vectors of a large batch do not pile up in memory.
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import orjson
 
 from nla_client.errors import InvalidArgumentError
-from nla_client.wire import VectorDType
+from nla_client.wire import SamplingRequest, VectorDType
 
 T = TypeVar("T")
 
@@ -58,6 +58,9 @@ class Batch(Generic[T]):
     build: Callable[[int], Call[list[T]]]
 
 
+USUAL_MAX_TOKENS: Final[int] = SamplingRequest.model_fields["max_tokens"].default
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Keyword arguments of `POST /verbalize`, but for `stream`; the server checks their values."""
@@ -74,6 +77,12 @@ class Sampling:
     def __post_init__(self) -> None:
         for field in fields(self):  # one of numpy's would count with its own few bits
             object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
+
+    def as_fields(self) -> dict[str, Any]:
+        """Those of the request: without the usual `max_tokens`, in whose place a server takes less if its limit is."""
+        return {
+            name: value for name, value in asdict(self).items() if (name, value) != ("max_tokens", USUAL_MAX_TOKENS)
+        }
 
 
 def split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) -> Batch[T]:

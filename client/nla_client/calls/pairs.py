@@ -4,7 +4,6 @@ Those that begin with a text are in `texts`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Final, TypeVar
 
 import numpy as np
@@ -52,7 +51,7 @@ def verbalize_stream(vectors: Vectors, sampling: Sampling, batch_size: int) -> C
 
 
 def _verbalize_body(vectors: Vectors, sampling: Sampling, start: int, stop: int, *, stream: bool = False) -> bytes:
-    fields = asdict(sampling) | {"vectors": vectors.encode(start, stop), "stream": stream}
+    fields = sampling.as_fields() | {"vectors": vectors.encode(start, stop), "stream": stream}
     if start and sampling.seed is not None:
         # The server derives a sample's seed from this one plus the index in the request, which starts anew.
         fields["seed"] = (sampling.seed + start) % SEEDS

@@ -1,7 +1,6 @@
 """The endpoints that begin with a text, as pure values: what to send and how to read the answer. No I/O."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from itertools import accumulate, groupby
 from typing import Any, Final
 
@@ -129,7 +128,7 @@ def _body(sources: Sources, chosen: Sequence[Chosen]) -> dict[str, Any]:
 
 
 def _sampling(sampling: Sampling, first: int) -> dict[str, Any]:
-    fields = {name: value for name, value in asdict(sampling).items() if name != "dtype"} | {"stream": False}
+    fields = {name: value for name, value in sampling.as_fields().items() if name != "dtype"} | {"stream": False}
     if first and sampling.seed is not None:
         # The server derives a position's seed from this one plus its number in the request, which starts anew.
         fields["seed"] = (sampling.seed + first) % SEEDS

@@ -92,8 +92,8 @@ class Sampled(Protocol):
         """Samples of each vector."""
 
     @property
-    def max_tokens(self) -> int:
-        """Most tokens of a sample."""
+    def max_tokens(self) -> int | None:
+        """Most tokens of a sample; None for as many as usual."""
 
     @property
     def score(self) -> bool:
@@ -117,7 +117,7 @@ def check_sampling(task: Sampled, info: Info) -> None:
         ("n", task.n, info.limits.max_n),
         ("max_tokens", task.max_tokens, info.limits.max_tokens),
     ):
-        if asked > limit:
+        if asked is not None and asked > limit:
             raise UsageError(f"{name} {asked} is over the server's limit of {limit}")
 
 

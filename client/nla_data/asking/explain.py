@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from nla_client import Explanation, Info, Tokenization, Verbalization
-from nla_client.calls.base import MAX_SAMPLES
+from nla_client.calls.base import MAX_SAMPLES, USUAL_MAX_TOKENS
 from nla_client.results.base import Results
 from nla_client.wire import add_usage
 from nla_data.asking import text_rows
@@ -52,7 +52,7 @@ class Explain(SourceTask):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
-    max_tokens: int = 200
+    max_tokens: int | None = None  # 200, or the server's limit if that is less
     score: bool = False
     best: bool = False
     vectors: StoredDType | None = None
@@ -67,9 +67,10 @@ class Explain(SourceTask):
         return self.n * SAMPLE_BYTES + (4 * d_model if self.vectors else 0)
 
     def bound_to(self, info: Info) -> Self:
-        """A text that is too long takes no seeds."""
-        most = info.source.context if info.source else None
-        return replace(self, context=most) if most and not self.truncate else super().bound_to(info)
+        """A text that is too long takes no seeds; what is said is as long as usual, if the server lets it."""
+        usual = self.max_tokens or min(USUAL_MAX_TOKENS, info.limits.max_tokens)
+        bound, most = replace(self, max_tokens=usual), info.source.context if info.source else None
+        return replace(bound, context=most) if most and not self.truncate else super(Explain, bound).bound_to(info)
 
     def settings(self) -> dict[str, Any]:
         """Without what only tells which rows fail."""

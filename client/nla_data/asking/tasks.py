@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nla_client import Info
-from nla_client.calls.base import MAX_SAMPLES
+from nla_client.calls.base import MAX_SAMPLES, USUAL_MAX_TOKENS
 from nla_client.results import tables
 from nla_client.wire import VectorDType
 from nla_data.asking.base import (
@@ -92,7 +92,7 @@ class Verbalize(Fields):
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
-    max_tokens: int = 200
+    max_tokens: int | None = None  # 200, or the server's limit if that is less
     seed: int | None = None  # a run draws one
     score: bool = False
     best: bool = False
@@ -108,8 +108,9 @@ class Verbalize(Fields):
         return pa.schema([*explained_schema(), *about, ("model", pa.string()), ("settings", pa.string())])
 
     def bound_to(self, info: Info) -> Self:
-        """Vectors go as the verbalizer computes."""
-        return replace(self, dtype=self.dtype or dtype_of(info.verbalizer))
+        """Vectors go as the verbalizer computes; texts are as long as usual, if the server lets them."""
+        most = self.max_tokens or min(USUAL_MAX_TOKENS, info.limits.max_tokens)
+        return replace(self, dtype=self.dtype or dtype_of(info.verbalizer), max_tokens=most)
 
     def check(self, info: Info) -> None:
         """It takes a verbalizer, to score a reconstructor, and the server's limits."""
