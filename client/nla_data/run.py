@@ -20,7 +20,7 @@ from nla_data.asking import checks
 from nla_data.asking.explain import Explain
 from nla_data.asking.extract import Extract
 from nla_data.asking.source_task import SourceTask
-from nla_data.asking.tasks import Task, Verbalize
+from nla_data.asking.tasks import Task
 from nla_data.asking.totals import Totals
 from nla_data.cluster import run as cluster
 from nla_data.cluster.chunks import Order
@@ -36,7 +36,7 @@ from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
 from nla_data.running.progress import Mode, Reporter, reporter
 from nla_data.writing import sidecar
-from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
+from nla_data.writing.manifest import LEFT_OPEN, InputFile, Manifest, PartState, Served
 from nla_data.writing.output import Output
 from nla_data.writing.parts import PartWriter
 from nla_data.writing.store import Store
@@ -194,13 +194,14 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     lock = blocking.held(store.locked if store else lambda _: nullcontext())
     async with lock, Gateways(**asdict(job.servers)) as gateways:
         info = await gateways.connect()
+        left_open = [name for name in LEFT_OPEN if getattr(job.task, name, 0) is None]
         job = job.bound_to(info)
         job.task.check(info)
         schema = _schema(source, carried, job.task, info)
         await _warn(source, job.task, info, shown)
         work = _Pass(source, gateways, info, schema, carried, shown)
         if store:
-            return await _into(store, job, work)
+            return await _into(store, job, work, left_open)
         return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
 
 
@@ -227,21 +228,20 @@ async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None
         shown.warn(warning)
 
 
-async def _into(store: Store, job: Job, work: "_Pass") -> Outcome:
+async def _into(store: Store, job: Job, work: "_Pass", left_open: Sequence[str]) -> Outcome:
     inputs = [InputFile.of(file) for file in work.source.files]
     wanted = Manifest(
         task=job.task.name,
-        settings=job.settings(),
+        settings=job.settings() | dict.fromkeys(left_open),
         inputs=inputs,
         given=[as_found_again(path) for path in job.inputs],
         served=Served.of(work.info, source=job.task.reads_source),
     )
-    output = Output.open(store, wanted)
+    output = Output.open(store, wanted, job.settings())
     if output.manifest.finished:
         return Outcome(output.manifest.totals, job.out, was_finished=True)
-    task = job.task
-    if isinstance(task, Verbalize | Extract | Explain):
-        task = replace(task, seed=output.manifest.settings["seed"])
+    task: Task = replace(job.task, **{name: output.manifest.settings[name] for name in left_open})  # type: ignore[type-var]
+    task.check(work.info)
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
         ray = cluster.Cluster(job.ray_address, job.servers)

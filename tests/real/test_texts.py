@@ -16,7 +16,7 @@ from nla_gateway.pair.texts import SourceTokenizer
 from tests.gateway.pair.chats import Piece, chat, check_pieces, read_chat
 from tests.gateway.pair.spans import check_tokens
 from tests.real.conftest import Needed
-from tests.real.fetch import TOKENIZERS
+from tests.real.fetch import LLAMA3_3_CHAT, TOKENIZERS
 from tests.real.models import MODELS
 
 FAMILY: Final = "👩‍👩‍👧 🏳️‍🌈 🫩"
@@ -40,11 +40,18 @@ CHATS: Final = (
         ("assistant", "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<bos><|begin_of_text|>"),
         ("user", "user"),
     ),
+    chat(
+        ("system", "Today Date: 26 Jul 2024\n\n"),
+        ("user", "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"),
+        ("assistant", "26 Jul 2024"),
+    ),
     chat(("user", "user"), ("assistant", "assistant"), ("user", "model"), ("assistant", "\n")),
 )
 ALPHABET: Final = st.characters(codec="utf-8")
 CONTENT: Final = st.text(ALPHABET, max_size=20) | st.lists(
-    st.sampled_from(["user", "\n", " ", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "日本", FAMILY, "e\u0301"]),
+    st.sampled_from(
+        ["user", "\n", " ", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "26 Jul 2024\n\n", "日本", FAMILY, "e\u0301"]
+    ),
     max_size=5,
 ).map("".join)
 Pieces = Callable[[list[ChatMessage]], list[Piece]]
@@ -85,12 +92,26 @@ def gemma(messages: list[ChatMessage]) -> list[Piece]:
 
 CHATML: Final = turns("<|im_start|>{}\n", "<|im_end|>\n")
 LLAMA: Final = turns("<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>", str.strip)
+LLAMA_SYSTEM: Final = (
+    "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+)
+
+
+def llama3_3(messages: list[ChatMessage]) -> list[Piece]:
+    """The system has a turn in every chat, which begins with two dates."""
+    bos = Piece("<|begin_of_text|>")
+    if messages[0].role == "system":
+        return [bos, Piece(LLAMA_SYSTEM, 0), *LLAMA(messages)[1:]]
+    return [bos, Piece(LLAMA_SYSTEM + "<|eot_id|>"), *LLAMA(messages)]
+
+
 NAMED: Final = "<|im_start|>system\nYou are {}<|im_end|>\n"
 PIECES: Final[dict[str, Pieces]] = {
     "qwen2_5": with_default(CHATML, NAMED.format("Qwen, created by Alibaba Cloud. You are a helpful assistant.")),
     "qwen3": CHATML,
     "gemma3": gemma,
-    "llama3_1": lambda messages: [Piece("<|begin_of_text|>"), *LLAMA(messages)],
+    "llama3": lambda messages: [Piece("<|begin_of_text|>"), *LLAMA(messages)],
+    "llama3_3": llama3_3,
     "smollm2": with_default(CHATML, NAMED.format("a helpful AI assistant named SmolLM, trained by Hugging Face")),
 }
 
@@ -106,12 +127,25 @@ def tokenizer(name: str, needed: Needed, tmp_path_factory: pytest.TempPathFactor
 
 
 def folder_of(name: str, needed: Needed, folders: pytest.TempPathFactory) -> Path:
-    if name != "smollm2":
+    if name == "llama3":
+        return needed(TOKENIZERS["llama3_1"])  # which is the package's name
+    if name not in {"llama3_3", "smollm2"}:
         return needed(TOKENIZERS[name])
-    (gguf,) = needed(MODELS["smollm2-135m"].weights).glob("*.gguf")
     folder = folders.mktemp(name)
+    if name == "llama3_3":
+        save_llama3_3(folder, needed)
+        return folder
+    (gguf,) = needed(MODELS["smollm2-135m"].weights).glob("*.gguf")
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     return folder
+
+
+def save_llama3_3(folder: Path, needed: Needed) -> None:
+    """Give Llama 3's tokenizer the newer template: only names of reserved tokens differ otherwise."""
+    tokenizer = AutoTokenizer.from_pretrained(needed(TOKENIZERS["llama3_1"]))
+    (template,) = needed(LLAMA3_3_CHAT).iterdir()
+    tokenizer.chat_template = template.read_text()
+    tokenizer.save_pretrained(folder)
 
 
 def thinks(name: str, messages: list[ChatMessage]) -> bool:
@@ -229,6 +263,14 @@ def test_how_a_chat_ends(name: str, tokenizer: SourceTokenizer, stays_open: bool
     pieces = PIECES[name](messages)[:-1]
     read = read_chat(tokenizer, messages, prompt=False, stays_open=stays_open)
     check_pieces(read, messages, pieces[:-1] if stays_open else pieces)
+
+
+def test_llama3_3_knows_the_day_it_is_told(needed: Needed, tmp_path: Path) -> None:
+    save_llama3_3(tmp_path, needed)
+    messages = chat(("system", "Be brief."), ("user", "26 Jul 2024"))
+    read = read_chat(SourceTokenizer.load(tmp_path), messages, options={"date_string": "1 Apr 2031"})
+    bos, header, *rest = llama3_3(messages)
+    check_pieces(read, messages, [bos, Piece(header.text.replace("26 Jul 2024", "1 Apr 2031"), 0), *rest])
 
 
 def test_roles_must_alternate(needed: Needed) -> None:

@@ -179,7 +179,7 @@ class AsyncSourceClient(AsyncClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         stream: Literal[False] = False,
@@ -198,7 +198,7 @@ class AsyncSourceClient(AsyncClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         stream: Literal[False] = False,
@@ -217,7 +217,7 @@ class AsyncSourceClient(AsyncClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         stream: Literal[True],
@@ -236,7 +236,7 @@ class AsyncSourceClient(AsyncClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         stream: bool = False,
@@ -254,7 +254,7 @@ class AsyncSourceClient(AsyncClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         stream: bool = False,
@@ -278,7 +278,7 @@ class AsyncSourceClient(AsyncClient):
             temperature: 0 means greedy.
             top_p: Sample from the likeliest tokens of this total probability.
             top_k: Sample from so many likeliest tokens; None for all.
-            max_tokens: Most tokens of a sample.
+            max_tokens: Most tokens of a sample; None for 200, or for the server's limit where that is less.
             seed: Same seed, same texts and positions: same samples, however the call was split. They are those of
                 `verbalize` with the same seed for the same vectors in the same order.
             score: Score every explanation against its vector.

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from nla_client.errors import InvalidArgumentError
-from nla_client.wire import SamplingRequest, VectorDType
+from nla_client.wire import VectorDType
 
 T = TypeVar("T")
 
@@ -58,9 +58,6 @@ class Batch(Generic[T]):
     build: Callable[[int], Call[list[T]]]
 
 
-USUAL_MAX_TOKENS: Final[int] = SamplingRequest.model_fields["max_tokens"].default
-
-
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Keyword arguments of `POST /verbalize`, but for `stream`; the server checks their values."""
@@ -70,7 +67,7 @@ class Sampling:
     temperature: float
     top_p: float
     top_k: int | None
-    max_tokens: int
+    max_tokens: int | None
     seed: int | None
     score: bool
 
@@ -79,10 +76,8 @@ class Sampling:
             object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
 
     def as_fields(self) -> dict[str, Any]:
-        """Those of the request: without the usual `max_tokens`, in whose place a server takes less if its limit is."""
-        return {
-            name: value for name, value in asdict(self).items() if (name, value) != ("max_tokens", USUAL_MAX_TOKENS)
-        }
+        """Those of the request: without `max_tokens` where it is left to the server, whose limit may be below 200."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("max_tokens", None)}
 
 
 def split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) -> Batch[T]:

@@ -28,7 +28,7 @@ class NLAClient(SourceClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         best: bool = False,
@@ -44,7 +44,7 @@ class NLAClient(SourceClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         best: bool = False,
@@ -60,7 +60,7 @@ class NLAClient(SourceClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         best: bool = False,
@@ -76,7 +76,7 @@ class NLAClient(SourceClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         best: bool = False,
@@ -91,7 +91,7 @@ class NLAClient(SourceClient):
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int | None = None,
-        max_tokens: int = 200,
+        max_tokens: int | None = None,
         seed: int | None = None,
         score: bool = False,
         best: bool = False,
@@ -107,7 +107,7 @@ class NLAClient(SourceClient):
             temperature: 0 means greedy.
             top_p: Sample from the likeliest tokens of this total probability.
             top_k: Sample from so many likeliest tokens; None for all.
-            max_tokens: Most tokens of a sample.
+            max_tokens: Most tokens of a sample; None for 200, or for the server's limit where that is less.
             seed: Same seed, same vectors: same samples.
             score: Score every text against its vector.
             best: Score them, and choose of the `n` samples the one whose mse is lowest; all stay in `samples`.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nla_client import Info, Verbalization
 from nla_client.calls.base import as_python
 from nla_client.results import tables
-from nla_client.wire import PairInfo, VectorDType
+from nla_client.wire import PairInfo, SamplingRequest, VectorDType
 from nla_data.asking.totals import Totals
 from nla_data.asking.work import Answers, Call, Done, Work
 from nla_data.errors import UsageError
@@ -20,6 +20,7 @@ from nla_data.reading.source import Weigh
 
 MAX_ROWS: Final = 64
 """Rows in one request, as in the clients."""
+USUAL_MAX_TOKENS: Final[int] = SamplingRequest.model_fields["max_tokens"].default
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,18 @@ class Fields:
 
 
 def dtype_of(engine: PairInfo | None) -> VectorDType:
-    """What vectors go as beside an engine: float32 where it computes in that, for bfloat16 would round them."""
-    return "float32" if engine and engine.checkpoint_dtype == "float32" else "bfloat16"
+    """What vectors go as beside an engine."""
+    return dtype_for(engine.checkpoint_dtype if engine else None)
+
+
+def dtype_for(computed_in: str | None) -> VectorDType:
+    """The same, by what an engine computes in: float32 where it is that, for bfloat16 would round vectors."""
+    return "float32" if computed_in == "float32" else "bfloat16"
+
+
+def tokens_of(asked: int | None, info: Info) -> int:
+    """Most tokens of a sample: as asked, else as many as usual, if the server lets them."""
+    return min(USUAL_MAX_TOKENS, info.limits.max_tokens) if asked is None else asked
 
 
 def need(engine: PairInfo | None, name: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from nla_client import Explanation, Info, Tokenization, Verbalization
-from nla_client.calls.base import MAX_SAMPLES, USUAL_MAX_TOKENS
+from nla_client.calls.base import MAX_SAMPLES
 from nla_client.results.base import Results
 from nla_client.wire import add_usage
 from nla_data.asking import text_rows
@@ -20,6 +20,7 @@ from nla_data.asking.base import (
     explained_columns,
     explained_schema,
     made_by,
+    tokens_of,
 )
 from nla_data.asking.passages import Passage, cut
 from nla_data.asking.source_task import SourceTask
@@ -68,8 +69,8 @@ class Explain(SourceTask):
 
     def bound_to(self, info: Info) -> Self:
         """A text that is too long takes no seeds; what is said is as long as usual, if the server lets it."""
-        usual = self.max_tokens or min(USUAL_MAX_TOKENS, info.limits.max_tokens)
-        bound, most = replace(self, max_tokens=usual), info.source.context if info.source else None
+        bound = replace(self, max_tokens=tokens_of(self.max_tokens, info))
+        most = info.source.context if info.source else None
         return replace(bound, context=most) if most and not self.truncate else super(Explain, bound).bound_to(info)
 
     def settings(self) -> dict[str, Any]:

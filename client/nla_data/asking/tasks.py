@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nla_client import Info
-from nla_client.calls.base import MAX_SAMPLES, USUAL_MAX_TOKENS
+from nla_client.calls.base import MAX_SAMPLES
 from nla_client.results import tables
 from nla_client.wire import VectorDType
 from nla_data.asking.base import (
@@ -24,6 +24,7 @@ from nla_data.asking.base import (
     made_by,
     need,
     need_scores,
+    tokens_of,
 )
 from nla_data.asking.work import Call, Done, Work, ask
 from nla_data.reading import texts, vectors
@@ -109,8 +110,8 @@ class Verbalize(Fields):
 
     def bound_to(self, info: Info) -> Self:
         """Vectors go as the verbalizer computes; texts are as long as usual, if the server lets them."""
-        most = self.max_tokens or min(USUAL_MAX_TOKENS, info.limits.max_tokens)
-        return replace(self, dtype=self.dtype or dtype_of(info.verbalizer), max_tokens=most)
+        dtype = self.dtype or dtype_of(info.verbalizer)
+        return replace(self, dtype=dtype, max_tokens=tokens_of(self.max_tokens, info))
 
     def check(self, info: Info) -> None:
         """It takes a verbalizer, to score a reconstructor, and the server's limits."""

@@ -115,12 +115,13 @@ class VerbalizeBatches:
         return self._session(partial(self._answer, batch))
 
     async def _answer(self, batch: Any, gateways: Gateways, info: Info) -> Any:
-        self._task.check(info)
-        added = self._task.output(info.d_model)
-        carried = _carried(batch.schema, self._task.vector_column, added)
+        task = self._task.bound_to(info)
+        task.check(info)
+        added = task.output(info.d_model)
+        carried = _carried(batch.schema, task.vector_column, added)
         schema = pa.schema([*(batch.schema.field(name) for name in carried), *added])
-        pieces = _pieces(batch, self._task.rows_per_piece(info))
-        return chunks.as_table(await chunks.answer(self._task, gateways, pieces, info.d_model), carried, schema)
+        pieces = _pieces(batch, task.rows_per_piece(info))
+        return chunks.as_table(await chunks.answer(task, gateways, pieces, info.d_model), carried, schema)
 
 
 def _carried(given: pa.Schema, vector_column: str, added: pa.Schema) -> list[str]:

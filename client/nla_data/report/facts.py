@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
+from nla_data.asking.base import USUAL_MAX_TOKENS, dtype_for
 from nla_data.asking.explain import Explain
 from nla_data.asking.extract import Extract
 from nla_data.report.results import REPORTED, Results
@@ -108,7 +109,8 @@ def cost(results: Results) -> Facts:
 
 def _flags(manifest: Manifest) -> Iterator[str]:
     usual = {field.name: field.default for field in fields(REPORTED[manifest.task])}
-    usual |= {"seed": None, "vectors": Extract.vectors}
+    own = dtype_for((manifest.served.verbalizer or {}).get("checkpoint_dtype"))
+    usual |= {"seed": None, "vectors": Extract.vectors, "max_tokens": USUAL_MAX_TOKENS, "dtype": own}
     for name, value in manifest.settings.items():
         flag = "--column" if name in ("vector_column", "text_column") else f"--{name.replace('_', '-')}"
         if name == "vectors" and value:

@@ -14,6 +14,8 @@ from nla_data.reading.files import File
 from nla_data.reading.source import Position
 
 VERSION: Final = 1
+LEFT_OPEN: Final = ("seed", "dtype", "max_tokens")
+"""Settings that are those of the output that a run goes on with, where none are asked for."""
 _PRINT: Final = "fingerprint"
 _OF_SOURCE: Final = ("model", "layer", "checkpoint_dtype", _PRINT)
 """What the vectors depend on; how long a text it takes is not among them."""
@@ -103,7 +105,7 @@ class Manifest(BaseModel):
             return f"nla {self.task} (format {self.version}), now nla {new.task} (format {new.version})"
         for name in self.settings | new.settings:
             before, now = self.settings.get(name), new.settings.get(name)
-            if before != now and not (name == "seed" and now is None):
+            if before != now and not (name in LEFT_OPEN and now is None):
                 return f"{name} {before}, now {now}"
         if self.inputs != new.inputs:
             return _changed_input(self.inputs, new.inputs)

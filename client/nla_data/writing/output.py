@@ -1,7 +1,8 @@
 """An output over its life: begun, gone on with, finished. What it says of itself decides; runs never mix."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Self
 
 import pyarrow as pa
@@ -52,8 +53,13 @@ class Output:
         return state
 
     @classmethod
-    def open(cls, store: Store, wanted: Manifest) -> Self:
+    def open(cls, store: Store, wanted: Manifest, usual: Mapping[str, object] = MappingProxyType({})) -> Self:
         """Begin an output, or go on with one that was begun with the same rows, settings and models.
+
+        Args:
+            store: Where.
+            wanted: What it is to be; settings that are left open become those of the output that is there.
+            usual: What they are in a new one, but for the seed, which is drawn.
 
         Raises:
             UsageError: it was begun with others, or is none of ours.
@@ -67,8 +73,9 @@ class Output:
             return cls(store, begun)
         if not begun and store.found_parts():
             raise UsageError(f"{store.out} has parts but no {MANIFEST}; begin anew in another place")
-        if wanted.settings.get("seed", 0) is None:
-            wanted.settings["seed"] = secrets.randbelow(SEEDS)
+        for name, value in {**usual, "seed": secrets.randbelow(SEEDS)}.items():
+            if wanted.settings.get(name, 0) is None:
+                wanted.settings[name] = value
         store.write(MANIFEST, wanted.model_dump_json(indent=2).encode())
         return cls(store, wanted)
 

@@ -108,15 +108,17 @@ class Places:
         places, count, most = cls(pair.source(), []), len(given), pair.limits.max_positions
         wanted, params = choices(call.positions, count), names(call.positions, count)
         longest = max(len(choice) if isinstance(choice, list) else 1 for choice in wanted)
-        if longest > (most if count > 1 else max(most, places.source.max_tokens)):  # before they are looked at
+        # A lone text may be read everywhere, if its model takes it.
+        most = most if count > 1 else max(most, places.source.max_tokens)
+        if longest > most:  # before they are looked at for each text
             raise _too_many(longest, most)
-        named = [one.param for one in given] if count > 1 else ["the text"]
-        chosen = zip(wanted, params, named, strict=True)
+        same = count > 1 and params[0] == params[1]  # then it does not say which text is meant
+        chosen = zip(wanted, params, [one.param if same else "the text" for one in given], strict=True)
         async with aclosing(places.source.tokenize(given, places.source.max_tokens)) as texts:
             async for text in texts:
                 choice, param, name = next(chosen)
                 places.passages.append(Passage.of(text, choose(choice, text, param, name), whole=whole))
-                if places.count > most and count > 1:  # a lone text may be read everywhere, if its model takes it
+                if places.count > most:
                     raise _too_many(places.count, most)
         return places
 
@@ -157,10 +159,11 @@ async def tokenize(pair: ServedPair, call: TokenizeRequest) -> TokenizeResponse:
 
 async def _taken_apart(source: Source, given: Sequence[GivenText]) -> list[SourceText]:
     texts, count = list[SourceText](), 0
-    async with aclosing(source.tokenize(given, MOST_TOKENIZED)) as read:
+    most = max(MOST_TOKENIZED, 2 * source.max_tokens)  # so that texts can be cut to any context
+    async with aclosing(source.tokenize(given, most)) as read:
         async for text in read:
             texts.append(text)
-            count += len(text.ids)
+            count += len(text.tokens)
             if count > MOST_TOGETHER:
                 message = f"the texts have more than {MOST_TOGETHER} tokens together: send fewer at a time"
                 raise PayloadTooLarge(message, param=given[0].param.partition("[")[0])

@@ -16,7 +16,7 @@ from nla_gateway.pair.turns import Chat, Stretch, stretches
 Options = Mapping[str, bool | int | float | str | None]
 
 NO_THOUGHTS: Final = ("enable_thinking", False)
-"""May be asked of any template: in one that knows no thinking, it is so already."""
+"""May be asked of a template in which no word is of thinking, too: there it is so already."""
 LONGEST_REASON: Final = 300
 """Characters of what a template says."""
 
@@ -79,7 +79,7 @@ class ChatTemplate:
             field = f"chat_template_kwargs.{name}"
             if name in taken:
                 raise InvalidRequest(f"{field}: this one is not the caller's to give: leave it out", param=field)
-            if (name, options[name]) == NO_THOUGHTS:
+            if (name, options[name]) == NO_THOUGHTS and "think" not in source.lower():
                 continue
             if not name.isidentifier() or not re.search(rf"\b{re.escape(name)}\b", source):
                 raise InvalidRequest(f"{field}: the chat template knows no {name!r}: leave it out", param=field)

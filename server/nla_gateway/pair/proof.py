@@ -16,7 +16,7 @@ from nla_gateway.pair.parts import Part
 from nla_gateway.pair.prompt import VerbalizerPrompt
 from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.pair.reference import logprob_mismatch, vector_mismatch
-from nla_gateway.pair.source import Source, typical_norm
+from nla_gateway.pair.source import Source, norms, typical_norm
 from nla_gateway.pair.verbalizer import ONE_TOKEN, Verbalizer
 
 TOP_LOGPROBS: Final = 20
@@ -164,30 +164,69 @@ async def _compare_vector(reconstructor: Reconstructor, engine: Engine) -> None:
 
 
 async def prove_reading(source: Source, engine: Engine) -> None:
-    """Prove that a source gives finite vectors [d_model] of each place, which depend on what stands before it alone.
+    """Prove that a source gives finite vectors [d_model], each of its own place and of what stands before it alone.
+
+    Vectors may all be nearly alike, so what must be the same is held against what must differ.
 
     Raises:
         ProofError: it does not.
     """
     texts = await source.ids_of((LONG_TEXT, *PROOF_TEXTS))
-    everywhere = [list(range(len(ids))) for ids in texts]
-    (whole, *others), _ = await engine.read(texts, everywhere, _rid("texts"))
-    half, end = len(texts[0]) // 2, len(texts[1]) - 1
-    (beginning,), _ = await engine.read([texts[0][:half]], [everywhere[0][:half]], _rid("beginning"))
-    some, _ = await engine.read(texts[:2], [[half], [end]], _rid("some"))
-    d_model = source.description.d_model
-    for rows in (whole, *others):
-        if rows.shape[1:] != (d_model,) or not np.isfinite(rows).all() or not rows.any(axis=1).all():
-            raise ProofError(f"it gives vectors that are not {d_model} finite numbers")
-    if np.allclose(others[0][-1], others[1][-1], rtol=1e-3, atol=0):
+    whole, first, second = await _read(source, engine, "texts", texts, [list(range(len(ids))) for ids in texts])
+    shorter, steps = min(len(first), len(second)), _steps(whole)
+    if not np.median(norms(first[:shorter] - second[:shorter])) > DRIFT * np.median(steps):
         raise ProofError("two different texts give the same vector")
-    asked, beside = np.stack([whole[half], others[0][end]]), np.stack([whole[half - 1], others[0][end - 1]])
-    if _cosines(asked, np.concatenate(some)).min() < SAME_DIRECTION or np.allclose(asked, beside, rtol=1e-3, atol=0):
-        raise ProofError("it is not read where it is asked to be")
-    if _cosines(whole[:half], beginning).min() < SAME_DIRECTION:
-        raise ProofError("what stands after a place changes its vector: the model does not read from left to right")
+    await _prove_places(source, engine, texts[0], whole)
     await _compare_reading(source, engine)
     source.note_norm(typical_norm(whole))
+
+
+async def _prove_places(source: Source, engine: Engine, ids: list[int], whole: NDArray[np.float32]) -> None:
+    """Prove that a text's rows [n, d_model] are those of its places, by parts of it and by another end."""
+    half, steps = len(ids) // 2, _steps(whole)
+    some = list(range(half, len(ids), 2))
+    parts, places = [ids, ids[:half], ids[:half] * 2], [some, list(range(half)), list(range(half + 1))]
+    chosen, before, changed = await _read(source, engine, "parts", parts, places)
+    if not steps.all() or not _alike(chosen, whole[some], steps[some]):
+        raise ProofError("it is not read where it is asked to be")
+    if not all(_alike(rows[:half], whole[:half], steps[:half]) for rows in (before, changed)):
+        raise ProofError(
+            "what stands after a place changes its vector: the model does not read from left to right, or it is read"
+            " later than it is asked to be"
+        )
+    # The first token that is another must show where it stands: else all is read one place earlier.
+    drift = norms(changed - whole[: half + 1]) / steps[: half + 1]
+    if not drift[:half].max() < DRIFT * drift[half]:
+        raise ProofError("a place's own token does not change its vector: it is read earlier than it is asked to be")
+
+
+async def _read(
+    source: Source, engine: Engine, name: str, texts: list[list[int]], places: list[list[int]]
+) -> list[NDArray[np.float32]]:
+    """Read rows [places, d_model] of each text; ProofError where they are none."""
+    found, _ = await engine.read(texts, places, _rid(name))
+    d_model = source.description.d_model
+    for rows in found:
+        if rows.shape[1:] != (d_model,) or not np.isfinite(rows).all() or not rows.any(axis=1).all():
+            raise ProofError(f"it gives vectors that are not {d_model} finite numbers")
+    return found
+
+
+def _steps(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far each row [n] is from the nearer of its neighbours, and at least as far as most are.
+
+    One that is far longer than all others, as a first token's, has steps, and rounding, of its own.
+    """
+    between = norms(np.diff(rows, axis=0))
+    nearer = np.minimum([between[0], *between], [*between, between[-1]])
+    steps: NDArray[np.float64] = np.maximum(nearer, np.median(nearer))
+    return steps
+
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32], steps: NDArray[np.float64]) -> bool:
+    """Whether rows [n, d] are the same but for rounding: in direction, and beside the steps [n] between places."""
+    near = norms(one - other) <= DRIFT * steps
+    return bool(near.all() and _cosines(one, other).min() >= SAME_DIRECTION)
 
 
 async def _compare_reading(source: Source, engine: Engine) -> None:

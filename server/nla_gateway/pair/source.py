@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import ClassVar, Final
 
@@ -30,8 +31,8 @@ TEXTS_PER_CALL: Final = 8
 """Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
 TOKENS_PER_CALL: Final = 8192
 """About as many as an engine computes together."""
-SHORT: Final = 400
-"""Characters, or tokens, that are tokenized before a thread would be told to."""
+FEW: Final = 160
+"""Characters, or tokens, of a request that are tokenized before a thread would be told to: within milliseconds."""
 MOST_TOKENIZED: Final = 2**17
 """Tokens of a text that is only taken apart, however long the model takes it."""
 
@@ -69,7 +70,7 @@ class Source:
         return min([self.settings.context_length - 1, *room])
 
     async def tokenize(self, texts: Sequence[GivenText], most: int) -> AsyncGenerator[SourceText, None]:
-        """Read a request's texts, long ones off the event loop, and few at a time, so that others get in between.
+        """Read a request's texts: a few words at once, else off the event loop, and few at a time for others' sake.
 
         Args:
             texts: any number.
@@ -85,29 +86,31 @@ class Source:
             if text.characters > most * self._longest_token:
                 raise limit.refusal(f"{text.characters} characters", text.param)
         tokenizer = replace(self._tokenizer, limit=limit)
-        for part in parts_of([text.characters or text.ids for text in texts]):  # a long one alone, as it takes long
-            for source_text in await self._tokenized(texts[part], tokenizer):
-                yield source_text
 
-    async def _tokenized(self, texts: Sequence[GivenText], tokenizer: SourceTokenizer) -> list[SourceText]:
-        def read() -> list[SourceText]:
-            return [text.read(tokenizer) for text in texts]
+        def read(part: Sequence[GivenText]) -> list[SourceText]:
+            return [text.read(tokenizer) for text in part]
 
-        def read_off_the_loop() -> list[SourceText]:
+        def read_off_the_loop(part: Sequence[GivenText]) -> list[SourceText]:
             with self._one_at_a_time:
-                return read()
+                return read(part)
 
-        is_short = sum(text.characters + text.ids for text in texts) <= SHORT and not any(it.is_chat for it in texts)
-        if is_short and self._one_at_a_time.acquire(blocking=False):
+        if _is_little(texts) and self._one_at_a_time.acquire(blocking=False):
             try:
-                return read()
+                found = read(texts)
             finally:
                 self._one_at_a_time.release()
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, read_off_the_loop)
+            for source_text in found:
+                yield source_text
+            return
+        for part in parts_of([text.characters or text.ids for text in texts]):  # a long one alone, as it takes long
+            work = partial(read_off_the_loop, texts[part])
+            for source_text in await asyncio.get_running_loop().run_in_executor(self._tokenizing, work):
+                yield source_text
 
     def _limit(self, most: int) -> Limit:
         """Advise to change the context only where that is what texts are held to."""
-        more = ", or start the server with more by --source-context" if most == self.max_tokens else ""
+        is_context = most == self.settings.context_length - 1
+        more = ", or start the server with more by --source-context" if is_context else ""
         return Limit(most, f"shorten it{more}")
 
     async def ids_of(self, texts: tuple[str, ...]) -> list[list[int]]:
@@ -159,6 +162,11 @@ class Source:
         async with self.engines.turn(owner):
             rows, tokens = await self.engines.run(attempt)
         return rows, self.engines.read(tokens, self.role)
+
+
+def _is_little(texts: Sequence[GivenText]) -> bool:
+    """Whether a request's texts take no time; a chat may, whatever it says, for its template renders it."""
+    return sum(text.characters + text.ids for text in texts) <= FEW and not any(text.is_chat for text in texts)
 
 
 def parts_of(lengths: Sequence[int]) -> list[slice]:

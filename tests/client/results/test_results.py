@@ -168,14 +168,14 @@ def test_html_shows_the_chosen_sample_of_many() -> None:
     assert len(rows_of(html)) == SHOWN_ROWS + 1
     assert f"a text {SHOWN_ROWS + 3}" in rows_of(html)[-1]
     assert "<th style" in rows_of(html)[-1]
-    assert html.endswith("<p>and 4 more</p>")
+    assert html.endswith("<p>and 4 more</p></div>")
 
 
 def test_html_of_a_batch_is_cut_and_leaves_empty_columns_out() -> None:
     batch = Verbalizations([told(None, text="<i>")] * (SHOWN_ROWS + 3))
     html = batch._repr_html_()
     assert len(rows_of(html)) == SHOWN_ROWS
-    assert html.endswith("<p>and 3 more</p>")
+    assert html.endswith("<p>and 3 more</p></div>")
     assert "<i>" not in html
     assert re.findall(r"<th>(\w+)</th>", html) == ["explanation", "complete", "finish_reason"]
     assert "more" not in Verbalizations([told(None)] * SHOWN_ROWS)._repr_html_()

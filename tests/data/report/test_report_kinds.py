@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from nla_client import Info
 from nla_data import cli
 from nla_data.api import Verbalize
 from nla_data.asking.totals import Totals
@@ -28,11 +29,12 @@ from nla_data.run import Job
 from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
 from nla_data.writing.parts import write_part
 from nla_data.writing.store import Store
-from tests.data.gateway import D, FakeGateway, fake_gateway
+from tests.data.gateway import D, FakeGateway, fake_gateway, info
 from tests.data.outputs import write
 from tests.data.writing.test_storage import bucket, endpoint, query  # noqa: F401 - fixtures
 
 SERVED = Served(verbalizer=None, reconstructor=None, base_model=None, layer=1, d_model=4, predict_mean_mse=None)
+INFO = Info.model_validate(info())
 numbers = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 100, allow_nan=False))
 FIELDS: Final = {
     "n": st.integers(1, 8),
@@ -58,11 +60,13 @@ OWN: Final = {
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.fixed_dictionaries({}, optional=FIELDS), st.fixed_dictionaries({}, optional=OWN))
 def test_the_command_that_is_shown_asks_for_the_same(task: dict[str, Any], own: dict[str, Any]) -> None:
-    job = Job(Verbalize(**task), ["IN"], "OUT", [], **own)
-    shown = facts.command(Manifest(task="verbalize", settings=job.settings(), inputs=[], served=SERVED))
+    job = Job(Verbalize(**task), ["IN"], "OUT", [], **own).bound_to(INFO)
+    served = Served.of(INFO, source=False)
+    shown = facts.command(Manifest(task="verbalize", settings=job.settings(), inputs=[], served=served))
+    assert "--max-tokens" in shown or task.get("max_tokens", 200) == 200
     arguments = build_parser().parse_args(shlex.split(shown)[1:])
     again = cli._job(arguments)
-    assert again.settings() == job.settings()
+    assert again.bound_to(INFO).settings() == job.settings()
     assert (list(again.inputs), again.out) == (["IN"], "OUT")
 
 

@@ -1,13 +1,19 @@
-"""Which checkpoint an engine serves is a part of its self-test, also where only the engine can tell."""
+"""Self-tests of engines: which checkpoint each serves, what a verbalizer is asked, and what a source may not read."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from zlib import crc32
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from nla_gateway.description import Description, SourceDescription
 from nla_gateway.engines.pool import EnginePool
-from nla_gateway.pair.proof import ProofError, check_plugin, prove_injection, settle_fingerprint
+from nla_gateway.pair.proof import ProofError, check_plugin, prove_injection, prove_reading, settle_fingerprint
+from nla_gateway.pair.source import Source
 from nla_gateway.pair.verbalizer import Verbalizer
 from nla_gateway.roles import Role
 from nla_gateway.settings import COUNTERS_VARIABLE, EngineSettings
@@ -107,3 +113,90 @@ def test_a_self_test_takes_the_ways_of_requests(replica: dict[str, int]) -> None
         assert payload["input_ids"] == part.prompt.ids
         assert payload["sampling_params"]["max_new_tokens"] > 1  # a token of the prompt's, and one of the answer's
         assert "sampling_seed" in payload["sampling_params"]
+
+
+D_MODEL: Final = 64
+LAYER: Final = 1
+ROUNDING: Final = 0.005
+"""Of a vector's length, as bfloat16 rounds in batches of other sizes."""
+Rows = NDArray[np.float32]
+Reads = Callable[[Rows, list[int]], Rows]
+"""Gives rows [places, d] out of a text's [n, d]."""
+ALIKE: Final = {"apart": 0.0, "as Gemma's": 20.0}
+"""Length of what all vectors share, beside what is each one's own: 20 makes cosines of 0.9975 everywhere."""
+
+
+class Reading:
+    """An engine that reads a model of which each vector is drawn from the text up to there; the first is very long."""
+
+    def __init__(self, reads: Reads, shared: float) -> None:
+        self._reads, self._shared, self._rng = reads, shared, np.random.default_rng(1)
+
+    async def read(self, batch: list[list[int]], places: list[list[int]], rid: str) -> tuple[list[Rows], int]:
+        return [self._reads(self._rows(ids), where) for ids, where in zip(batch, places, strict=True)], 0
+
+    def _rows(self, ids: list[int]) -> Rows:
+        rows = np.stack([_drawn(ids[: place + 1]) for place in range(len(ids))]) + self._shared * _drawn([])
+        rows[0] *= 100
+        return (rows * (1 + ROUNDING * self._rng.standard_normal(rows.shape))).astype(np.float32)
+
+
+def _drawn(ids: list[int]) -> NDArray[np.float64]:
+    return np.random.default_rng(crc32(repr(ids).encode())).standard_normal(D_MODEL)
+
+
+def prove_that(reads: Reads, shared: float) -> Source:
+    """Run the self-test of a source whose engine reads so."""
+    settings = EngineSettings(
+        urls=("http://127.0.0.1:9",), api_key="k", checkpoint=TOY / "verbalizer", model="base", dtype="bfloat16",
+        context_length=512, max_in_flight=1, shared_in_flight=1,
+        description=Description(role=Role.SOURCE, d_model=D_MODEL, layer=LAYER, source=SourceDescription(blocks=2)),
+    )  # fmt: skip
+    part = Source(EnginePool("source", settings, Metrics()), settings, expected_norm=None)
+    asyncio.run(prove_reading(part, Reading(reads, shared)))  # type: ignore[arg-type]
+    return part
+
+
+def shifted(by: int) -> Reads:
+    return lambda rows, places: rows[np.clip(np.add(places, by), 0, len(rows) - 1)]
+
+
+def shifted_where_some_are_chosen(rows: Rows, places: list[int]) -> Rows:
+    return rows[places] if places[0] == 0 else shifted(1)(rows, places)
+
+
+@pytest.mark.parametrize("shared", ALIKE.values(), ids=ALIKE)
+def test_a_source_that_reads_right(shared: float) -> None:
+    part = prove_that(lambda rows, places: rows[places], shared)
+    assert part.typical_norm == pytest.approx(np.hypot(1, shared) * D_MODEL**0.5, rel=0.3)
+
+
+NOT_FINITE: Final = "it gives vectors that are not 64 finite numbers"
+ALL_THE_SAME: Final = "two different texts give the same vector"
+ELSEWHERE: Final = "it is not read where it is asked to be"
+LATER: Final = "what stands after a place changes its vector"
+EARLIER: Final = "a place's own token does not change its vector"
+WRONG: Final[dict[str, tuple[Reads, str]]] = {
+    "not a number": (lambda rows, places: rows[places] * np.where(np.arange(D_MODEL) == 3, np.nan, 1), NOT_FINITE),
+    "infinite": (lambda rows, places: rows[places] * np.inf, NOT_FINITE),
+    "0 at one place": (lambda rows, places: rows[places] * (np.array(places)[:, None] != 5), NOT_FINITE),
+    "of another width": (lambda rows, places: rows[places, :-1], NOT_FINITE),
+    "one for all": (lambda rows, places: np.ones((len(places), D_MODEL), np.float32), ALL_THE_SAME),
+    "one for each place": (
+        lambda rows, places: np.stack([_drawn([place]) for place in places]).astype(np.float32),
+        ALL_THE_SAME,
+    ),
+    "one for each text": (lambda rows, places: np.repeat(rows[-1:], len(places), axis=0), ELSEWHERE),
+    "of the next place, where some are chosen": (shifted_where_some_are_chosen, ELSEWHERE),
+    "of the next place": (shifted(1), LATER),
+    # Where the first, very long, stands twice, its rounding is more than a step.
+    "of the place before": (shifted(-1), f"({EARLIER}|{LATER})"),
+    "with something of the text's end": (lambda rows, places: rows[places] + rows[-1] - rows[-2], LATER),
+}
+
+
+@pytest.mark.parametrize("shared", ALIKE.values(), ids=ALIKE)
+@pytest.mark.parametrize(("reads", "problem"), WRONG.values(), ids=WRONG)
+def test_a_source_that_reads_wrong_is_refused(reads: Reads, problem: str, shared: float) -> None:
+    with pytest.raises(ProofError, match=f"^{problem}"):
+        prove_that(reads, shared)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.proof import ProofError, check_plugin
-from nla_gateway.pair.source import MOST_TOKENIZED, SHORT, Source, norms, parts_of, typical_norm
+from nla_gateway.pair.source import FEW, MOST_TOKENIZED, Source, norms, parts_of, typical_norm
 from nla_gateway.pair.texts import SourceText
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
@@ -104,13 +105,16 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
 
 def test_short_texts_are_read_at_once_and_never_beside_a_long_one(folder: Path) -> None:
     """The tokenizer cannot be shared; and who waits for a thread waits for whatever it is at."""
-    one, threads, seen = source(folder), set[str](), 0
+    one, threads, seen, busy = source(folder), set[str](), 0, False
 
     def noting(tokenizer: Any) -> SourceText:
-        nonlocal seen
+        nonlocal seen, busy
+        assert not busy
+        busy = True
         threads.add(threading.current_thread().name)
-        seen += 1
         text: SourceText = tokenizer.read_text("a short one", add_special_tokens=True, param=None)
+        time.sleep(0.001)
+        seen, busy = seen + 1, False
         return text
 
     async def ask(characters: int) -> list[SourceText]:
@@ -119,11 +123,11 @@ def test_short_texts_are_read_at_once_and_never_beside_a_long_one(folder: Path) 
 
     asyncio.run(ask(11))
     assert threads == {threading.main_thread().name}
-    asyncio.run(ask(SHORT + 1))
+    asyncio.run(ask(FEW + 1))
     assert len(threads) == 2
 
     async def many() -> list[list[SourceText]]:
-        return await asyncio.gather(*(ask(characters) for characters in [SHORT + 1, 11] * 50))
+        return await asyncio.gather(*(ask(characters) for characters in [FEW + 1, 11] * 50))
 
     assert len({tuple(text.ids) for (text,) in asyncio.run(many())}) == 1
     assert seen == 102

@@ -19,6 +19,7 @@ from nla_launch.run.fork_server import CUDA_ERROR_NOT_INITIALIZED, MODULES
 from nla_launch.run.forking import GONE, ForkedProcess, ForkServer, UnfitError
 from nla_launch.run.messages import Ended, Fork, Forked, Imported, decode, encode
 from nla_launch.run.process import ChildProcess
+from tests.load import until
 
 TELLS: Final = """
 import json, multiprocessing, os, sys, torch
@@ -213,8 +214,7 @@ def test_it_is_looked_at_before_each_fork(modules: Path, caplog: pytest.LogCaptu
         parent = psutil.Process(first._process.pid).parent()
         assert parent is not None
         parent.send_signal(signal.SIGUSR1)
-        while parent.num_threads() == 1:  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.02)
+        await until(lambda: parent.num_threads() > 1, 60)
         second = child(server, "calendar", "2026", "11")
         await second.start()
         assert await second.wait() == 0
