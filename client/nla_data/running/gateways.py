@@ -63,6 +63,8 @@ class Gateway:
         self.busy = 0
         self.troubles = 0
         """Failures since the last answer."""
+        self.limited_until = -math.inf
+        """When a limit a minute that it told of lets requests through again."""
         self.answered = -math.inf
         self.why = ""
 
@@ -158,8 +160,12 @@ class Gateways:
             except OverloadedError as error:
                 gateway.why, pause = str(error), error.retry_after or FIRST_PAUSE_S
                 if error.rate_limited and error.retry_after is not None:  # it says when our turn comes
+                    gateway.limited_until = time.monotonic() + max(error.retry_after, FIRST_PAUSE_S)
+                    soonest = self._limits_end() - time.monotonic()
+                    if soonest <= 0:  # another one may take it
+                        continue
                     self._note_refusal(error.retry_after, began)
-                    await asyncio.sleep(min(pause, MAX_TURN_S))
+                    await asyncio.sleep(min(pause, soonest, MAX_TURN_S))
                     since = time.monotonic()  # it is asked once more after each such wait, however long
                 else:
                     await asyncio.sleep(min(pause, MAX_PAUSE_S))
@@ -179,6 +185,10 @@ class Gateways:
         self._last_answer = gateway.answered = time.monotonic()
         gateway.troubles = 0
         return answer
+
+    def _limits_end(self) -> float:
+        """When one of the gateways, which may be of other servers, lets requests through, as far as limits go."""
+        return min((it.limited_until for it in self._gateways if it.up), default=math.inf)
 
     def _note_refusal(self, seconds: float, began: float) -> None:
         """A limit a minute has refused a request that began then; of refusals in a row the longest wait counts, once.
@@ -203,7 +213,7 @@ class Gateways:
         return time.monotonic() - gateway.answered < RECENT_S
 
     async def _free(self, since: float, tried: Counter[Gateway]) -> Gateway:
-        """A gateway that is up, once there is one; rather one that did not fail at this request, and is not busy."""
+        """A gateway that is up, once there is one; rather one that no limit closes, failed less, and is less busy."""
         while True:
             if self._failure:
                 raise self._failure
@@ -212,7 +222,10 @@ class Gateways:
             if left <= 0:
                 raise self._out_of_patience()
             if up:
-                return min(up, key=lambda it: (tried[it], it.busy + min(it.troubles, IN_FLIGHT)))
+                now = time.monotonic()
+                return min(
+                    up, key=lambda it: (it.limited_until > now, tried[it], it.busy + min(it.troubles, IN_FLIGHT))
+                )
             async with self._changed:
                 try:
                     async with asyncio.timeout(left):  # wait_for may lose the lock where a cancellation meets it

@@ -1,7 +1,7 @@
 """How long requests are tried: limits a minute that tell to wait, and a run's patience. No test waits for it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from nla_data.asking.work import Clients
 from nla_data.errors import StoppedError
 from nla_data.running.gateways import FIRST_PAUSE_S, MAX_TRIES, MAX_TURN_S, PATIENCE_S, Gateways
 from tests.data.conftest import Clock
-from tests.data.gateway import D, FakeGateway, failure, limited
+from tests.data.gateway import D, FakeGateway, failure, fake_gateway, limited
 
 VECTOR = np.ones(D, np.float32)
 
@@ -20,11 +20,16 @@ async def ask(clients: Clients) -> str:
     return (await clients.nla.verbalize(VECTOR)).text
 
 
-def run(gateway: FakeGateway, work: Callable[[Gateways], Awaitable[Any]], patience: float = PATIENCE_S) -> Any:
-    """What comes of a work with the gateways of a run, which are one."""
+def run(
+    gateway: FakeGateway,
+    work: Callable[[Gateways], Awaitable[Any]],
+    patience: float = PATIENCE_S,
+    others: Sequence[FakeGateway] = (),
+) -> Any:
+    """What comes of a work with the gateways of a run, which are mostly one."""
 
     async def connected() -> Any:
-        async with Gateways([gateway.url], None, patience) as them:
+        async with Gateways([gateway.url, *(other.url for other in others)], None, patience) as them:
             await them.connect()
             return await work(them)
 
@@ -104,6 +109,24 @@ def test_what_others_are_answered_takes_nothing_of_a_wait(gateway: FakeGateway, 
     assert run(gateway, work, patience=1) == "1 0"
     assert left == []
     assert clock.pauses == [60, 60]
+
+
+def test_what_a_limit_refuses_another_gateway_takes(gateway: FakeGateway, clock: Clock) -> None:
+    """It is of a server of its own, where the key has limits of its own; only where all refuse is a wait."""
+    with fake_gateway() as other:
+        left = script(gateway, limited(60), limited(7))
+
+        async def work(them: Gateways) -> None:
+            for _ in range(3):
+                assert await them.call(ask) == "1 0"
+            assert (len(left), clock.pauses) == (1, [])
+            script(other, limited(90))
+            clock.now += 60
+            assert await them.call(ask) == "1 0"
+
+        run(gateway, work, others=[other])
+        assert left == []
+        assert clock.pauses == [7]
 
 
 def test_no_other_refusal_ends_a_run_that_was_told_to_wait(gateway: FakeGateway, clock: Clock) -> None:
