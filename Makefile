@@ -40,6 +40,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/client/typed.py
 	$(BIN)/lint-imports
 	@if command -v npx > /dev/null; then npx --yes --package typescript@5.9 tsc --project server/jsconfig.json; fi
 
