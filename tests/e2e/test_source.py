@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,8 @@ from tests.reference import ReferenceSource
 from tests.stack import Stack, scheduler_of, serving, states_of
 
 CONTEXT: Final = 900
+PREFILL: Final = 64
+"""Tokens that the source computes together: most texts go with few others, and long ones exceed it by themselves."""
 CHAT: Final = [
     {"role": "user", "content": "Where is the harbour?"},
     {"role": "assistant", "content": "Down the hill, behind the old mill."},
@@ -48,7 +51,10 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("source")
     pair = make_pair(folder, "llama")
-    flags = ["--av", str(pair.av), "--ar", str(pair.ar), "--source", str(pair.av), "--source-context", str(CONTEXT)]
+    few = {"source": ["--max-prefill-tokens", str(PREFILL)]}
+    preset = {"name": "small", "av": str(pair.av), "ar": str(pair.ar), "source": str(pair.av), "engine_args": few}
+    (folder / "preset.yaml").write_text(yaml.safe_dump(preset))
+    flags = ["--preset", str(folder / "preset.yaml"), "--source-context", str(CONTEXT)]
     with serving(folder / "log", *flags, "--device", "cpu", "--dtype", "float32") as stack:
         yield Served(pair, stack, ReferenceSource(pair.av, LAYER))
 
@@ -93,6 +99,7 @@ def test_tokens_of_a_chat(served: Served) -> None:
 def test_a_text_longer_than_one_batch_of_the_engine_and_many_at_once(served: Served) -> None:
     texts = ["bread and butter " * 50, *TEXTS, *(f"number {number} of many" for number in range(40))]
     positions = [[0, -1], *([[-1, 0, 1]] * (len(texts) - 1))]
+    assert len(served.reference.ids(texts[0])) > 2 * PREFILL
     for text, result in zip(texts, extract(served.stack, texts=texts, positions=positions), strict=True):
         ids = served.reference.ids(text)
         chosen = sorted({place % len(ids) for place in positions[texts.index(text)]})
