@@ -49,7 +49,7 @@ real: $(READY)
 	@$(BIN)/python -m tests.real.fetch
 
 test: $(READY)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint real
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint real
 	@echo "==> tests, on real SGLang engines"
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
