@@ -4,6 +4,7 @@ They are untrained as a pair, so texts say nothing of vectors; what is computed 
 machine, which takes a minute.
 """
 
+import fcntl
 import hashlib
 import shutil
 import tempfile
@@ -81,13 +82,15 @@ MODELS: Final = {
 def pair_of(model: Model) -> Pair:
     """The pair's folders, made where they are not there yet; all of the model's sources must be there."""
     folder = CACHE / "pairs" / f"{model.name}-{_stamp(model)}"
-    if not folder.is_dir():
-        for older in folder.parent.glob(f"{model.name}-*"):
-            shutil.rmtree(older)
-        folder.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            _make(model, Path(scratch) / "pair")
-            (Path(scratch) / "pair").rename(folder)
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_name(f"{model.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of tests may be making it
+        if not folder.is_dir():
+            for older in folder.parent.glob(f"{model.name}-*"):
+                shutil.rmtree(older)
+            with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+                _make(model, Path(scratch) / "pair")
+                (Path(scratch) / "pair").rename(folder)
     return Pair(folder / "verbalizer", folder / "reconstructor", model)
 
 
