@@ -180,12 +180,12 @@ def starting(log: Path, *arguments: str, env: dict[str, str] | None = None, warm
         yield stack
         assert stack.stop() == 0, stack.log_text()[-3000:]
     finally:
-        stack.http.close()
         kill(stack)
 
 
 def kill(stack: Stack) -> None:
     """Leave nothing behind, whatever happened."""
+    stack.http.close()
     family = stack.family()
     for process in family:
         if process.is_running():

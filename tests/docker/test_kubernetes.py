@@ -247,6 +247,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Callable[[], Stack], Balancer]]:
             count += 1
             words = here(arguments(GATEWAY, NLA_PRESET="toy", NLA_TP="1"))
             started = start(tmp_path / f"gateway{count}", *words, env=environment)
+            started.http.headers["authorization"] = f"Bearer {KEY}"
             running.callback(kill, started)
             started.wait_ready()
             return started
