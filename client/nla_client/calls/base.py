@@ -77,7 +77,7 @@ class Sampling:
 
     def as_fields(self) -> dict[str, Any]:
         """Those of the request: without `max_tokens` where it is left to the server, whose limit may be below 200."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("max_tokens", None)}
+        return {name: value for name, value in asdict(self).items() if name != "max_tokens" or value is not None}
 
 
 def split(count: int, size: int, build: Callable[[int, int], Call[list[T]]]) -> Batch[T]:

@@ -43,6 +43,8 @@ def test_body_is_the_contracts_request_field_by_field() -> None:
     assert set(body) == set(wire.VerbalizeRequest.model_fields) - set(wire.PairRequest.model_fields)
     (fewer,) = bodies(pairs.verbalize(vectors(2), sampling(max_tokens=None), 64))
     assert set(body) - set(fewer) == {"max_tokens"}, "the server knows its limit"
+    (wrong,) = bodies(pairs.verbalize(vectors(2), sampling(max_tokens=np.array([1, 2])), 64))
+    assert wrong["max_tokens"] == [1, 2], "which the server refuses"
     request = wire.VerbalizeRequest.model_validate(body)
     assert (request.seed, request.top_k, request.stream) == (7, 5, False)
     assert len(request.vectors) == 2
