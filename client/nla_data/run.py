@@ -36,7 +36,7 @@ from nla_data.running.gateways import PATIENCE_S, Gateways
 from nla_data.running.pipeline import Pipeline
 from nla_data.running.progress import Mode, Reporter, reporter
 from nla_data.writing import sidecar
-from nla_data.writing.manifest import LEFT_OPEN, InputFile, Manifest, PartState, Served
+from nla_data.writing.manifest import InputFile, Manifest, PartState, Served
 from nla_data.writing.output import Output
 from nla_data.writing.parts import PartWriter
 from nla_data.writing.store import Store
@@ -45,6 +45,8 @@ TASK_KEY: Final = b"nla_task"
 """Where an output's metadata name what made it."""
 _TOLD_AGAIN: Final = frozenset({"norm", "error"})
 """Columns of `nla extract` that make way for those of the same name and meaning."""
+LEFT_OPEN: Final = ("seed", "dtype", "max_tokens")
+"""Settings that, where none are asked for, are those of the output that is there."""
 MANY_POSITIONS: Final = 64
 """As many as a text is taken to have, roughly, where that is not known beforehand."""
 NAMELESS: Final = "activation_vector"
@@ -232,12 +234,12 @@ async def _into(store: Store, job: Job, work: "_Pass", left_open: Sequence[str])
     inputs = [InputFile.of(file) for file in work.source.files]
     wanted = Manifest(
         task=job.task.name,
-        settings=job.settings() | dict.fromkeys(left_open),
+        settings=job.settings(),
         inputs=inputs,
         given=[as_found_again(path) for path in job.inputs],
         served=Served.of(work.info, source=job.task.reads_source),
     )
-    output = Output.open(store, wanted, job.settings())
+    output = Output.open(store, wanted, left_open)
     if output.manifest.finished:
         return Outcome(output.manifest.totals, job.out, was_finished=True)
     task: Task = replace(job.task, **{name: output.manifest.settings[name] for name in left_open})  # type: ignore[type-var]

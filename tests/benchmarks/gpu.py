@@ -224,16 +224,8 @@ def _fill_vocabulary(path: Path, size: int) -> None:
 
 def offline(checkpoint: Path, flags: list[str], prompts: int, rounds: int, *, warm: bool) -> list[float]:
     """Prompts/s of SGLang's offline engine, in a process of its own."""
-    given = [
-        str(checkpoint),
-        "--prompts",
-        str(prompts),
-        "--tokens",
-        str(ANSWER_TOKENS),
-        "--rounds",
-        str(rounds),
-        *flags,
-    ]
+    given = [str(checkpoint), "--prompts", str(prompts), "--tokens", str(ANSWER_TOKENS)]
+    given += ["--rounds", str(rounds), *flags]
     if warm:
         done = run_program(FORKED, OFFLINE, *given)
         sys.stderr.write(done.stderr)

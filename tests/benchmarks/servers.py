@@ -75,18 +75,8 @@ def stock_server(checkpoint: Path, log: Path, dtype: str, *, warm: bool = False)
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, *(["-m", "tests.program", FORKED, STOCK] if warm else ["-P", "-m", STOCK])]
-    command += [
-        "--model-path",
-        str(checkpoint),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-        "--dtype",
-        dtype,
-    ]
+    command += ["--model-path", str(checkpoint), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--device", "cpu", "--dtype", dtype]
     command += ["--disable-radix-cache", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
     command += ["--max-total-tokens", "32768", "--max-running-requests", "64", "--mem-fraction-static", "0.3"]
     command += ["--cuda-graph-backend-prefill", "disabled", "--cuda-graph-backend-decode", "disabled"]

@@ -69,9 +69,8 @@ class Explain(SourceTask):
 
     def bound_to(self, info: Info) -> Self:
         """A text that is too long takes no seeds; what is said is as long as usual, if the server lets it."""
-        bound = replace(self, max_tokens=tokens_of(self.max_tokens, info))
-        most = info.source.context if info.source else None
-        return replace(bound, context=most) if most and not self.truncate else super(Explain, bound).bound_to(info)
+        bound = replace(super().bound_to(info), max_tokens=tokens_of(self.max_tokens, info))
+        return bound if self.truncate or info.source is None else replace(bound, context=info.source.context)
 
     def settings(self) -> dict[str, Any]:
         """Without what only tells which rows fail."""

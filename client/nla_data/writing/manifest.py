@@ -1,7 +1,7 @@
 """What an output folder says of itself: which rows, which settings, which models made it. Runs never mix."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -14,8 +14,6 @@ from nla_data.reading.files import File
 from nla_data.reading.source import Position
 
 VERSION: Final = 1
-LEFT_OPEN: Final = ("seed", "dtype", "max_tokens")
-"""Settings that are those of the output that a run goes on with, where none are asked for."""
 _PRINT: Final = "fingerprint"
 _OF_SOURCE: Final = ("model", "layer", "checkpoint_dtype", _PRINT)
 """What the vectors depend on; how long a text it takes is not among them."""
@@ -90,22 +88,27 @@ class Manifest(BaseModel):
     finished: bool = False
     totals: Totals = Totals()
 
-    def check_goes_on(self, new: "Manifest", out: str) -> None:
+    def check_goes_on(self, new: "Manifest", out: str, left_open: Collection[str] = ()) -> None:
         """Refuse to go on with other rows, settings or models than those that the output was begun with.
+
+        Args:
+            new: What is asked for now.
+            out: The output.
+            left_open: Settings that nobody asked for.
 
         Raises:
             UsageError: naming the first difference.
         """
-        difference = self._difference(new)
+        difference = self._difference(new, left_open)
         if difference:
             raise UsageError(f"{out} was begun with {difference}: take that again, or another output")
 
-    def _difference(self, new: "Manifest") -> str | None:
+    def _difference(self, new: "Manifest", left_open: Collection[str]) -> str | None:
         if (self.version, self.task) != (new.version, new.task):
             return f"nla {self.task} (format {self.version}), now nla {new.task} (format {new.version})"
         for name in self.settings | new.settings:
             before, now = self.settings.get(name), new.settings.get(name)
-            if before != now and not (name in LEFT_OPEN and now is None):
+            if before != now and name not in left_open:
                 return f"{name} {before}, now {now}"
         if self.inputs != new.inputs:
             return _changed_input(self.inputs, new.inputs)

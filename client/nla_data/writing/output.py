@@ -1,8 +1,7 @@
 """An output over its life: begun, gone on with, finished. What it says of itself decides; runs never mix."""
 
 import secrets
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Collection
 from typing import Final, Self
 
 import pyarrow as pa
@@ -53,13 +52,13 @@ class Output:
         return state
 
     @classmethod
-    def open(cls, store: Store, wanted: Manifest, usual: Mapping[str, object] = MappingProxyType({})) -> Self:
+    def open(cls, store: Store, wanted: Manifest, left_open: Collection[str] = ()) -> Self:
         """Begin an output, or go on with one that was begun with the same rows, settings and models.
 
         Args:
             store: Where.
-            wanted: What it is to be; settings that are left open become those of the output that is there.
-            usual: What they are in a new one, but for the seed, which is drawn.
+            wanted: What it is to be; a seed that is None is drawn.
+            left_open: Settings that are those of an output that is there, whatever they are.
 
         Raises:
             UsageError: it was begun with others, or is none of ours.
@@ -67,15 +66,14 @@ class Output:
         """
         begun = _read(store)
         if begun and (begun.finished or store.found_parts()):  # else nothing is bound to it yet
-            begun.check_goes_on(wanted, store.out)
+            begun.check_goes_on(wanted, store.out, left_open)
             if begun.finished and store.file:
                 store.remove_parts()
             return cls(store, begun)
         if not begun and store.found_parts():
             raise UsageError(f"{store.out} has parts but no {MANIFEST}; begin anew in another place")
-        for name, value in {**usual, "seed": secrets.randbelow(SEEDS)}.items():
-            if wanted.settings.get(name, 0) is None:
-                wanted.settings[name] = value
+        if wanted.settings.get("seed", 0) is None:
+            wanted.settings["seed"] = secrets.randbelow(SEEDS)
         store.write(MANIFEST, wanted.model_dump_json(indent=2).encode())
         return cls(store, wanted)
 
