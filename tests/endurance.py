@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from nla_gateway.roles import Role
 from nla_launch.toy import data
+from tests.plain import samples_of, total
 from tests.stack import STAND_IN, Stack, engine_of, serving
 
 EXACT: Final = ("id", "input_row", "complete", "finish_reason", "error", "model")
@@ -130,11 +131,11 @@ class Client:
         self._command = [sys.executable, "-m", "nla_data", *arguments]
         self.peak_mb = 0.0
 
-    def run(self, seconds: float = TIMEOUT_S) -> int | None:
-        """Run it for so long at most, then kill it; returns the exit code, None where it was killed."""
+    def run(self, enough: Callable[[], bool] = lambda: False) -> int | None:
+        """Run it until it has done enough, then kill it; returns the exit code, None where it was killed."""
         with subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True) as process:
-            watched, until = psutil.Process(process.pid), time.monotonic() + seconds
-            while process.poll() is None and time.monotonic() < until:
+            watched, until = psutil.Process(process.pid), time.monotonic() + TIMEOUT_S
+            while process.poll() is None and time.monotonic() < until and not enough():
                 self.peak_mb = max(self.peak_mb, _resident(watched))
                 time.sleep(0.05)
             if process.poll() is None:
@@ -159,18 +160,19 @@ def endure(stack: Stack, folder: Path, kind: Kind, count: int, kills: tuple[int,
     given, word, own = folder / "in.parquet", kind.command[0], (*kind.command[1:], "--url", stack.url, *SETTINGS)
     kind.make(given, count)
     calm = Client(word, str(given), str(folder / "calm.parquet"), *own)
-    started = time.monotonic()
+    before, started = written(stack), time.monotonic()
     calm.run()
-    seconds = time.monotonic() - started
+    whole, seconds = written(stack) - before, time.monotonic() - started
     rough = Client(word, str(given), str(folder / "rough.parquet"), *own)
     started = time.monotonic()
     between = np.linspace(1, max(of_client, 1), of_engines + 2)[1:-1].astype(int)
     engines = itertools.cycle(kind.killed)
     for turn in range(1, of_client + 1):
-        lifetime = float(np.random.default_rng(turn).uniform(0.3, 1.3)) * seconds / (of_client + 1)
+        # By what is done, not by time: machines are busy now and then.
+        last = written(stack) + float(np.random.default_rng(turn).uniform(0.1, 0.6)) * whole / (of_client + 1)
         if turn in between:
             engine_of(stack, next(engines)).kill()
-        if rough.run(max(lifetime, 2.0)) is not None:
+        if rough.run(lambda last=last: written(stack) >= last) == 0:  # type: ignore[misc]
             raise RuntimeError(f"it was finished before kill {turn}: more {kind.given} are needed")
     rough.run()
     disturbed = time.monotonic() - started
@@ -178,6 +180,11 @@ def endure(stack: Stack, folder: Path, kind: Kind, count: int, kills: tuple[int,
     peak = max(calm.peak_mb, rough.peak_mb)
     found = (same, other, worst_mse, worst_norm, peak)
     return Report(kind.given, count, *kills, seconds, disturbed, *found)
+
+
+def written(stack: Stack) -> float:
+    """Tokens that the verbalizer has written."""
+    return total(samples_of(stack), "nla_tokens_total", engine="verbalizer", kind="completion")
 
 
 def compare(one: Path, other: Path, kind: Kind, count: int) -> tuple[bool, int, float, float]:

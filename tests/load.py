@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nla_client.wire import STATUS
 from tests.errors import error_in
-from tests.plain import decode, encode, extract, texts_of, verbalize
+from tests.plain import decode, encode, extract, samples_of, texts_of, total, verbalize
 from tests.stack import Stack, states_of
 
 STREAMED_ERRORS: Final = {"engine_unavailable", "timeout"}
@@ -281,6 +281,11 @@ async def until(condition: Callable[[], bool], seconds: float) -> float:
     raise AssertionError
 
 
+def restarts_of(stack: Stack, label: str) -> float:
+    """How often an engine has come back: it is remembered, whoever looks too late to see it away."""
+    return total(samples_of(stack), "nla_engine_restarts", engine=label)
+
+
 def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) -> Counter[Outcome]:
     """Do harm to an engine under load; returns what callers got until some time after all was well again."""
     load = Load(stack, known, IN_FLIGHT)
@@ -289,8 +294,11 @@ def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) ->
         async with load.running():
             await asyncio.sleep(3)
             await until(lambda: load.outcomes["right"] > 0, BACK_S)
+            before = await asyncio.to_thread(restarts_of, stack, label)
             harm()
-            down = await until(lambda: states_of(stack).get(label) not in ("ready", None), 60)
+            down = await until(
+                lambda: states_of(stack).get(label) not in ("ready", None) or restarts_of(stack, label) > before, 60
+            )
             back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
             load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
             right = load.outcomes["right"]

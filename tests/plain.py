@@ -125,6 +125,18 @@ def total(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
     return sum(sample.value for sample in found.get(name, ()) if labels.items() <= sample.labels.items())
 
 
+def of_engine(stack: Stack, engine: str, name: str) -> float:
+    """What an engine counts itself, once it is told: /metrics leaves out engines that are late."""
+    found: dict[str, list[Sample]] = {}
+
+    def is_told() -> bool:
+        found.update(samples_of(stack))
+        return total(found, "sglang:num_requests_total", engine=engine) > 0
+
+    wait_for(is_told)
+    return total(found, f"sglang:{name}_total", engine=engine)
+
+
 def queue_of(stack: Stack) -> float:
     """Samples and texts that the gateway, the only one, has accepted and not yet answered."""
     (queue,) = samples_of(stack)["nla_queue"]

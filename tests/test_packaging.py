@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,14 @@ sys.exit(nla_data.__main__.main())
 """
 POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "uvloop", "posixpath"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """The index may take its time."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("UV_HTTP_TIMEOUT", "120")
+        yield
 
 
 @pytest.fixture(scope="module")

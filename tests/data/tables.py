@@ -1,6 +1,9 @@
 """Tables of any Arrow types with any bits in them, files made of them, and their bits, to be compared."""
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
+
+from nla_data.reading.conversion import decoded
 
 UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 LEAVES: Final = [
@@ -43,6 +48,34 @@ TYPES: Final = st.one_of(
     st.builds(pa.run_end_encoded, st.just(pa.int32()), st.sampled_from(VALUES)),
     st.sampled_from(EXTENSIONS),
 )
+
+
+def _alike(*kinds: Any) -> list[Any]:
+    return [pa.null(), *kinds, *(pa.dictionary(pa.int8(), kind) for kind in kinds if kind in VALUES)]
+
+
+FAMILIES: Final = [
+    _alike(*(kind for kind in LEAVES if pa.types.is_integer(kind) or pa.types.is_floating(kind)), pa.decimal128(38, 3)),
+    _alike(pa.string(), pa.large_string(), pa.string_view(), pa.run_end_encoded(pa.int32(), pa.string())),
+    _alike(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(3), pa.string()),
+    _alike(*(kind for kind in LEAVES if pa.types.is_timestamp(kind) or pa.types.is_date(kind))),
+    _alike(*(kind for kind in LEAVES if pa.types.is_time(kind) or pa.types.is_duration(kind))),
+    _alike(*(kind for kind in LEAVES if pa.types.is_decimal(kind)), pa.int64()),
+]
+"""Types that may be one column's in several files."""
+
+
+@st.composite
+def types_alike(draw: st.DrawFn, files: int) -> list[Any]:
+    """The types of a column in so many files."""
+    one = st.sampled_from(draw(st.sampled_from(FAMILIES)))
+    wrap = draw(st.sampled_from([
+        [lambda kind: kind],
+        [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 2)],
+        [lambda kind: pa.struct([("a", kind)])],
+    ]))  # fmt: skip
+    kinds = [draw(st.sampled_from(wrap))(draw(one)) for _ in range(files)]
+    return [draw(TYPES) if draw(st.integers(0, 9)) == 0 else kind for kind in kinds]
 
 
 @st.composite
@@ -161,3 +194,27 @@ def _leaf_bits(column: Any) -> list[Any]:
         numbers = column.view(pa.int32() if pa.types.is_time32(kind) else pa.int64()).to_pylist()
         return [number and number * UNITS[kind.unit] for number in numbers]
     return [*column.to_pylist()]
+
+
+def values(column: Any) -> list[Any]:
+    """The values of an array, whatever type holds them: numbers, and moments in nanoseconds, as exact fractions."""
+    kind = column.type
+    simple = decoded(column)
+    if simple is not column:
+        return values(simple)
+    if pa.types.is_struct(kind) and kind.num_fields:
+        parts = zip(*map(values, column.flatten()), strict=True)
+        return [row if there else None for row, there in zip(parts, column.is_valid().to_pylist(), strict=True)]
+    if pa.types.is_nested(kind) and not pa.types.is_struct(kind) and not pa.types.is_map(kind):
+        return [values(row.values) if row.is_valid else None for row in column]
+    if pa.types.is_date(kind):
+        return [day and Fraction(day) * 86_400 * 10**9 for day in bits(column)]
+    return [_exact(value) for value in (column.to_pylist() if pa.types.is_floating(kind) else bits(column))]
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return value
+    if isinstance(value, float) and not (math.isfinite(value) and value):
+        return str(value) if value or math.copysign(1, value) < 0 else 0  # -0.0 is another number than 0
+    return Fraction(value)

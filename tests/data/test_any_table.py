@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nla_data.api import Job, UsageError, Verbalize, run_job
 from tests.data.gateway import D, FakeGateway, fake_gateway
-from tests.data.tables import TYPES, arrays, bits, load, save
+from tests.data.tables import TYPES, arrays, bits, load, save, types_alike, values
 
 MOST: Final = 9
 VECTORS: Final = np.random.default_rng(0).standard_normal((MOST, D)).astype(np.float32)
@@ -80,6 +80,43 @@ def test_it_comes_out_the_same_or_is_refused(gateway: FakeGateway, cut: Cut, int
             chunks = [chunk for table in whole for chunk in table[name].chunks]
             wanted: list[Any] = [value for chunk in chunks for value in bits(chunk)]
             assert [value for chunk in out[name].chunks for value in bits(chunk)] == wanted
+
+
+@st.composite
+def files_that_differ(draw: st.DrawFn) -> list[tuple[pa.Table, str, int]]:
+    """Tables of the same columns in types of their own, each with the kind of its file and the size of its chunks."""
+    sizes = draw(st.lists(st.integers(0, 4), min_size=2, max_size=3))
+    kinds = draw(st.lists(types_alike(len(sizes)), min_size=1, max_size=2))
+    made = []
+    for k, size in enumerate(sizes):
+        columns = {f"c{number}": draw(arrays(of_files[k], size)) for number, of_files in enumerate(kinds)}
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS[:size].reshape(-1)), D)
+        table = pa.table({**columns, "activation_vector": vectors})
+        made.append((table, draw(st.sampled_from(SUFFIXES)), draw(st.integers(1, 4))))
+    return made
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(files=files_that_differ())
+def test_types_that_differ_keep_all_values_or_are_refused(
+    gateway: FakeGateway, files: list[tuple[pa.Table, str, int]]
+) -> None:
+    with TemporaryDirectory() as place:
+        paths = [save(table, Path(place, f"{k}{suffix}"), chunk) for k, (table, suffix, chunk) in enumerate(files)]
+        whole = [load(path) for path in paths]
+        gateway.seen.clear()
+        refused = refusal(Job(Verbalize(seed=0), list(map(str, paths)), f"{place}/out", [gateway.url]))
+        names = whole[0].column_names[:-1]
+        if refused:
+            assert gateway.seen == []
+            assert any(f"column {name!r}" in refused for name in names)
+            assert any(str(path) in refused for path in paths)
+            return
+        out = pq.read_table(f"{place}/out")
+        for name in names:
+            chunks = [chunk for table in whole for chunk in table[name].chunks]
+            wanted: list[Any] = [value for chunk in chunks for value in values(chunk)]
+            assert [value for chunk in out[name].chunks for value in values(chunk)] == wanted
 
 
 def refusal(job: Job) -> str | None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +18,7 @@ from typing import Any, Final
 import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import numpy as np
+import psutil
 import pytest
 import yaml
 from numpy.typing import NDArray
@@ -34,7 +36,7 @@ from tests.docker.dashboard import DOCKER
 from tests.docker.schemas import SCHEMAS
 from tests.pages import ROOT, of_kind, run
 from tests.plain import samples_of, total, wait_for
-from tests.stack import STAND_IN, Stack, free_port, kill, start, starting
+from tests.stack import STAND_IN, Stack, free_port, kill, scheduler_of, start, starting
 
 FOLDER: Final = DOCKER / "kubernetes"
 VERSION: Final = "1.33"
@@ -184,46 +186,60 @@ class Balancer:
         self.ports: list[int] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.given: dict[int, int] = {}
+        self.given = Counter[int]()
+        self.open = Counter[int]()
+        """Of the connections that were given to each, how many are there still."""
+        self._changing = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
         self._listener.close()
 
+    def leave_out(self, port: int) -> None:
+        """Give no new connection to an address any more; those that it has are counted in `open` by then."""
+        with self._changing:
+            self.ports.remove(port)
+
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
                 caller, _ = self._listener.accept()
-                port = min(self.ports, key=lambda one: self.given.get(one, 0))
-                self.given[port] = self.given.get(port, 0) + 1
-                try:
-                    pod = socket.create_connection(("127.0.0.1", port))
-                except OSError:
-                    caller.close()
-                else:
-                    threading.Thread(target=self._carry, args=(caller, pod), daemon=True).start()
+                with self._changing:
+                    port = min(self.ports, key=self.given.__getitem__)
+                    self.given[port] += 1
+                    self.open[port] += 1
+                threading.Thread(target=self._carry, args=(caller, port), daemon=True).start()
 
-    @staticmethod
-    def _carry(caller: socket.socket, pod: socket.socket) -> None:
-        with caller, pod, suppress(OSError):
-            both = selectors.DefaultSelector()
-            both.register(caller, selectors.EVENT_READ, pod)
-            both.register(pod, selectors.EVENT_READ, caller)
-            while True:
-                for ready, _ in both.select():
-                    piece = ready.fileobj.recv(65536)  # type: ignore[union-attr]
-                    if not piece:
-                        return
-                    ready.data.sendall(piece)
+    def _carry(self, caller: socket.socket, port: int) -> None:
+        try:
+            with caller, suppress(OSError), socket.create_connection(("127.0.0.1", port)) as pod:
+                exchange(caller, pod)
+        finally:
+            with self._changing:
+                self.open[port] -= 1
+
+
+def exchange(one: socket.socket, other: socket.socket) -> None:
+    """Hand on what either sends, until one of them ends."""
+    with selectors.DefaultSelector() as both:
+        both.register(one, selectors.EVENT_READ, other)
+        both.register(other, selectors.EVENT_READ, one)
+        while True:
+            for ready, _ in both.select():
+                piece = ready.fileobj.recv(65536)  # type: ignore[union-attr]
+                if not piece:
+                    return
+                ready.data.sendall(piece)
 
 
 @contextmanager
-def cluster(tmp_path: Path) -> Iterator[tuple[Callable[[], Stack], Balancer]]:
-    """The engines of the manifests as processes, and what starts one more gateway of theirs."""
+def cluster(tmp_path: Path) -> Iterator[tuple[dict[Role, Stack], Callable[[], Stack], Balancer]]:
+    """The engines of the manifests as processes, what starts one more gateway of theirs, and who shares them out."""
     keys = tmp_path / "keys.yaml"
     keys.write_text(f"me: {KEY}\n")
     environment = {"NLA_ENGINE_KEY": "between-machines"}
     addresses: dict[str, str] = {}
+    engines: dict[Role, Stack] = {}
     with ExitStack() as running:
 
         def here(words: list[str]) -> list[str]:
@@ -238,7 +254,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Callable[[], Stack], Balancer]]:
             words = arguments(workload, NLA_PRESET="toy", NLA_TP="1", POD_IP="127.0.0.1")
             words = [word.replace(":30000", f":{port}") for word in words]
             own = environment | {"NLA_API_KEY": environment["NLA_ENGINE_KEY"]}
-            running.enter_context(starting(tmp_path / role, *here(words), env=own))
+            engines[role] = running.enter_context(starting(tmp_path / role, *here(words), env=own))
             addresses[f"nla-{role}-0.nla-engines:30000"] = f"127.0.0.1:{port}"
         count = 0
 
@@ -254,25 +270,33 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Callable[[], Stack], Balancer]]:
 
         balancer = Balancer()
         running.callback(balancer.close)
-        yield gateway, balancer
+        yield engines, gateway, balancer
 
 
-def drain(gateway: Stack, balancer: Balancer, vectors: NDArray[np.float32]) -> None:
+def drain(gateway: Stack, balancer: Balancer, verbalizer: psutil.Process, vectors: NDArray[np.float32]) -> None:
     """End a pod as Kubernetes does: nothing new is sent there, and after `preStop` it gets SIGTERM.
 
-    What it is at, which takes seconds, is finished.
+    What it is at is finished: the verbalizer stands still until the pod stops, so that nothing is by then.
     """
-    with ThreadPoolExecutor(1) as thread, NLAClient(gateway.url, api_key=KEY, max_retries=0) as nla:
-        long = thread.submit(lambda: nla.verbalize(vectors[:1], temperature=50.0, max_tokens=400, seed=3))
-        balancer.ports.remove(gateway.port)
-        wait_for(lambda: total(samples_of(gateway), "nla_queue") % 4 == 1)  # others ask for four at a time
-        assert not long.done()
-        assert gateway.stop(signal.SIGTERM) == 0, gateway.log_text()[-2000:]
+    with ThreadPoolExecutor(2) as threads, NLAClient(gateway.url, api_key=KEY, max_retries=0) as nla:
+        verbalizer.suspend()
+        try:
+            long = threads.submit(lambda: nla.verbalize(vectors[:1], temperature=50.0, max_tokens=400, seed=3))
+            balancer.leave_out(gateway.port)
+            # Whoever has a connection has sent its request, of four vectors, as after the seconds of `preStop`.
+            wait_for(lambda: 4 * balancer.open[gateway.port] + 1 == total(samples_of(gateway), "nla_queue"))
+            stopped = threads.submit(gateway.stop, signal.SIGTERM)
+            wait_for(lambda: "stopping" in gateway.log_text())
+            assert not long.done()
+        finally:
+            verbalizer.resume()
+        assert stopped.result() == 0, gateway.log_text()[-2000:]
         assert len(long.result()) == 1
 
 
+@pytest.mark.timeout(1200)  # seven nla-serve
 def test_gateways_are_replaced_and_no_request_is_lost(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
-    with cluster(tmp_path) as (gateway, balancer):
+    with cluster(tmp_path) as (engines, gateway, balancer):
         both = [gateway() for _ in range(GATEWAY["spec"]["replicas"])]
         balancer.ports = [one.port for one in both]
         vectors, ended = toy_vectors[:4], threading.Event()
@@ -295,8 +319,8 @@ def test_gateways_are_replaced_and_no_request_is_lost(tmp_path: Path, toy_vector
                 for old in both:
                     new = gateway()
                     balancer.ports.append(new.port)
-                    drain(old, balancer, vectors)
-                wait_for(lambda: all(balancer.given.get(port, 0) > 1 for port in balancer.ports))
+                    drain(old, balancer, scheduler_of(engines[Role.AV], Role.AV), vectors)
+                wait_for(lambda: all(balancer.given[port] > 1 for port in balancer.ports))
             finally:
                 ended.set()
             answered = sum(job.result() for job in jobs)

@@ -174,7 +174,7 @@ def test_one_node(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:
     with job(tmp_path, "node.sbatch", "--preset", "toy") as node:
         url = node.wait_ready()
         body = {"vectors": [encode(toy_vectors[0])], "dtype": "float32", "max_tokens": 8}
-        assert httpx.post(f"{url}/verbalize", json=body).status_code == 401
+        assert httpx.post(f"{url}/verbalize", json=body, timeout=60).status_code == 401
         assert httpx.post(f"{url}/verbalize", json=body, headers=node.key, timeout=60).status_code == 200
         assert (node.home / "api-key").stat().st_mode & 0o077 == 0
         node.end()

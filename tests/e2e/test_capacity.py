@@ -9,7 +9,7 @@ import yaml
 
 from tests.checkpoints import D_MODEL, make_pair
 from tests.errors import error_in
-from tests.plain import verbalize
+from tests.plain import verbalize, wait_for
 from tests.stack import Stack, serving
 
 POOLS = {"av": 100, "ar": 128}
@@ -40,8 +40,9 @@ def test_what_is_lower_is_said_at_info(small: Stack) -> None:
 
 def test_and_once_in_the_log_with_the_mend(small: Stack) -> None:
     for label in ("verbalizer", "reconstructor"):
-        told = re.findall(rf"WARNING the {label} is smaller than planned: .*--concurrency", small.log_text())
-        assert len(told) == 1, small.log_text()
+        said = re.compile(rf"WARNING the {label} is smaller than planned: .*--concurrency")
+        wait_for(lambda of=said: of.search(small.log_text()) is not None)  # type: ignore[misc]
+        assert len(said.findall(small.log_text())) == 1
 
 
 def test_more_samples_than_fit_are_answered_one_after_the_other(small: Stack) -> None:

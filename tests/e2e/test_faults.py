@@ -17,7 +17,7 @@ from nla_gateway.roles import Role
 from tests.checkpoints import make_pair
 from tests.endurance import VECTORS, endure
 from tests.load import IN_FLIGHT, Known, Load, disturb, report, until
-from tests.plain import decode, queue_of, running, texts_of, verbalize, verbalizer_of
+from tests.plain import decode, of_engine, queue_of, running, texts_of, verbalize, verbalizer_of
 from tests.stack import (
     Stack,
     assert_gone,
@@ -110,11 +110,12 @@ def test_a_hundred_callers_that_vanish_in_mid_stream_leave_nothing_behind(stack:
     async def run() -> None:
         limits = httpx.Limits(keepalive_expiry=30)
         async with httpx.AsyncClient(base_url=stack.url, timeout=300, limits=limits, trust_env=False) as http:
-            files = stack.gateway().num_fds()
+            files, ended = stack.gateway().num_fds(), of_engine(stack, "verbalizer", "num_aborted_requests")
             await asyncio.gather(*(vanish(http) for _ in range(100)))
-            await until(lambda: queue_of(stack) == 0, 30)
-            await until(lambda: running(verbalizer_of(stack)) == 0, 5)
-        await until(lambda: stack.gateway().num_fds() <= files + IN_FLIGHT, 30)
+            await until(lambda: queue_of(stack) == 0, 60)
+            await until(lambda: of_engine(stack, "verbalizer", "num_aborted_requests") > ended + 50, 60)
+            await until(lambda: running(verbalizer_of(stack)) == 0, 60)
+        await until(lambda: stack.gateway().num_fds() <= files + IN_FLIGHT, 60)
 
     asyncio.run(run())
     assert texts_of(verbalize(stack, decode(known.vectors[0])[None]))[0] == known.texts[0]

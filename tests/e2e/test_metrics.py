@@ -15,9 +15,10 @@ from prometheus_client.samples import Sample
 
 from nla_gateway.settings import Settings
 from tests.docker.dashboard import Query, queries, query_of, rules
-from tests.plain import LONG, ask_engine, encode, samples_of, total, verbalize
+from tests.plain import LONG, ask_engine, encode, samples_of, total, verbalize, wait_for
 from tests.stack import Stack
 
+ENGINES = ("verbalizer", "reconstructor")
 OF_JOB = {"instance", "job"}
 """Labels that Prometheus adds to whatever it scrapes."""
 
@@ -35,8 +36,17 @@ def used(toy: Stack, toy_vectors: NDArray[np.float32]) -> dict[str, list[Sample]
     toy.http.post("/verbalize", json={**body, "n": 0})
     with pytest.raises(httpx.ReadTimeout):
         toy.http.post("/verbalize", json={**body, **LONG}, timeout=1.5)
-    time.sleep(2)  # the engines write some of theirs a moment later
-    return samples_of(toy)
+    asked = (*queries(), *(query_of(rule["expr"]) for rule in rules()))
+    names = {selector.name for query in asked for selector in query.selectors} - {"up"}
+    found = samples_of(toy)
+    deadline = time.monotonic() + 30
+    # The engines write some of theirs a moment later, and one that is late is left out.
+    while time.monotonic() < deadline and not (
+        names <= found.keys() and all(total(found, "sglang:prompt_tokens_total", engine=one) for one in ENGINES)
+    ):
+        time.sleep(0.2)
+        found = samples_of(toy)
+    return found
 
 
 def test_what_was_done_is_counted(toy: Stack, toy_vectors: NDArray[np.float32]) -> None:
@@ -65,10 +75,11 @@ def test_requests_in_flight(toy: Stack, toy_vectors: NDArray[np.float32]) -> Non
     assert total(samples_of(toy), "nla_requests_in_flight") == 0
     thread = threading.Thread(target=lambda: verbalize(toy, toy_vectors[:1], n=2, **LONG))
     thread.start()
-    deadline = time.monotonic() + 5
-    while (total(found := samples_of(toy), "nla_requests_in_flight"), total(found, "nla_queue")) != (1, 2):
-        assert time.monotonic() < deadline
-    thread.join()
+    try:
+        while (total(found := samples_of(toy), "nla_requests_in_flight"), total(found, "nla_queue")) != (1, 2):
+            assert thread.is_alive()
+    finally:
+        thread.join()
     assert total(samples_of(toy), "nla_requests_in_flight") == 0
 
 
@@ -76,7 +87,7 @@ def test_the_engines_own_metrics_say_whose_they_are(used: dict[str, list[Sample]
     for name, found in used.items():
         if name.startswith("sglang:"):
             assert {sample.labels["engine"] for sample in found} <= {"verbalizer", "reconstructor"}
-    for engine in ("verbalizer", "reconstructor"):
+    for engine in ENGINES:
         assert total(used, "sglang:prompt_tokens_total", engine=engine) > 0
         assert total(used, "nla_engine_state", engine=engine, state="ready") == 1
         assert total(used, "nla_engine_restarts", engine=engine) == 0
@@ -131,10 +142,7 @@ def test_the_request_id_reaches_both_engines(
         body = {"vectors": encode(toy_vectors[0]), "dtype": "float32", "score": True}
         toy.http.post("/verbalize", json=body, headers={"x-request-id": "mine-4711"}).raise_for_status()
         for folder in folders.values():
-            deadline = time.monotonic() + 10
-            while not any(b"mine-4711." in file.read_bytes() for file in folder.iterdir()):
-                assert time.monotonic() < deadline, f"the {folder.name} was told of no such id"
-                time.sleep(0.1)
+            wait_for(lambda of=folder: any(b"mine-4711." in file.read_bytes() for file in of.iterdir()))  # type: ignore[misc]
     finally:
         for engine in engines.values():
             ask_engine(engine, "/configure_logging", {"dump_requests_folder": ""})

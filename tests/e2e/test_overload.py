@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from nla_gateway.roles import Role
 from tests.errors import error_in
-from tests.plain import LONG, encode, events_of, queue_of, texts_of, verbalize
+from tests.plain import LONG, encode, events_of, queue_of, texts_of, verbalize, wait_for
 from tests.stack import Stack, free_port, kill, scheduler_of
 
-STALL_S: Final = 5
+STALL_S: Final = 10
 MB: Final = 2**20
 BODY_LIMIT: Final = 64 * MB
 GREEDY: Final = {"dtype": "float32", "temperature": 0}
@@ -157,13 +157,6 @@ class Peak:
             self.megabytes = max(self.megabytes, (self._process.memory_info().rss - self._start) / MB)
 
 
-def wait_for_an_empty_queue(stack: Stack, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while queue_of(stack):
-        assert time.monotonic() < deadline, "places are held for nobody"
-        time.sleep(0.1)
-
-
 def test_a_thousand_callers_at_once(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
     texts = texts_of(verbalize(stack, toy_vectors))
 
@@ -186,7 +179,7 @@ def test_a_thousand_callers_at_once(stack: Stack, toy_vectors: NDArray[np.float3
     assert counts["large answered"] >= 1
     assert counts["engine_unavailable"] + counts["timeout"] < 50
     assert peak.megabytes < 1200
-    wait_for_an_empty_queue(stack, within_s=20)
+    wait_for(lambda: queue_of(stack) == 0)
     assert texts_of(verbalize(stack, toy_vectors)) == texts
 
 
@@ -211,10 +204,9 @@ def test_a_reader_that_stalls_holds_nothing_for_long(stack: Stack, toy_vectors: 
     started = time.monotonic()
     body = {"vectors": encode(toy_vectors[0]), "n": 64, "stream": True, **RANDOM}
     with ask_and_read_nothing(stack, body) as stalled:
-        while queue_of(stack) < 64:
-            time.sleep(0.05)
+        wait_for(lambda: queue_of(stack) >= 64)
         assert texts_of(verbalize(stack, toy_vectors[:1])) == quick
-        wait_for_an_empty_queue(stack, within_s=60)
+        wait_for(lambda: queue_of(stack) == 0)
         waited = time.monotonic() - started
         stalled.settimeout(10)
         read = b""

@@ -15,7 +15,7 @@ from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import Access, Share
 from tests.browser import WAIT_MS
 from tests.gateway.process import gateway, wait_until_ready
-from tests.plain import LONG, running, samples_of, total, verbalize, verbalizer_of
+from tests.plain import LONG, of_engine, running, verbalize, verbalizer_of
 from tests.real.conftest import folder_of
 from tests.real.fetch import AXE
 from tests.stack import Stack
@@ -36,6 +36,7 @@ def explain(page: Page) -> None:
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
     # What has come is drawn in the next frames, of which a busy machine has few.
+    expect(page.locator("article.writing")).to_have_count(0)
     expect(explanations(page).locator(".text", has_text=re.compile(r"^\s*$"))).to_have_count(0)
 
 
@@ -299,15 +300,11 @@ def test_stopping_ends_the_samples_in_the_engine(open_page: Any, toy_with_source
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
     expect(page.get_by_role("status", name="Progress")).to_contain_text("ended after")
     wait(page, lambda: aborted(toy_with_source) > ended)
-    for _ in range(20):
-        if not running(engine):
-            return
-        page.wait_for_timeout(100)
-    pytest.fail("samples go on in the engine")
+    wait(page, lambda: running(engine) == 0)
 
 
 def aborted(stack: Stack) -> float:
-    return total(samples_of(stack), "sglang:num_aborted_requests_total", engine="verbalizer")
+    return of_engine(stack, "verbalizer", "num_aborted_requests")
 
 
 def wait(page: Page, condition: Callable[[], bool]) -> None:

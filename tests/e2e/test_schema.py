@@ -32,6 +32,7 @@ schema = schemathesis.openapi.from_path(Path(__file__).parents[2] / "server" / "
 def test_server_keeps_to_its_document(stack: Stack, case: Any) -> None:
     case.call_and_validate(
         base_url=stack.url,
+        timeout=300,
         checks=[
             not_a_server_error,
             status_code_conformance,

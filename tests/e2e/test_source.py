@@ -1,7 +1,6 @@
 """From text to explanation, on a small pair with its source: answers, streams, errors, and a source that dies."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +25,7 @@ from tests.e2e.test_data import nla
 from tests.endurance import TEXTS as TEXT_RUN
 from tests.endurance import endure
 from tests.errors import error_in
-from tests.plain import events_of, extract, running, samples_of, texts_of, total, verbalize, wait_for
+from tests.plain import events_of, extract, of_engine, running, samples_of, texts_of, total, verbalize, wait_for
 from tests.reference import ReferenceSource
 from tests.stack import Stack, scheduler_of, serving, states_of
 
@@ -73,7 +72,8 @@ def test_info_and_ready_know_the_source(served: Served) -> None:
     assert (info["source"]["layer"], info["layer"]) == (LAYER, LAYER)
     assert CONTEXT - 3 < info["source"]["context"] <= CONTEXT
     assert len(info["source"]["fingerprint"]) == 64
-    assert states_of(served.stack) == dict.fromkeys(("verbalizer", "reconstructor", "source"), "ready")
+    ready = dict.fromkeys(("verbalizer", "reconstructor", "source"), "ready")
+    wait_for(lambda: states_of(served.stack) == ready)
 
 
 def test_tokens_of_texts(served: Served) -> None:
@@ -307,7 +307,7 @@ def test_a_caller_who_leaves_ends_all_his_samples(served: Served) -> None:
             if next(lines) == "event: sample.delta":
                 begun.append(json.loads(next(lines).removeprefix("data: "))["position"])
     wait_for(lambda: running(engine) == 0)
-    assert of_engine(served.stack, "verbalizer", "num_aborted_requests") > ended + 1
+    wait_for(lambda: of_engine(served.stack, "verbalizer", "num_aborted_requests") > ended + 1)
     # What was written for him counts.
     wait_for(lambda: written(served.stack) >= before + len(begun))
 
@@ -322,15 +322,10 @@ def test_a_caller_who_leaves_ends_the_reading_too(served: Served, path: str) -> 
         body = json.dumps({"texts": texts, "positions": "last"})
         connection.request("POST", path, body, {"content-type": "application/json"})
         wait_for(lambda: running(engine) > 0)
-    wait_for(lambda: running(engine) == 0, 20)
+    wait_for(lambda: of_engine(served.stack, "source", "num_aborted_requests") > ended)
+    wait_for(lambda: running(engine) == 0)
     asked = len(texts) * len(served.reference.ids(texts[0]))
     assert of_engine(served.stack, "source", "prompt_tokens") - before < asked / 2
-    assert of_engine(served.stack, "source", "num_aborted_requests") > ended
-
-
-def of_engine(stack: Stack, engine: str, name: str) -> float:
-    """What an engine counts itself."""
-    return total(samples_of(stack), f"sglang:{name}_total", engine=engine)
 
 
 def written(stack: Stack) -> float:
@@ -359,8 +354,5 @@ def test_a_source_killed_with_explanations_in_flight_comes_back(served: Served) 
         assert len(texts_of(verbalize(served.stack, vectors, max_tokens=4))) == 1
         got = list(asked)
     assert all(one in (right, 503) for one in got)
-    deadline = time.monotonic() + 120
-    while states_of(served.stack)["source"] != "ready":
-        assert time.monotonic() < deadline, "it does not come back"
-        time.sleep(0.5)
+    wait_for(lambda: states_of(served.stack).get("source") == "ready", 120)
     assert ask(0) == right

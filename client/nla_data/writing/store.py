@@ -22,7 +22,7 @@ from nla_data.errors import StoppedError, UsageError
 from nla_data.reading.conversion import convert
 from nla_data.reading.files import locate, reason
 from nla_data.writing import lock
-from nla_data.writing.lease import Lease
+from nla_data.writing.lease import Claim, Lease
 
 MANIFEST: Final = "_nla.json"
 PARTS_SUFFIX: Final = ".parts"
@@ -43,11 +43,11 @@ class Store:
         self.file: str | None = path if path.endswith(".parquet") else None
         self.folder = f"{path}{PARTS_SUFFIX}" if self.file else path.rstrip("/")
         self.local = isinstance(self._filesystem, fs.LocalFileSystem)
-        self._lease: Lease | None = None
+        self._lease: Lease | Claim | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers, who write for the run that holds the lease."""
-        return self.__dict__ | {"_lease": None}
+        """For workers, who write as long as the run holds its lease."""
+        return self.__dict__ | {"_lease": self._lease.claim() if isinstance(self._lease, Lease) else self._lease}
 
     @contextlib.contextmanager
     def locked(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:

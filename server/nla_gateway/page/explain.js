@@ -75,6 +75,7 @@ async function explain() {
   if (running) return;
   const control = (running = new AbortController());
   tell(problem, null);
+  busy(true);
   try {
     await settled();
     const positions = left(asked());
@@ -82,7 +83,6 @@ async function explain() {
     if (!state.tokens.length) return tell(problem, `There is nothing to explain yet: put in ${state.tab === "vectors" ? "a vector" : "a text"}.`);
     if (!positions.length) return tell(problem, "Choose at least one token first.");
     if (!state.info.verbalizer) return begin(positions, 0, "");
-    busy(true);
     await receive(positions, control.signal);
   } catch (error) {
     if (!control.signal.aborted) tell(problem, error);
@@ -97,6 +97,7 @@ function busy(now) {
   const focused = document.activeElement;
   button.setAttribute("aria-disabled", String(now));
   stopper.hidden = bar.hidden = !now;
+  bar.removeAttribute("value"); // nobody knows yet how much it is
   if (now && focused === button) stopper.focus();
   if (!now && focused === stopper) button.focus();
   set({ running: now });

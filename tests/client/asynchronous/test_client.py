@@ -30,6 +30,7 @@ from nla_client import (
     Verbalization,
 )
 from nla_client.errors import ERROR_CLASSES
+from nla_client.sending import failures
 from nla_client.sending.failures import FIRST_BACKOFF_S, MAX_LIMITED_S
 from nla_client.wire import STATUS, ErrorType
 from tests.client.conftest import INFO, Face
@@ -97,7 +98,7 @@ def test_a_batch_of_none_sends_nothing(faces: Any, server: Any) -> None:
 
 
 def test_requests_overlap_up_to_the_limit() -> None:
-    all_in, lock, most = threading.Barrier(3, timeout=10), threading.Lock(), [0, 0]
+    all_in, lock, most = threading.Barrier(3, timeout=60), threading.Lock(), [0, 0]
 
     def answer(_request: Any) -> Any:
         with lock:
@@ -133,7 +134,7 @@ def test_async_requests_overlap_up_to_the_limit(server: Any) -> None:
 
 def test_threads_get_a_connection_each_and_keep_it() -> None:
     threads, connections = 120, list[Any]()
-    all_in = threading.Barrier(threads, timeout=20)
+    all_in = threading.Barrier(threads, timeout=60)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -191,25 +192,28 @@ def test_the_first_failure_stops_the_rest(faces: Any, server: Any, error_body: C
     assert len(server.requests) == 1
 
 
-def test_a_failure_is_raised_at_once_and_wakes_those_that_wait(error_body: Callable[..., dict[str, Any]]) -> None:
+def test_a_failure_is_raised_at_once_and_wakes_those_that_wait(
+    error_body: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "MAX_RETRY_AFTER_S", 600)
     release = threading.Event()
 
     def answer(request: Any) -> Any:
         if b'"seed":0' in request.content:
-            release.wait(10)
+            release.wait(60)
             return httpx.Response(400, json=error_body("invalid_request", param="vectors[0]"))
         release.set()
-        return httpx.Response(429, headers={"Retry-After": "50"}, json=error_body("overloaded"))
+        return httpx.Response(429, headers={"Retry-After": "600"}, json=error_body("overloaded"))
 
     nla = NLAClient("http://nla", batch_size=1, transport=httpx.MockTransport(answer))
     start = time.monotonic()
     with pytest.raises(InvalidRequestError):
         nla.verbalize(np.ones((4, 2)), seed=0)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     waiting = [thread for thread in threading.enumerate() if thread.name.startswith("nla-client")]
     for thread in waiting:
         assert thread.daemon  # or a request without an answer would keep the process alive
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

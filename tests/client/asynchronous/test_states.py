@@ -70,7 +70,7 @@ class TestForks:
             served.seconds = 0.5
             waiting = [pool.submit(nla.info) for _ in range(4)]
             assert in_a_child(lambda: str(nla.info().layer)) == "1"
-            assert all(one.result(10).layer == 1 for one in waiting)
+            assert all(one.result(60).layer == 1 for one in waiting)
 
     def test_an_asynchronous_client_too(self, served: Listening) -> None:
         nla = AsyncNLAClient(served.url, max_retries=0)
@@ -149,10 +149,10 @@ def test_one_loop_in_a_thread_may_serve_all(served: Listening) -> None:
     loop = asyncio.new_event_loop()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(loop.run_forever)
-        told = [asyncio.run_coroutine_threadsafe(nla.info(), loop).result(10).layer for _ in range(3)]
-        asyncio.run_coroutine_threadsafe(nla.aclose(), loop).result(10)
+        told = [asyncio.run_coroutine_threadsafe(nla.info(), loop).result(60).layer for _ in range(3)]
+        asyncio.run_coroutine_threadsafe(nla.aclose(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        running.result(10)
+        running.result(60)
     loop.close()
     assert told == [1] * 3
 

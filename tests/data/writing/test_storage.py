@@ -1,11 +1,14 @@
 """Runs of `nla` from and to an object storage: a local server that speaks S3."""
 
+import copy
 import io
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import httpx
@@ -35,6 +38,7 @@ def endpoint() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    httpx.get(f"http://{host}:{port}/", timeout=60).raise_for_status()  # it imports S3 only then; pyarrow waits for 3 s
     yield f"{host}:{port}"
     server.stop()
 
@@ -42,7 +46,7 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> fs.FileSystem:
     """A file system with an empty bucket of that name, for which this process has a key."""
-    httpx.post(f"http://{endpoint}/moto-api/reset").raise_for_status()
+    httpx.post(f"http://{endpoint}/moto-api/reset", timeout=60).raise_for_status()
     for name, value in (
         ("AWS_ACCESS_KEY_ID", "key"),
         ("AWS_SECRET_ACCESS_KEY", "secret"),
@@ -219,7 +223,8 @@ def test_wrong_keys(
     query = f"?endpoint_override={endpoint}&scheme=http"
     put(bucket, "in.npy", npy(VECTORS))
     np.save(tmp_path / "in.npy", VECTORS)
-    httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"0").raise_for_status()  # from now on keys count
+    auth = f"http://{endpoint}/moto-api/reset-auth"
+    httpx.post(auth, content=b"0", timeout=60).raise_for_status()  # from now on keys count
     try:
         for given, code in ((f"s3://bucket/in.npy{query}", 2), (f"s3://bucket/*{query}", 2), (tmp_path / "in.npy", 1)):
             assert nla(gateway, str(given), f"s3://bucket/out{query}") == code
@@ -227,20 +232,30 @@ def test_wrong_keys(
             assert "ACCESS_DENIED" in error or "INVALID_ACCESS_KEY_ID" in error
             assert error.count("\n") == 1
     finally:
-        httpx.post(f"http://{endpoint}/moto-api/reset-auth", content=b"inf").raise_for_status()
+        httpx.post(auth, content=b"inf", timeout=60).raise_for_status()
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("RENEW_S", 0.2), ("LIFETIME_S", 2.0), ("_LOOK_S", 0.1)):
+    for name, seconds in (("RENEW_S", 0.2), ("_LOOK_S", 0.1)):
         monkeypatch.setattr(lease, name, seconds)
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("out", ["out", "out/all.parquet"])
-def test_of_two_runs_at_once_one_goes(bucket: fs.FileSystem, query: str, gateway: FakeGateway, out: str) -> None:
+def test_of_two_runs_at_once_one_goes(
+    bucket: fs.FileSystem, query: str, gateway: FakeGateway, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_there, look = threading.Barrier(3), lease.Lease._wait_for_others
+
+    def look_together(self: lease.Lease, stopped: Callable[[], bool]) -> None:
+        all_there.wait(60)
+        look(self, stopped)
+
+    monkeypatch.setattr(lease.Lease, "_wait_for_others", look_together)
+    # The first waits for the others to go, however late they see it: no time passes after which it would go itself.
+    monkeypatch.setattr(lease, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: 0.0}))
     put(bucket, "in.npy", npy(np.tile(VECTORS, (5, 1))))
-    gateway.trouble = lambda _path, _body: time.sleep(0.1)
     task = Verbalize(seed=0, dtype="float32")
     given, place = f"s3://bucket/in.npy{query}", f"s3://bucket/{out}{query}"
 
@@ -259,10 +274,27 @@ def test_of_two_runs_at_once_one_goes(bucket: fs.FileSystem, query: str, gateway
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_claim_of_a_killed_run_ends(bucket: fs.FileSystem, query: str, gateway: FakeGateway) -> None:
+@pytest.mark.parametrize("claimed_at", [0, 10**19])
+def test_a_run_that_comes_while_another_is_at_work_goes(
+    bucket: fs.FileSystem, query: str, claimed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its claim has an earlier name: its machine's clock is slow, or it was long about it."""
+    with Store(f"s3://bucket/out{query}").locked():
+        monkeypatch.setattr(lease, "time", SimpleNamespace(**vars(time) | {"time_ns": lambda: claimed_at}))
+        with pytest.raises(UsageError, match="another run is writing it"), Store(f"s3://bucket/out{query}").locked():
+            pass
+        assert len(objects(bucket)) == 1
+    assert objects(bucket) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_claim_of_a_killed_run_ends(
+    bucket: fs.FileSystem, query: str, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(bucket, "in.npy", npy(VECTORS))
-    put(bucket, f"out/{lease.CLAIM}00000000000000000001-dead", b"a host that is gone")
+    monkeypatch.setattr(lease, "LIFETIME_S", 2.0)
     began = time.monotonic()
+    put(bucket, f"out/{lease.CLAIM}00000000000000000001-dead", b"a host that is gone")
     assert nla(gateway, f"s3://bucket/in.npy{query}", f"s3://bucket/out/{query}") == 0
     assert time.monotonic() - began > 2
     assert objects(bucket) == ["bucket/out/_nla.json", "bucket/out/part-000000.parquet"]
@@ -276,13 +308,24 @@ def test_a_run_whose_claim_was_taken_away_writes_no_more(bucket: fs.FileSystem, 
         store.write_part(0, pa.table({"a": [1]}))
         (claim,) = [path for path in objects(bucket) if lease.CLAIM in path]
         held = store._lease
-        assert held is not None
+        assert isinstance(held, lease.Lease)
         with held._renewing:  # not between a look at it and its writing
             bucket.delete_file(claim)
         while not held._lost:
             time.sleep(0.05)
         with pytest.raises(StoppedError, match="another run may have taken over"):
             store.write_part(1, pa.table({"a": [1]}))
+    assert objects(bucket) == ["bucket/out/part-000000.parquet"]
+
+
+def test_workers_write_while_the_claim_of_their_run_is_there(bucket: fs.FileSystem, query: str) -> None:
+    """Not after it: another run may have gone on, which took this one for dead."""
+    store = Store(f"s3://bucket/out{query}")
+    with store.locked():
+        worker = copy.copy(store)  # as pickle does it
+        worker.write_part(0, pa.table({"a": [1]}))
+    with pytest.raises(StoppedError, match="another run may have taken over"):
+        worker.write_part(1, pa.table({"a": [1]}))
     assert objects(bucket) == ["bucket/out/part-000000.parquet"]
 
 

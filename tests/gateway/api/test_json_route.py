@@ -1,5 +1,6 @@
 """Wrong bodies: what is said of them, and that one costs no more than to read it."""
 
+import gc
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -228,9 +229,18 @@ def cost(work: Callable[[], Any]) -> tuple[float, int]:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    started = time.process_time()
-    work()
-    return time.process_time() - started, peak
+    return cpu_s(work), peak
+
+
+def cpu_s(work: Callable[[], Any]) -> float:
+    """CPU seconds, without garbage collections: these cost whoever comes just then."""
+    gc.disable()
+    try:
+        started = time.process_time()
+        work()
+        return time.process_time() - started
+    finally:
+        gc.enable()
 
 
 CALLS = {
@@ -252,7 +262,10 @@ def test_wrong_bodies_cost_no_more_than_right_ones(path: str, field: bytes) -> N
 
     costs = [cost(lambda body=body: read(body)) for body in right_bodies(field, size)]
     seconds, held = (max(values) for values in zip(*costs, strict=True))
+    most_s = 2 * seconds + 0.02
     for name, body in wrong_bodies(field, size):
         wrong_s, wrong_held = cost(lambda body=body: read(body))
-        assert wrong_s <= 2 * seconds + 0.02, name
+        for _ in range(5 if wrong_s > most_s else 0):  # what costs too much does so each time
+            wrong_s = min(wrong_s, cpu_s(lambda body=body: read(body)))
+        assert wrong_s <= most_s, name
         assert wrong_held <= 2 * max(held, size), name

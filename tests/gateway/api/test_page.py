@@ -19,7 +19,7 @@ def locked() -> Iterator[Running]:
 
 
 def get(running: Running, path: str) -> httpx.Response:
-    return httpx.get(f"{running.url}{path}", trust_env=False)
+    return httpx.get(f"{running.url}{path}", trust_env=False, timeout=60)
 
 
 def test_it_is_there_without_a_key_and_what_it_asks_is_not(locked: Running) -> None:

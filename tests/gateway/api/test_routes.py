@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import httpx
@@ -33,19 +33,19 @@ def test_a_reader_that_stops_reading_ends_the_samples(leaves: bool) -> None:
             ended.append(True)
 
     async def stuck(message: Any) -> None:
-        await asyncio.sleep(60 if message["type"] == "http.response.body" else 0)
+        await asyncio.sleep(600 if message["type"] == "http.response.body" else 0)
 
     async def stay_or_leave() -> dict[str, Any]:
-        await asyncio.sleep(0.05 if leaves else 60)
+        await asyncio.sleep(0.05 if leaves else 600)
         return {"type": "http.disconnect"}
 
     async def run() -> None:
         rest = events()
-        response = EventsResponse(await anext(rest), rest, limit_s=0.2)
+        response = EventsResponse(await anext(rest), rest, limit_s=600 if leaves else 0.2)
         await response({"type": "http", "asgi": {"spec_version": "2.3"}}, stay_or_leave, stuck)
 
     with nullcontext() if leaves else pytest.raises(RequestTimeout):
-        asyncio.run(asyncio.wait_for(run(), 5))
+        asyncio.run(asyncio.wait_for(run(), 60))
     assert ended == [True]
 
 
@@ -56,8 +56,21 @@ def test_proxies_pass_a_stream_on_and_do_not_close_it(monkeypatch: pytest.Monkey
     """Some keep a stream back that does not say otherwise, and most close one on which nothing comes for a minute."""
     assert routes.SIGN_OF_LIFE_S == 15
     monkeypatch.setattr(routes, "SIGN_OF_LIFE_S", 0.1)
-    engine = StandIn(Role.AV)
-    engine.pause_s = 1.0
+    engine, encoded = StandIn(Role.AV), routes._encode_events
+    engine.go_on.clear()
+
+    async def watched(*events: Any) -> AsyncGenerator[str, None]:
+        """The engine goes on after two comments, before there can be a third."""
+        signs = 0
+        async with aclosing(encoded(*events)) as pieces:
+            async for piece in pieces:
+                signs += piece == COMMENT
+                if signs == 2:
+                    monkeypatch.setattr(routes, "SIGN_OF_LIFE_S", 600)
+                    engine.go_on.set()
+                yield piece
+
+    monkeypatch.setattr(routes, "_encode_events", watched)
 
     async def work(client: httpx.AsyncClient) -> None:
         await until_ready(client)
@@ -68,7 +81,7 @@ def test_proxies_pass_a_stream_on_and_do_not_close_it(monkeypatch: pytest.Monkey
         assert [name for name, _ in events_of(reply.text)] == ["sample.delta"] * 2 + ["sample.done", "done"]
         first = reply.text.split("event: ")[1]
         assert f"}}\n\n{COMMENT}" in first
-        assert 1 < first.count(COMMENT) == reply.text.count(COMMENT)
+        assert first.count(COMMENT) == reply.text.count(COMMENT) == 2
 
     before(work, engine)
 

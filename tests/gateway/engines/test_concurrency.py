@@ -10,15 +10,18 @@ from nla_gateway.errors import InvalidRequest, Overloaded
 from nla_gateway.settings import Share
 
 
-async def number(value: int, log: list[int]) -> int:
-    await asyncio.sleep(0.01 * (5 - value))
-    log.append(value)
-    return value
-
-
 def test_gather_runs_together_and_keeps_the_order() -> None:
     log: list[int] = []
-    assert asyncio.run(gather(number(i, log) for i in range(5))) == [0, 1, 2, 3, 4]
+    ended = [asyncio.Event() for _ in range(6)]
+    ended[5].set()
+
+    async def number(value: int) -> int:
+        await ended[value + 1].wait()
+        log.append(value)
+        ended[value].set()
+        return value
+
+    assert asyncio.run(asyncio.wait_for(gather(number(i) for i in range(5)), 60)) == [0, 1, 2, 3, 4]
     assert log == [4, 3, 2, 1, 0]
 
 
@@ -91,7 +94,7 @@ def test_a_full_queue_is_full_for_those_who_filled_it() -> None:
 def test_map_in_slices_keeps_the_order_and_lets_others_in_between() -> None:
     async def work() -> list[str]:
         log: list[str] = []
-        others = [asyncio.create_task(number(5, [])) for _ in range(2)]
+        others = [asyncio.create_task(asyncio.sleep(0)) for _ in range(2)]
         for other in others:
             other.add_done_callback(lambda _: log.append("other"))
         await map_in_slices(lambda item: log.append(str(item)), range(200))
@@ -150,7 +153,11 @@ def test_a_large_request_alone_takes_all_places_and_owners_take_turns() -> None:
 
 
 def test_large_requests_make_room_while_small_ones_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
     async def work() -> None:
+        nonlocal now
         line = Line(4, 1)
         line.ask("many", 50)
         await line.settle()
@@ -162,8 +169,7 @@ def test_large_requests_make_room_while_small_ones_come_in(monkeypatch: pytest.M
         assert await line.give_back("many") == ["many"]  # its share stays its own
         line.ask("small again", 2)
         assert await line.settle() == ["many", "small again", "small again"]
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + SMALL_COMES_AGAIN_S + 1)
+        now += SMALL_COMES_AGAIN_S + 1
         assert sorted(await line.give_back("small again")) == ["many"] * 3 + ["small again"]
 
     asyncio.run(work())
@@ -246,8 +252,11 @@ def test_small_requests_are_charged_to_their_caller_too() -> None:
 
 def test_many_small_requests_are_a_large_one_beside_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """While another caller's single requests come in, a crowd holds few places, as a batch does; alone it has all."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
 
     async def work() -> None:
+        nonlocal now
         line, crowd, other = Waiting(8, 1), caller("crowd"), caller("other")
 
         def crowded(first: int, count: int) -> None:
@@ -266,8 +275,7 @@ def test_many_small_requests_are_a_large_one_beside_those_of_others(monkeypatch:
             assert [name for name, _ in line.holding].count("crowd") <= 1
             assert [name for name, _ in line.holding].count("other") >= 1
             await line.next_ones(1)
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + SMALL_COMES_AGAIN_S + 1)
+        now += SMALL_COMES_AGAIN_S + 1
         await line.next_ones(1)
         assert len(line.holding) == 8
 

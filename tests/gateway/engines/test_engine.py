@@ -22,11 +22,13 @@ async def engine(handler: Handler, replicas: int = 1) -> AsyncIterator[Engine]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ended.append(end := asyncio.Event())
-        await handler(reader, writer)
-        with suppress(ConnectionError):
-            await reader.read()
-        writer.close()
-        end.set()
+        try:
+            await handler(reader, writer)
+            with suppress(ConnectionError):
+                await reader.read()
+        finally:
+            writer.close()
+            end.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -45,7 +47,7 @@ async def one_chunk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(0)
+    await reader.readuntil(b"\r\n\r\n")
 
 
 async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,8 +66,15 @@ def test_requests_of_a_silent_engine_can_be_given_up(
     handler: Handler, ask: Callable[[Engine], Awaitable[object]]
 ) -> None:
     async def run() -> None:
-        async with engine(handler) as client:
+        there = asyncio.Event()
+
+        async def handled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await handler(reader, writer)
+            there.set()
+
+        async with engine(handled) as client:
             asking = asyncio.ensure_future(ask(client))
+            await asyncio.wait_for(there.wait(), 60)
             await asyncio.sleep(0.2)
             assert not asking.done()
             client.drop_requests()

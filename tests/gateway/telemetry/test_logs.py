@@ -5,16 +5,17 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from datetime import datetime
 
 import pytest
 
-from nla_gateway.telemetry.logs import MOST_LINES, JsonFormatter, read_json
+from nla_gateway.telemetry.logs import FLUSH_S, MOST_LINES, JsonFormatter, read_json
 
 PROGRAM = """
 import logging, sys
+from nla_gateway.telemetry import logs
 from nla_gateway.telemetry.logs import JsonFormatter, StderrHandler
+logs.FLUSH_S = {flush_s}
 logging.basicConfig(level="INFO", handlers=[StderrHandler(JsonFormatter("test"))])
 for number in range({lines}):
     logging.info("%s %s", number, "filler " * 15)
@@ -24,8 +25,8 @@ logging.info("the end")
 """
 
 
-def start(lines: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM.format(lines=lines)]
+def start(lines: int, flush_s: float = 60) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM.format(lines=lines, flush_s=flush_s)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
@@ -66,21 +67,19 @@ def test_unread_lines_hold_nobody_up_and_are_counted() -> None:
 
 
 def test_a_process_whose_log_nobody_reads_ends() -> None:
-    process = start(MOST_LINES + 5000)
+    process = start(MOST_LINES + 5000, FLUSH_S)
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     assert process.stdout.readline() == "done\n"
-    started = time.monotonic()
     process.stdin.close()
-    assert process.wait(timeout=30) == 0
-    assert time.monotonic() - started < 10
+    assert process.wait(timeout=60) == 0
     process.stdout.close()
     process.stderr.close()
 
 
 def test_what_was_logged_is_written_once_it_is_waited_for() -> None:
     program = PROGRAM.replace('print("done", flush=True)', 'logging.root.handlers[0].drain(); os.write(2, b"done\\n")')
-    command = [sys.executable, "-c", "import os" + program.format(lines=100)]
+    command = [sys.executable, "-c", "import os" + program.format(lines=100, flush_s=60)]
     run = subprocess.run(command, input="", capture_output=True, text=True, check=True)
     assert [line[:1] for line in run.stderr.splitlines()] == [*"{" * 100, "d", "{"]
