@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from nla_gateway.callers import ANYONE, Caller, exchange
@@ -14,6 +15,8 @@ from nla_gateway.errors import Overloaded
 S = TypeVar("S")
 T = TypeVar("T")
 
+Place = asyncio.Future[float]
+"""Comes with the time at which it was given."""
 RETRY_AFTER_S: Final = 2
 ITEMS_AT_A_TIME: Final = 32
 SMALL_REQUEST: Final = 4
@@ -87,13 +90,13 @@ class Line:
     """Those who wait for places: by callers, and of each of them by owners, which take turns."""
 
     def __init__(self) -> None:
-        self.waiting: dict[Caller, dict[str, deque[asyncio.Future[None]]]] = {}
+        self.waiting: dict[Caller, dict[str, deque[Place]]] = {}
 
-    def join(self, owner: Owner, place: asyncio.Future[None]) -> None:
+    def join(self, owner: Owner, place: Place) -> None:
         """Wait for a place."""
         self.waiting.setdefault(owner.caller, {}).setdefault(owner.name, deque()).append(place)
 
-    def take(self, caller: Caller) -> asyncio.Future[None]:
+    def take(self, caller: Caller) -> Place:
         """Take out the next one of a caller's; it may have gone."""
         owners = self.waiting[caller]
         name = next(iter(owners))
@@ -126,14 +129,20 @@ class Turns:
         self._small, self._large = Line(), Line()
 
     @asynccontextmanager
-    async def turn(self, owner: Owner) -> AsyncIterator[None]:
-        """Wait for a place and hold it."""
+    async def turn(self, owner: Owner, *, whole: bool = False) -> AsyncIterator[None]:
+        """Wait for a place and hold it.
+
+        Args:
+            owner: who waits.
+            whole: whether what is done there takes the whole engine. Where large requests hold one place while small
+                ones come in, they then leave it free for as long as they had it, or small ones would mostly wait.
+        """
         crowd = bool(owner.caller.name) and self._asked[owner.caller] >= SMALL_REQUEST
         small = owner.small and not (crowd and self.small_come_in(but=owner.caller))
         if owner.small and not crowd:  # a crowd is no sign of somebody who sits and waits
             self._small_until.pop(owner.caller, None)  # the last is always the latest
             self._small_until[owner.caller] = time.monotonic() + SMALL_COMES_AGAIN_S
-        place = asyncio.get_running_loop().create_future()
+        place: Place = asyncio.get_running_loop().create_future()
         if owner.caller not in self._small.waiting and owner.caller not in self._large.waiting:
             self._shares.arrive(owner.caller)
         self._asked[owner.caller] += 1
@@ -145,8 +154,20 @@ class Turns:
         finally:
             self._asked[owner.caller] -= 1
             if place.done() and not place.cancelled():
-                self._hold(owner.caller, -1, large=not small)
-                self._hand_out()
+                give_back = partial(self._give_back, owner.caller, large=not small)
+                if (
+                    whole
+                    and not small
+                    and self._shared == 1
+                    and self.small_come_in(but=owner.caller if crowd else None)
+                ):
+                    asyncio.get_running_loop().call_later(time.monotonic() - place.result(), give_back)
+                else:
+                    give_back()
+
+    def _give_back(self, caller: Caller, *, large: bool) -> None:
+        self._hold(caller, -1, large=large)
+        self._hand_out()
 
     def small_come_in(self, *, but: Caller | None = None) -> bool:
         """Whether small requests come in, of others than one caller."""
@@ -165,7 +186,7 @@ class Turns:
             if not place.done():  # else its owner was cancelled
                 self._shares.charge(caller)
                 self._hold(caller, 1, large=line is self._large)
-                place.set_result(None)
+                place.set_result(time.monotonic())
 
     def _next(self) -> tuple[Line, Caller] | None:
         """Whom the next place is for."""

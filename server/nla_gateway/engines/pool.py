@@ -137,9 +137,9 @@ class EnginePool:
         """Whether somebody sits and waits for a small request, so that what runs beside it should be short."""
         return self._turns.small_come_in()
 
-    def turn(self, owner: Owner) -> AbstractAsyncContextManager[None]:
-        """Wait until there is room for one more request, and hold the place; owners take turns."""
-        return self._turns.turn(owner)
+    def turn(self, owner: Owner, *, whole: bool = False) -> AbstractAsyncContextManager[None]:
+        """Wait until there is room for one more request, and hold the place; owners take turns. See `Turns.turn`."""
+        return self._turns.turn(owner, whole=whole)
 
     async def run(self, attempt: Callable[[Engine, int], Awaitable[T]]) -> T:
         """Have an engine do something; when it is lost meanwhile, another does, or itself once it is back.

@@ -89,7 +89,7 @@ class Reconstructor:
         vectors: list[NDArray[np.float32]] = []
         used: list[Usage] = []
         while len(vectors) < len(prompts):
-            async with self.engines.turn(owner):
+            async with self.engines.turn(owner, whole=True):
                 few = not owner.small and self.engines.small_come_in()
                 some = prompts[len(vectors) :][: TEXTS_BESIDE_OTHERS if few else TEXTS_PER_CALL]
                 rows, tokens = await self._embed_now(some, owner)

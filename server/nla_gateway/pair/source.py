@@ -159,7 +159,7 @@ class Source:
             rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
             return engine.read(batch, positions, rid)
 
-        async with self.engines.turn(owner):
+        async with self.engines.turn(owner, whole=True):
             rows, tokens = await self.engines.run(attempt)
         return rows, self.engines.read(tokens, self.role)
 

@@ -139,6 +139,44 @@ class Line:
         return await self.settle()
 
 
+def test_large_calls_of_a_whole_engine_leave_it_free_for_as_long_as_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But only while small ones come in, and where they hold one place at a time."""
+
+    async def calls(turns: Turns, owner: Owner, count: int) -> float:
+        started = time.monotonic()
+        for _ in range(count):
+            async with turns.turn(owner, whole=True):
+                await asyncio.sleep(0.05)
+        return time.monotonic() - started
+
+    async def work() -> None:
+        asked: list[float] = []
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda seconds, *rest: asked.append(seconds) or later(seconds, *rest))
+
+        def pauses() -> list[float]:
+            told = [seconds for seconds in asked if seconds != 0.05]
+            asked.clear()
+            return told
+
+        shared, several = Turns(4, 1), Turns(4, 2)
+        await calls(shared, Owner("many", 50), 3)
+        assert pauses() == []
+        await calls(shared, Owner("one", 1), 1)
+        assert await calls(shared, Owner("many", 50), 3) >= 0.24  # two pauses between three calls
+        assert len(told := pauses()) == 3
+        assert min(told) >= 0.049
+        await calls(several, Owner("one", 1), 1)
+        await calls(several, Owner("many", 50), 3)
+        assert pauses() == []
+        async with shared.turn(Owner("many", 50)):
+            await asyncio.sleep(0)
+        assert pauses() == []
+
+    asyncio.run(work())
+
+
 def test_a_large_request_alone_takes_all_places_and_owners_take_turns() -> None:
     async def work() -> None:
         line = Line(4, 1)
