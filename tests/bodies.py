@@ -38,6 +38,8 @@ def wrong_bodies(field: bytes, size: int) -> Iterator[tuple[str, bytes]]:
     start = b'{"' + field + b'":'
     for name, element in ELEMENTS.items():
         yield name, filled(start + b"[", element + b",", element + b"]}", size)
+    if field in NUMBERS:
+        yield "numbers in a row", padded(filled(start + b"[1", b",1", b"]}", min(size, 2 * MOST_NUMBERS)), size)
     yield "one wrong element at the end", filled(start + b'["', b"A", b'",1]}', size)
     yield "unknown fields", b"".join([start + b'""', *_names(size), b"}"])
     yield "an unknown field of a long name", filled(b'{"', b"a", b'":1}', size)
@@ -60,7 +62,7 @@ def right_bodies(field: bytes, size: int) -> Iterator[bytes]:
     before, behind = (b'[{"role":"a","content":"', b'"}]}') if field == b"chats" else (b'["', b'"]}')
     start = b'{"' + field + b'":'
     if field in NUMBERS:
-        yield padded(filled(start + b"[1", b",1", b"]}", min(size, 2 * MOST_NUMBERS)), size)
+        yield padded(filled(start + b"[[1", b",1", b"]]}", min(size, 2 * MOST_NUMBERS)), size)
         return
     yield filled(start + before, b"\\u00e9", behind, size)
     yield filled(start + before, b'\\"', behind, size)

@@ -68,8 +68,10 @@ def first_schema(pair: Pair) -> Given:
 
 
 def unstopping(pair: Pair) -> Given:
-    """No tags, and an end that was never learnt; each step in a folder, the sidecar of both in it."""
+    """No tags, and an end that was never learnt; no version, and the layer with `ar`."""
     reference(pair)
+    edit_sidecar(pair.av, {"schema_version": ...})
+    edit_sidecar(pair.ar, {"schema_version": ..., "critic": ..., "ar": {"extraction_layer_index": LAYER}})
     edit_sidecar(pair.av, {"prompt_templates.actor": UNTAGGED})
     return of(pair)
 

@@ -286,6 +286,15 @@ def restarts_of(stack: Stack, label: str) -> float:
     return total(samples_of(stack), "nla_engine_restarts", engine=label)
 
 
+async def noticed(stack: Stack, label: str, before: float) -> float:
+    """Wait until an engine is away, or was since it had come back `before` times; returns how long it took."""
+
+    def is_away() -> bool:
+        return states_of(stack).get(label) not in ("ready", None) or restarts_of(stack, label) > before
+
+    return await until(is_away, 60)
+
+
 def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) -> Counter[Outcome]:
     """Do harm to an engine under load; returns what callers got until some time after all was well again."""
     load = Load(stack, known, IN_FLIGHT)
@@ -296,9 +305,7 @@ def disturb(stack: Stack, known: Known, harm: Callable[[], None], label: str) ->
             await until(lambda: load.outcomes["right"] > 0, BACK_S)
             before = await asyncio.to_thread(restarts_of, stack, label)
             harm()
-            down = await until(
-                lambda: states_of(stack).get(label) not in ("ready", None) or restarts_of(stack, label) > before, 60
-            )
+            down = await noticed(stack, label, before)
             back = await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
             load.examples["back"] = f"noticed after {down:.1f} s, ready again after {down + back:.0f} s"
             right = load.outcomes["right"]

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from nla_gateway.roles import Role
-from tests.load import Known, Load, until
+from tests.load import Known, Load, noticed, restarts_of, until
 from tests.plain import load_toy_vectors
 from tests.stack import STAND_IN, Stack, engine_of, serving, states_of
 
@@ -108,9 +108,10 @@ async def soak(stack: Stack, minutes: float) -> Report:
     async with load.running():
         reader = asyncio.create_task(_read(stack, readings, started))
         await asyncio.sleep(15 * minutes)
+        before = restarts_of(stack, "verbalizer")
         engine_of(stack, Role.AV).kill()
         killed = time.monotonic()
-        await until(lambda: states_of(stack).get("verbalizer") != "ready", 60)
+        await noticed(stack, "verbalizer", before)
         await until(lambda: set(states_of(stack).values()) == {"ready"}, BACK_S)
         back = time.monotonic() - killed
         await asyncio.sleep(max(5.0, 60 * minutes - (time.monotonic() - started)))

@@ -7,7 +7,7 @@ umask 077 # keys and addresses are for you alone
 : "${NLA_HOME:=$HOME/.nla-serve}" # on a disk that all nodes see
 : "${NLA_HOST:=$(hostname -f)}"   # by which other nodes know this one
 : "${NLA_LISTEN:=0.0.0.0}"        # where callers of other nodes are taken
-# Two jobs on one node have other ports.
+# Two jobs on one node have other ports, unless their ids are 5000 apart.
 : "${NLA_PORT:=$((20000 + SLURM_JOB_ID % 5000))}"
 : "${NLA_ENGINE_PORT:=$((NLA_PORT + 5000))}"
 mkdir -p "$NLA_HOME/addresses"
@@ -39,12 +39,16 @@ serve() {
   local code
   "$@" &
   serving=$!
-  trap 'kill -TERM "$serving" 2> /dev/null' TERM INT
+  trap stop TERM INT
   while true; do
     code=0
     wait "$serving" || code=$?
     kill -0 "$serving" 2> /dev/null || return "$code"
   done
+}
+
+stop() {
+  kill -TERM "$serving" 2> /dev/null || true
 }
 
 # Leaves an address where others look for it, for as long as this job runs.

@@ -8,7 +8,7 @@ from typing import Final
 
 from nla_gateway.roles import Role
 from tests.benchmarks.figures import Figure, Scale, Target
-from tests.load import restarts_of, until
+from tests.load import noticed, restarts_of, until
 from tests.stack import Stack, engine_of, serving, states_of, without_forks
 
 FORKED: Final = "engines forked"
@@ -63,7 +63,5 @@ async def _killed(stack: Stack) -> float:
     """Kill the verbalizer; returns the seconds until it is ready again."""
     before = restarts_of(stack, "verbalizer")
     engine_of(stack, Role.AV).kill()
-    gone = await until(
-        lambda: states_of(stack).get("verbalizer") != "ready" or restarts_of(stack, "verbalizer") > before, 60
-    )
+    gone = await noticed(stack, "verbalizer", before)
     return gone + await until(lambda: states_of(stack).get("verbalizer") == "ready", 300)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,9 +24,9 @@ from nla_gateway.roles import Role
 from nla_launch.flags import build_parser
 from nla_launch.run.process import GONE_S
 from nla_launch.run.supervisor import ENGINE_GRACE_S
-from tests.checkpoints import make_pair
+from tests.checkpoints import D_MODEL, make_pair
 from tests.pages import ROOT, of_kind, run
-from tests.plain import encode
+from tests.plain import encode, wait_for
 from tests.stack import assert_gone, free_port
 
 SLURM: Final = ROOT / "docker" / "slurm"
@@ -56,6 +57,7 @@ class Job:
             "NLA_ENGINE_PORT": str(free_port()),
             "SLURM_JOB_ID": str(self.port),
             "SLURM_GPUS_ON_NODE": "1",
+            "SLURM_CPUS_PER_TASK": "1",
             **variables,
         }
         with self.log.open("w") as log:
@@ -81,11 +83,11 @@ class Job:
             time.sleep(0.5)
         raise AssertionError(self.log.read_text()[-3000:])
 
-    def end(self) -> None:
-        """End it as Slurm does before its time is up."""
+    def end(self, *codes: int) -> None:
+        """End it as Slurm does before its time is up; with code 0, or one of these."""
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(90) == 0, self.log.read_text()[-3000:]
+        assert self.process.wait(90) in (codes or (0,)), self.log.read_text()[-3000:]
         assert_gone(family)
 
 
@@ -191,7 +193,13 @@ def test_engines_over_two_nodes(tmp_path: Path) -> None:
         family = psutil.Process(nodes.process.pid).children(recursive=True)
         ranks = [words[words.index("--node-rank") + 1] for one in family if "--node-rank" in (words := one.cmdline())]
         assert sorted(ranks) == ["0", "1"]
-        nodes.end()
+        body = {"vectors": [encode(np.ones(D_MODEL, np.float32))] * 16, "dtype": "float32", "max_tokens": 300}
+        with ThreadPoolExecutor(1) as thread:
+            long = thread.submit(httpx.post, f"{url}/verbalize", json=body, headers=nodes.key, timeout=120)
+            wait_for(lambda: "nla_queue 16.0" in httpx.get(f"{url}/metrics", headers=nodes.key, timeout=60).text)
+            nodes.end(0, signal.SIGKILL)  # the second part is ended once the first has answered all
+            assert long.result().status_code == 200
+    assert list((nodes.home / "addresses").iterdir()) == []
 
 
 def test_engines_of_an_array_behind_one_gateway(tmp_path: Path, toy_vectors: NDArray[np.float32]) -> None:

@@ -62,10 +62,12 @@ class Store:
             with self._leased(stopped):
                 yield
             return
-        with lock.folder(Path(self.folder), self.out) as is_locked:
-            self._tidy()
-            with contextlib.nullcontext() if is_locked else self._leased(stopped):
-                yield
+        with (
+            lock.folder(Path(self.folder), self.out) as is_locked,
+            contextlib.nullcontext() if is_locked else self._leased(stopped),
+        ):
+            self._tidy()  # not before it is sure that nobody else is at it
+            yield
 
     def _check_kind(self) -> None:
         """A folder in a file's place, or a file in a folder's, is noticed before the work and not after it."""
@@ -87,8 +89,9 @@ class Store:
 
     def _tidy(self) -> None:
         """Remove what a killed run was in the middle of writing."""
-        for left in Path(self.folder).glob(".*.parquet.*"):
-            left.unlink(missing_ok=True)
+        for left in Path(self.folder).glob(".*.*"):
+            if left.suffix[1:].isdigit():  # a process's; see `_put_local`
+                left.unlink(missing_ok=True)
 
     def has_file(self) -> bool:
         """Whether the one output file is there."""

@@ -43,9 +43,18 @@ def find_gpus() -> list[Gpu]:
     by_name |= {str(_or_none(pynvml.nvmlDeviceGetUUID, handle)): number for number, handle in there.items()}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     wanted = list(map(str, there)) if visible is None else [name.strip() for name in visible.split(",")]
-    found = [by_name[name] for name in wanted if name in by_name]
+    for part in (name for name in wanted if name.startswith("MIG-")):
+        logger.warning("%s is left out: parts of a GPU (MIG) are not planned for; name whole GPUs", part)
+    found = [number for name in wanted if (number := _named(name, by_name)) is not None]
     gpus = [_gpu(index, number, there[number]) for index, number in enumerate(found)]
     return [gpu for gpu in gpus if gpu is not None]
+
+
+def _named(name: str, by_name: dict[str, int]) -> int | None:
+    """A GPU's number by what CUDA calls it: its number, its UUID, or how that begins."""
+    if name in by_name or not name.startswith("GPU-"):
+        return by_name.get(name)
+    return next((number for known, number in by_name.items() if known.startswith(name)), None)
 
 
 def supposed_gpus(count: int) -> list[Gpu]:

@@ -206,8 +206,9 @@ class EdgeMiddleware:
 
 def is_loopback(host: str) -> bool:
     """Whether a Host header names this machine to itself; where there is none, the caller is no browser."""
-    name = urlsplit(f"//{host}").hostname or "localhost"
+    name = ""
     try:
+        name = urlsplit(f"//{host}").hostname or "localhost"
         return ip_address(name).is_loopback
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")

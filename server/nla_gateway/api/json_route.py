@@ -34,6 +34,8 @@ STRINGS_OF_CHAT: Final = 256
 """A chat's on average, four a message, in bodies that may have chats."""
 MOST_NUMBERS: Final = 2**22
 """In all lists of numbers of one field."""
+MOST_IN_A_ROW: Final = 2**20
+"""Numbers that are elements of the field itself, each of which could be a list: more than any text has tokens."""
 OTHER_STRINGS: Final = 64
 """More than the names of fields, and values that are no lists."""
 CHUNK: Final = 2**18
@@ -141,12 +143,15 @@ class Form:
             if text.count(sign) >= most:
                 raise PayloadTooLarge(f"{name} has more than {most} {kind}: send several requests", param=name)
         try:
-            return decoder.decode(value)
+            made = decoder.decode(value)
         except msgspec.ValidationError as error:
             path = str(error) if "`$" in str(error) else f"{error} - at `$`"
             raise _misfit(path.replace("`$", f"`$.{name}")) from None
         except UNREADABLE as error:  # what is left as it is at first is not looked at
             raise _unreadable(error) from None
+        if isinstance(made, list) and sum(not isinstance(one, list) for one in made) > MOST_IN_A_ROW:
+            raise PayloadTooLarge(f"{name} has more than {MOST_IN_A_ROW} numbers for one text", param=name)
+        return made
 
     def _too_many(self, most: int) -> PayloadTooLarge:
         param = next(iter(self._lists), None)

@@ -205,7 +205,7 @@ def test_encoded_bodies_are_refused_by_name(patient: Running) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [("evil.example", 400), ("192.168.0.7:80", 400), ("localhost:1", 200), ("127.0.0.2", 200), ("[::1]:9", 200),
-     ("app.localhost", 200), ("localhost.evil.example", 400)],
+     ("app.localhost", 200), ("localhost.evil.example", 400), ("[", 400), ("a]", 400), ("[evil]", 400)],
 )  # fmt: skip
 def test_without_a_key_only_loopback_is_a_host(patient: Running, host: str, status: int) -> None:
     """Else any page of the web could call it, by a name of its own that leads here."""

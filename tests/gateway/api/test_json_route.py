@@ -22,7 +22,7 @@ from nla_client.wire import (
     TokenizeRequest,
     VerbalizeRequest,
 )
-from nla_gateway.api.json_route import MOST_NUMBERS, Form, crowded_at, refused
+from nla_gateway.api.json_route import MOST_IN_A_ROW, MOST_NUMBERS, Form, crowded_at, refused
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
 from tests.bodies import PLACES, right_bodies, wrong_bodies
@@ -157,6 +157,15 @@ def test_numbers_are_counted_before_any_is_made() -> None:
     body = b'{"token_ids":[' + b"1," * MOST_NUMBERS + b"1]}"
     with pytest.raises(PayloadTooLarge, match="token_ids has more than"):
         Form(ExplainRequest).read(body, MOST)
+
+
+@pytest.mark.parametrize("field", ["token_ids", "positions"])
+def test_numbers_in_a_row_are_of_one_text(field: str) -> None:
+    """Each could be a list, and is looked at."""
+    numbers = b"1," * MOST_IN_A_ROW + b"1"
+    with pytest.raises(PayloadTooLarge, match=f"{field} has more than {MOST_IN_A_ROW} numbers for one text"):
+        Form(ExplainRequest).read(b'{"%s":[%s]}' % (field.encode(), numbers), MOST)
+    assert len(Form(ExplainRequest).read(b'{"%s":[[%s]]}' % (field.encode(), numbers), MOST)[field][0]) > MOST_IN_A_ROW
 
 
 @pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions"])

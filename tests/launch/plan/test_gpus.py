@@ -25,7 +25,16 @@ def drive(monkeypatch: pytest.MonkeyPatch, count: int, memory: Any = None) -> No
 
 @pytest.mark.parametrize(
     ("visible", "cards"),
-    [(None, [0, 1, 2, 3]), ("", []), ("3", [3]), ("2, 0", [2, 0]), ("GPU-1", [1]), ("-1", []), ("9", [])],
+    [
+        (None, [0, 1, 2, 3]),
+        ("", []),
+        ("3", [3]),
+        ("2, 0", [2, 0]),
+        ("GPU-1", [1]),
+        ("GPU-", [0]),
+        ("-1", []),
+        ("9", []),
+    ],
 )
 def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch, visible: str | None, cards: list[int]) -> None:
     drive(monkeypatch, 4)
@@ -38,6 +47,13 @@ def test_only_visible_gpus_count(monkeypatch: pytest.MonkeyPatch, visible: str |
     assert [gpu.capability for gpu in found] == [(9, card) for card in cards]
     # As the driver counts, whatever an engine's parent sees.
     assert [gpu.visible_device for gpu in found] == [str(card) for card in cards]
+
+
+def test_parts_of_a_gpu_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    drive(monkeypatch, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7,1")
+    assert [gpu.name for gpu in find_gpus()] == ["card 1"]
+    assert "MIG-7 is left out: parts of a GPU (MIG) are not planned for" in caplog.text
 
 
 def missing(*_: Any) -> None:

@@ -104,6 +104,8 @@ def test_engines_on_a_cpu() -> None:
     av, ar = plan_one(Role.AV, QWEN, CPU), plan_one(Role.AR, QWEN, CPU)
     assert (av.concurrency, av.pool_tokens, av.max_in_flight, av.shared_in_flight) == (64, 32_768, 72, 8)
     assert (ar.pool_tokens, ar.max_in_flight, ar.shared_in_flight) == (16_384, 8, 1)
+    # Nearly all that is free: with SGLang's share for GPUs, weights of 1 GB would not start on 7 GB.
+    assert av.memory_share == ar.memory_share == 0.85
 
 
 def test_cpu_engines_keep_off_the_gpus() -> None:
