@@ -127,14 +127,29 @@ class Figure:
                 "rounds": self.values, "target": target, "reached": self.reached}  # fmt: skip
 
 
-async def interleave(rounds: int, sides: Mapping[str, Side], *, warm: bool = False) -> dict[str, list[float]]:
-    """Measure all sides in each round, every other in reverse; unless they are warm, after one that does not count."""
+async def interleave(
+    rounds: int,
+    sides: Mapping[str, Side],
+    *,
+    warm: bool = False,
+    tell: Callable[[dict[str, list[float]]], None] = lambda _: None,
+) -> dict[str, list[float]]:
+    """Measure all sides in each round, every other in reverse; unless they are warm, after one that does not count.
+
+    Args:
+        rounds: how many.
+        sides: what is measured, by name.
+        warm: whether the first round counts.
+        tell: is given all that was measured so far, after each round.
+    """
     measured: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(1 if warm else 0, rounds + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
             value = await sides[name]()
             if turn:
                 measured[name].append(value)
+        if turn:
+            tell(measured)
     return measured
 
 

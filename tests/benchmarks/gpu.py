@@ -125,17 +125,20 @@ def run(
     logger.info("%s: starting", shape.name)
     with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags, warm=warm) as stack:
         logger.info("%s: measuring", shape.name)
-        served = asyncio.run(measure(shape, stack.url, vectors, rounds))
-    results.add(served)
+        rates = asyncio.run(measure(shape, stack.url, results, vectors, rounds))
     logger.info("%s: SGLang alone", shape.name)
     alone = offline(av, flags, vectors, rounds, warm=warm)
     name = f"{shape.name}: SGLang's own offline engine, as many tokens, no vectors"
-    share = [rate / float(np.median(alone)) for rate in served[0].values]
+    share = [rate / float(np.median(alone)) for rate in rates]
     results.add([Figure(name, alone, "prompts/s"), Figure(f"{shape.name}: share of offline", share, "x")])
 
 
-async def measure(shape: Shape, url: str, vectors: int, rounds: int) -> list[Figure]:
-    """Rates of everything that is served, with the real lengths of prompts and answers."""
+async def measure(shape: Shape, url: str, results: Results, vectors: int, rounds: int) -> list[float]:
+    """Measure all that is served, with the real lengths of prompts and answers, written after each round.
+
+    Returns:
+        Vectors/s of /verbalize, by round.
+    """
     some = np.random.default_rng(0).standard_normal((vectors, shape.config.hidden_size)).astype(np.float32)
     texts = make_texts(vectors)
     busy: list[float] = []
@@ -153,9 +156,14 @@ async def measure(shape: Shape, url: str, vectors: int, rounds: int) -> list[Fig
                 "scored": lambda: rate(vectors, lambda: nla.verbalize(some, max_tokens=ANSWER_TOKENS, score=True)),
                 "reconstruct": lambda: rate(vectors, lambda: critic.reconstruct(texts)),
             },
+            tell=lambda speed: results.add(rows(shape.name, speed, busy)),
         )
+    return speed["verbalize"]
+
+
+def rows(name: str, speed: dict[str, list[float]], busy: list[float]) -> list[Figure]:
+    """Form the rows of a shape."""
     prefill = [100 * share for share in ratios(speed["verbalize"], speed["first token"])]
-    name = shape.name
     return [
         Figure(f"{name}: verbalize", speed["verbalize"], "vectors/s"),
         Figure(f"{name}: verbalize with score", speed["scored"], "vectors/s"),

@@ -79,8 +79,9 @@ class Results:
     growth: dict[str, list[Point]] = field(default_factory=dict)
 
     def add(self, figures: list[Figure]) -> None:
-        """Take the rows of a step."""
-        self.figures += figures
+        """Take the rows of a step, or what has become of them after another round."""
+        names = {figure.name for figure in figures}
+        self.figures = [figure for figure in self.figures if figure.name not in names] + figures
         self._write()
 
     def grow(self, name: str, points: list[Point]) -> None:

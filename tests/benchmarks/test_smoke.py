@@ -11,7 +11,7 @@ from nla_launch.plan.gpus import Gpu
 from tests import warm
 from tests.benchmarks import gpu, hops, page, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_toy
-from tests.benchmarks.figures import SMOKE, Figure, Target
+from tests.benchmarks.figures import SMOKE, Figure, Target, interleave
 from tests.benchmarks.growth import memory
 from tests.benchmarks.report import Results
 from tests.plain import TOY, load_toy_vectors
@@ -42,6 +42,23 @@ def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip
+
+
+def test_what_is_measured_in_rounds_is_written_after_each(tmp_path: Path) -> None:
+    """So that a time limit loses nothing."""
+    results, seen = Results(tmp_path), list[list[float]]()
+
+    async def side() -> float:
+        path = tmp_path / "figures.json"
+        seen.append([it["median"] for it in json.loads(path.read_text())["figures"]] if path.exists() else [])
+        return float(len(seen))
+
+    def tell(speed: dict[str, list[float]]) -> None:
+        results.add([Figure("a", speed["side"], "x")])
+
+    asyncio.run(interleave(3, {"side": side}, tell=tell))
+    assert seen == [[], [], [2.0], [2.5]]
+    assert [figure.values for figure in results.figures] == [[2.0, 3.0, 4.0]]
 
 
 def test_the_rows_of_starting(tmp_path: Path) -> None:
