@@ -1,5 +1,5 @@
 # make demo    an environment, and the demo pair served from it on the CPU
-# make test    the same environment, lint, and all tests, in three processes (PROCESSES=3)
+# make test    the same environment, lint, and all tests, in two processes (PROCESSES=2)
 # make real    fetch the real tokenizers and weights that some tests are about (make test does it, too)
 # make bench   measure: a table, JSON and plots, about 15 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
@@ -10,7 +10,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 MINUTES ?= 10
-PROCESSES ?= 3
+PROCESSES ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
