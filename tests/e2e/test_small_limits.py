@@ -13,7 +13,7 @@ import trustme
 from numpy.typing import NDArray
 
 from nla_client import NLAClient, NLACritic, PayloadTooLargeError
-from tests.plain import texts_of, verbalize, wait_for
+from tests.plain import encode, texts_of, verbalize, wait_for
 from tests.stack import Stack, serving
 
 KEY = "ada-has-this"
@@ -80,7 +80,15 @@ def test_every_line_of_the_log_is_json_that_says_who_speaks(stack: Stack) -> Non
     assert all(str(datetime.fromisoformat(record["time"]).utcoffset()) == "0:00:00" for record in told)
     mine = next(record for record in told if record.get("request_id") == "mine")
     assert (mine["method"], mine["path"], mine["status"], mine["caller"]) == ("GET", "/v1/info", 200, "ada")
-    assert 0 <= mine["seconds"] <= seconds
+    assert 0 <= mine["seconds"] <= seconds + 0.001  # it is rounded
+
+
+def test_the_log_tells_whose_tokens_they_are(stack: Stack, toy_vectors: NDArray[np.float32]) -> None:
+    body = {"vectors": [encode(toy_vectors[0])], "dtype": "float32", "max_tokens": 5}
+    usage = stack.http.post("/verbalize", json=body, headers={"x-request-id": "counted"}).json()["usage"]
+    mine = next(record for record in records(stack.log, "counted") if record.get("request_id") == "counted")
+    read = usage["prompt_tokens"] - usage["cached_tokens"]
+    assert (mine["caller"], mine["tokens"]) == ("ada", read + usage["completion_tokens"])
 
 
 def test_no_key_is_in_the_log(stack: Stack) -> None:
