@@ -32,6 +32,12 @@ def chosen(page: Page) -> list[int]:
     return [int(one.get_attribute("data-position")) for one in marked.all()]
 
 
+def choose_last(page: Page) -> None:
+    """Of tokens that are there: a choice is one of them."""
+    expect(options(page).first).to_be_visible()
+    page.get_by_role("button", name="last", exact=True).click()
+
+
 def explain(page: Page) -> None:
     page.get_by_role("button", name="Explain", exact=True).click()
     expect(page.get_by_role("button", name="Explain", exact=True)).to_be_enabled()
@@ -91,7 +97,7 @@ def test_a_chat(open_page: Any, toy_with_source: Stack) -> None:
     page.get_by_role("button", name="Remove message 2").click()
     expect(page.get_by_role("textbox", name="Message 2")).to_have_count(0)
     expect(options(page)).not_to_have_count(whole)
-    page.get_by_role("button", name="last", exact=True).click()
+    choose_last(page)
     explain(page)
     expect(explanations(page)).to_have_count(1)
 
@@ -127,7 +133,7 @@ def test_a_card_tells_what_carries_it_and_takes_ones_own_words(open_page: Any, t
     page = open_page(toy_with_source)
     page.get_by_role("spinbutton", name="samples").fill("3")
     page.get_by_role("spinbutton", name="temperature").fill("1")
-    page.get_by_role("button", name="last", exact=True).click()
+    choose_last(page)
     explain(page)
     card = explanations(page).first
     expect(card.locator(".samples > div")).to_have_count(3)
@@ -154,7 +160,7 @@ def test_a_card_tells_what_carries_it_and_takes_ones_own_words(open_page: Any, t
 
 def test_a_setting_that_is_left_by_pressing_explain_does_not_move_it(open_page: Any, toy_with_source: Stack) -> None:
     page = open_page(toy_with_source, complaint="status of 400")
-    page.get_by_role("button", name="last", exact=True).click()
+    choose_last(page)
     page.get_by_role("spinbutton", name="samples").fill("2")
     explain(page)
     expect(page.get_by_text("At temperature 0 all samples are alike.")).to_be_visible()
@@ -321,7 +327,7 @@ def test_what_comes_from_elsewhere_is_text(open_page: Any, toy_with_source: Stac
     page.route("**/explain", lambda route: route.fulfill(body=evil_events(), content_type="text/event-stream"))
     page.get_by_role("textbox", name="Text").fill(EVIL)
     expect(page.get_by_role("listbox", name="Tokens")).to_contain_text("onerror")
-    page.get_by_role("button", name="last", exact=True).click()
+    choose_last(page)
     explain(page)
     card = explanations(page).first
     expect(card.locator(".text")).to_have_text(EVIL)
@@ -404,7 +410,7 @@ def test_limits_of_ones_own_are_told(open_page: Any, toy_with_source: Stack) -> 
         page.get_by_label("API key").fill("secret")
         page.get_by_label("API key").press("Enter")
         expect(page.get_by_text(re.compile(r"Left for this minute: \d+ of 6 requests\."))).to_be_visible()
-        page.get_by_role("button", name="last", exact=True).click()
+        choose_last(page)
         explain(page)
         card = explanations(page).first
         own, status = card.get_by_role("textbox", name="Your explanation"), card.get_by_role("status")

@@ -221,6 +221,7 @@ def test_the_page_switches_between_them(open_page: Any, served: Served) -> None:
     page.get_by_label("pair of models").select_option("one")  # back: what was read is still there
     expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("A quiet harbour.")
     expect(page.get_by_role("spinbutton", name="samples")).to_have_value("2")
+    expect(page.get_by_role("listbox", name="Tokens").get_by_role("option").first).to_be_visible()
     page.get_by_role("button", name="last", exact=True).click()
     with page.expect_request("**/explain") as asked:
         page.get_by_role("button", name="Explain", exact=True).click()
