@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from nla_gateway.callers import Caller, Exchange, answering
+from nla_gateway.engines import concurrency
 from nla_gateway.engines.concurrency import SMALL_COMES_AGAIN_S, Admission, Owner, Room, Turns, gather, map_in_slices
 from nla_gateway.errors import InvalidRequest, Overloaded
 from nla_gateway.settings import Share
@@ -141,6 +142,7 @@ class Line:
 
 def test_large_calls_of_a_whole_engine_leave_it_free_for_as_long_as_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """But only while small ones come in, and where they hold one place at a time."""
+    monkeypatch.setattr(concurrency, "SMALL_COMES_AGAIN_S", 600)  # however long the machine stalls
 
     async def calls(turns: Turns, owner: Owner, count: int) -> float:
         started = time.monotonic()
