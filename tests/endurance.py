@@ -183,7 +183,7 @@ def endure(stack: Stack, folder: Path, kind: Kind, count: int, kills: tuple[int,
 
 
 def written(stack: Stack) -> float:
-    """Tokens that the verbalizer has written."""
+    """Tokens that the verbalizer has written for callers."""
     return total(samples_of(stack), "nla_tokens_total", engine="verbalizer", kind="completion")
 
 

@@ -23,7 +23,7 @@ from nla_gateway.roles import Role
 from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
 from tests.e2e.test_data import nla
 from tests.endurance import TEXTS as TEXT_RUN
-from tests.endurance import endure
+from tests.endurance import endure, written
 from tests.errors import error_in
 from tests.plain import events_of, extract, of_engine, running, samples_of, texts_of, total, verbalize, wait_for
 from tests.reference import ReferenceSource
@@ -326,11 +326,6 @@ def test_a_caller_who_leaves_ends_the_reading_too(served: Served, path: str) -> 
     wait_for(lambda: running(engine) == 0)
     asked = len(texts) * len(served.reference.ids(texts[0]))
     assert of_engine(served.stack, "source", "prompt_tokens") - before < asked / 2
-
-
-def written(stack: Stack) -> float:
-    """Tokens that the verbalizer has written for callers."""
-    return total(samples_of(stack), "nla_tokens_total", engine="verbalizer", kind="completion")
 
 
 def test_a_run_of_nla_on_texts_that_is_killed_with_its_source(served: Served, tmp_path: Path) -> None:

@@ -42,8 +42,13 @@ def catches(pid: int, number: int) -> bool:
 
 def test_killed_outright_takes_its_children_along(tmp_path: Path) -> None:
     stack = start(tmp_path / "log", "--preset", "toy", "--device", "cpu")
+
+    def is_computing() -> bool:
+        assert stack.process.poll() is None, stack.log_text()
+        return "sglang::scheduler" in titles(stack)
+
     try:
-        wait_for(lambda: "sglang::scheduler" in titles(stack), 240)
+        wait_for(is_computing, 240)
         family = stack.family()
         stack.process.kill()
         assert_gone(family)
