@@ -42,9 +42,12 @@ class StandIn:
         """Bodies of the requests for work, as they came."""
         self.cached_tokens = 0
         """What it says of each prompt."""
-        self.go_on = asyncio.Event()
-        """Until it is set, streams wait between their two pieces; at first it is."""
+        self.begin, self.go_on = asyncio.Event(), asyncio.Event()
+        """Until they are set, work waits before it begins, and streams between their two pieces; at first they are."""
+        self.begin.set()
         self.go_on.set()
+        self.broken = False
+        """Whether work ends in an error."""
         self._refusal, self._report = refusal, report
         self._description = _described(role)
 
@@ -127,6 +130,9 @@ class StandIn:
     async def _body(self, request: web.Request) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(await request.read())
         self.asked.append(body)
+        await self.begin.wait()
+        if self.broken:
+            raise web.HTTPInternalServerError
         return body
 
     def _rows(self, ids: list[int], places: list[int]) -> str:

@@ -1,7 +1,7 @@
 """The contract's endpoints. Each hands its parsed request to a job and its answer to the caller."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Any, Final, TypeVar, cast
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -173,7 +173,7 @@ async def explain(call: Annotated[ExplainRequest, Body()], request: Request) -> 
     job = await _unless_gone(request, work)
     if isinstance(job, Response):
         return job
-    return await (_streamed(request, job.events()) if call.stream else _unless_gone(request, job.run()))
+    return await (_streamed(request, job.events(), job.lost) if call.stream else _unless_gone(request, job.run()))
 
 
 @router.head("/health", include_in_schema=False)
@@ -238,13 +238,15 @@ async def metrics(request: Request) -> Response:
     return Response(gateway.metrics.text() + engines, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _streamed(request: Request, events: AsyncGenerator[E, None]) -> Response:
+async def _streamed(
+    request: Request, events: AsyncGenerator[E, None], lost: Callable[[Exception], Iterable[E]] | None = None
+) -> Response:
+    limits, rest = _gateway(request).limits, _with_signs_of_life(events, lost)
     # Before the headers go out: a request that the queue has no room for still gets its 429.
-    first = await _unless_gone(request, anext(events))
+    first = await _unless_gone(request, anext(rest))
     if isinstance(first, Response):
         return first
-    limits = _gateway(request).limits
-    return EventsResponse(first, events, limits.request_timeout_s + limits.stall_timeout_s)
+    return EventsResponse(first, rest, limits.request_timeout_s + limits.stall_timeout_s)
 
 
 class EventsResponse(StreamingResponse):
@@ -253,7 +255,7 @@ class EventsResponse(StreamingResponse):
     Samples have a time limit of their own; this one is for a reader who takes what is left a few bytes at a time.
     """
 
-    def __init__(self, first: Event, rest: AsyncGenerator[Any, None], limit_s: float) -> None:
+    def __init__(self, first: Event | None, rest: AsyncGenerator[Any, None], limit_s: float) -> None:
         self._encoded = _encode_events(first, rest)
         super().__init__(self._encoded, media_type="text/event-stream", headers=UNBUFFERED)
         self._rest, self._limit_s = rest, limit_s
@@ -274,25 +276,48 @@ class EventsResponse(StreamingResponse):
             await self._rest.aclose()
 
 
-async def _encode_events(first: Event, rest: AsyncIterator[Event]) -> AsyncGenerator[str, None]:
-    yield _encode_event(first)
-    coming = asyncio.ensure_future(anext(rest, None))
+async def _with_signs_of_life(
+    events: AsyncGenerator[E, None], lost: Callable[[Exception], Iterable[E]] | None
+) -> AsyncGenerator[E | None, None]:
+    """Give events, and None whenever none has come for some time; whatever ends this ends what makes them.
+
+    Args:
+        events: what a stream tells.
+        lost: forms what it tells instead where nothing comes of it, and it is too late for another status.
+    """
+    silent, coming = False, asyncio.ensure_future(anext(events, None))
     try:
         while True:
             done, _ = await asyncio.wait({coming}, timeout=SIGN_OF_LIFE_S)
             if not done:
-                yield ": still at it\n\n"
-            elif (event := coming.result()) is None:
+                silent = True
+                yield None
+                continue
+            if (event := coming.result()) is None:
                 return
-            else:
-                yield _encode_event(event)
-                coming = asyncio.ensure_future(anext(rest, None))
+            lost = None
+            yield event
+            coming = asyncio.ensure_future(anext(events, None))
+    except Exception as error:
+        if lost is None or not silent:
+            raise
+        for event in lost(error):
+            yield event
     finally:
         coming.cancel()
         await asyncio.gather(coming, return_exceptions=True)
+        await events.aclose()
 
 
-def _encode_event(event: Event) -> str:
+async def _encode_events(first: Event | None, rest: AsyncIterator[Event | None]) -> AsyncGenerator[str, None]:
+    yield _encode_event(first)
+    async for event in rest:
+        yield _encode_event(event)
+
+
+def _encode_event(event: Event | None) -> str:
+    if event is None:
+        return ": still at it\n\n"
     return f"event: {EVENT_NAMES[type(event)]}\ndata: {event.model_dump_json()}\n\n"
 
 

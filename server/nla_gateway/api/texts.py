@@ -1,7 +1,7 @@
 """The calls that take texts for the source model: tokens, vectors at positions, and their explanations."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
@@ -39,6 +39,7 @@ from nla_client.wire import (
     add_usage,
     encode_rows,
 )
+from nla_gateway.api.http import error_detail
 from nla_gateway.api.sampling import Prepared, SampleEvent, Sampling, check_samples, prepare_call
 from nla_gateway.api.work import check_batch, owner_of, within
 from nla_gateway.engines.concurrency import Owner
@@ -266,16 +267,29 @@ class ExplainJob:
             sampling = await self._sampling(vectors)
             for index, rows in enumerate(vectors):
                 yield self._tokens(index, rows)
-            where = [(index, place) for index, passage in enumerate(self.places.passages) for place in passage.chosen]
+            where = self._where
             async with aclosing(sampling.events()) as events:
                 async for event in events:
                     yield _placed(event, *where[event.index])
             self.pair.metrics.vectors("/explain", self.places.count)
             yield StreamDone(usage=add_usage([read, *sampling.used]))
 
+    def lost(self, error: Exception) -> Iterator[ExplainEvent]:
+        """Answer so where the texts could not be read, and their caller waits for events already."""
+        detail = error_detail(error, self.request_id)
+        for index, position in self._where:
+            for sample in range(self.prepared.call.n):
+                yield PositionError(index=index, position=position, sample=sample, error=detail)
+        yield StreamDone(usage=add_usage([]))
+
     @property
     def _count(self) -> int:
         return self.places.count * self.prepared.call.n
+
+    @property
+    def _where(self) -> list[tuple[int, int]]:
+        """Text and position of each vector."""
+        return [(index, place) for index, passage in enumerate(self.places.passages) for place in passage.chosen]
 
     async def _work(self) -> tuple[list[NDArray[np.float32]], Usage, list[list[Sample]], Usage]:
         vectors, read = await self.places.read(self.owner)

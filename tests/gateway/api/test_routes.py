@@ -1,7 +1,7 @@
 """Streams, which end with their response and never fall silent, and what /ready tells to whom."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -50,40 +50,91 @@ def test_a_reader_that_stops_reading_ends_the_samples(leaves: bool) -> None:
 
 
 COMMENT = ": still at it\n\n"
+STREAM = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 
-def test_proxies_pass_a_stream_on_and_do_not_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some keep a stream back that does not say otherwise, and most close one on which nothing comes for a minute."""
+def after_two_signs(monkeypatch: pytest.MonkeyPatch, go_on: Callable[[], None]) -> None:
+    """Have streams give a sign of life often, twice, and do something then, before there can be a third."""
     assert routes.SIGN_OF_LIFE_S == 15
     monkeypatch.setattr(routes, "SIGN_OF_LIFE_S", 0.1)
-    engine, encoded = StandIn(Role.AV), routes._encode_events
-    engine.go_on.clear()
+    told = routes._with_signs_of_life
 
-    async def watched(*events: Any) -> AsyncGenerator[str, None]:
-        """The engine goes on after two comments, before there can be a third."""
+    async def watched(*arguments: Any) -> AsyncGenerator[Any, None]:
         signs = 0
-        async with aclosing(encoded(*events)) as pieces:
-            async for piece in pieces:
-                signs += piece == COMMENT
+        async with aclosing(told(*arguments)) as events:
+            async for event in events:
+                signs += event is None
                 if signs == 2:
                     monkeypatch.setattr(routes, "SIGN_OF_LIFE_S", 600)
-                    engine.go_on.set()
-                yield piece
+                    go_on()
+                yield event
 
-    monkeypatch.setattr(routes, "_encode_events", watched)
+    monkeypatch.setattr(routes, "_with_signs_of_life", watched)
+
+
+@pytest.mark.parametrize("silent", ["before the first event", "after it"])
+def test_proxies_pass_a_stream_on_and_do_not_close_it(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some keep a stream back that does not say otherwise, and most close one on which nothing comes for a minute."""
+    engine, before_it = StandIn(Role.AV), silent == "before the first event"
+    held = engine.begin if before_it else engine.go_on
 
     async def work(client: httpx.AsyncClient) -> None:
         await until_ready(client)
+        held.clear()
+        after_two_signs(monkeypatch, held.set)
         body = {"vectors": encode(load_toy_vectors()[0]), "dtype": "float32", "stream": True}
         reply = await client.post("/verbalize", json=body)
-        assert reply.headers["content-type"].startswith("text/event-stream")
-        assert (reply.headers["cache-control"], reply.headers["x-accel-buffering"]) == ("no-cache", "no")
-        assert [name for name, _ in events_of(reply.text)] == ["sample.delta"] * 2 + ["sample.done", "done"]
-        first = reply.text.split("event: ")[1]
-        assert f"}}\n\n{COMMENT}" in first
-        assert first.count(COMMENT) == reply.text.count(COMMENT) == 2
+        assert reply.headers.items() >= STREAM.items()
+        assert list(dict.fromkeys(name for name, _ in events_of(reply.text))) == ["sample.delta", "sample.done", "done"]
+        start, first, *_ = reply.text.split("event: ")
+        assert start == COMMENT * 2 * before_it
+        assert first.count(COMMENT) == 2 * (not before_it)
+        assert reply.text.count(COMMENT) == 2
 
     before(work, engine)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_source_that_fails_after_long_silence_is_told_of_in_the_stream(
+    silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the status is out: each sample has failed. Before, it is told by the status."""
+    source = StandIn(Role.SOURCE)
+
+    def fail() -> None:
+        source.broken = True
+        source.begin.set()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        await until_ready(client)
+        body = {"texts": "one two three", "positions": [0, -1], "n": 2}
+        with monkeypatch.context() as patch:
+            if silent:
+                source.begin.clear()
+                after_two_signs(patch, fail)
+            else:
+                fail()
+            reply = await client.post("/explain", json=body | {"stream": True})
+            whole = await client.post("/explain", json=body)
+        if not silent:
+            assert (reply.status_code, error_in(reply).type) == (whole.status_code, error_in(whole).type)
+            return
+        assert reply.status_code == 200
+        *failed, (last, told) = events_of(reply.text)
+        assert last == "done"
+        assert set(told["usage"].values()) == {0}
+        assert [name for name, _ in failed] == ["error"] * 4
+        places = [(one["index"], one["position"], one["sample"]) for _, one in failed]
+        final = max(position for _, position, _ in places)
+        assert places == [(0, 0, 0), (0, 0, 1), (0, final, 0), (0, final, 1)]
+        for _, one in failed:
+            assert one["error"] == {**one["error"], "type": error_in(whole).type, "message": error_in(whole).message}
+
+    before(work, StandIn(Role.AV), source)
 
 
 SAID = "out of memory in /home/ada/kernels.py"
