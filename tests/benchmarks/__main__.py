@@ -62,12 +62,17 @@ def measure(folder: Path, scale: Scale, results: Results) -> None:
     with_a_deep_reconstructor(folder, scale, results)
     against_recipe(folder, WIDER, scale, results)
     logger.info("the toy pair: starting")
-    with serving(folder / "toy.log", "--preset", "toy", warm=False) as stack:
+    with serving(folder / "toy.log", "--preset", "toy") as stack:
         on_toy(stack, scale, results)
-    logger.info("measuring: from texts")
-    results.add(texts.measure(folder, scale))
-    logger.info("measuring: the page")
-    results.add(page.measure(folder, scale))
+    logger.info("a source: starting")
+    with texts.serving_base(folder) as (stack, base):
+        logger.info("measuring: reading")
+        results.add(texts.measure_reading("SmolLM2-135M's form", stack, base, texts.BLOCKS, scale))
+    with page.serving_pair(folder) as stack:
+        logger.info("measuring: explaining")
+        results.add(texts.measure_explaining(stack, scale))
+        logger.info("measuring: the page")
+        results.add(page.measure(stack, scale))
     logger.info("measuring: starts")
     made.made("base")  # a first start makes the checkpoints, too
     results.add(startup.measure(folder / "demo", scale, "demo", ways=(startup.FORKED,)))

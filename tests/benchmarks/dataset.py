@@ -34,7 +34,7 @@ async def measure(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> l
 
 async def measure_texts(name: str, url: str, scale: Scale) -> list[Figure]:
     """Texts/s of both, every token of each, in float32."""
-    texts = [" ".join([SENTENCE] * (1 + k % 12)) for k in range(max(16, scale.texts // 8))]
+    texts = [" ".join([SENTENCE] * (1 + k % 6)) for k in range(max(16, scale.texts // 8))]
     async with AsyncNLAClient(url) as client:
         given = pa.table({"text": texts})
         task = Extract(positions="all")

@@ -29,7 +29,7 @@ IN_FLIGHT: Final = 64
 LARGE_BATCH: Final = 512
 BATCHES: Final = 2
 """At the same time."""
-QUICK: Final = 5
+QUICK: Final = 3
 """As many requests more of texts, which take that much less time: a p99 of few is the slowest one."""
 
 

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,17 +46,18 @@ SCROLL: Final = """async ([id, steps]) => {
 }"""
 
 
-def measure(folder: Path, scale: Scale) -> list[Figure]:
-    """All rows, on a toy pair whose source takes long texts."""
+@contextmanager
+def serving_pair(folder: Path) -> Iterator[Stack]:
+    """Serve a toy pair whose source takes long texts."""
     source = folder / "long"
     shutil.copytree(TOY / "verbalizer", source)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
     with serving(folder / "page.log", "--preset", "toy", "--source", str(source)) as stack:
-        return measure_on(stack, scale)
+        yield stack
 
 
-def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
+def measure(stack: Stack, scale: Scale) -> list[Figure]:
     """All rows."""
     with chromium() as browser:
         figures = _first_words(stack, _opened(browser, stack, SIZES[-1]), scale)
@@ -78,8 +81,8 @@ def _first_words(stack: Stack, page: Any, scale: Scale) -> list[Figure]:
     page.get_by_role("option").first.wait_for()
     clicks, curls = [], []
     for turn in range(scale.rounds + 1):
-        click, curl = [], []
-        for _ in range(scale.page_clicks):
+        click, curl = list[float](), list[float]()
+        for _ in range(scale.page_clicks if turn else 1):
             click.append(page.evaluate(CLICK))
             page.get_by_role("button", name="Stop").wait_for(state="hidden")
             curl.append(_by_curl(f"{stack.url}/explain", bodies[-1]))

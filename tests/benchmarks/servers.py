@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import torch
@@ -64,17 +64,18 @@ def make_deep_reconstructor(folder: Path) -> Path:
 
 
 @contextmanager
-def stock_server(checkpoint: Path, log: Path, dtype: str, *, warm: bool = False) -> Iterator[str]:
+def stock_server(checkpoint: Path, log: Path, dtype: str) -> Iterator[str]:
     """Serve a verbalizer as the public recipe does, on stock SGLang with the radix cache off; yields its URL.
+
+    Its processes are forked where SGLang is imported already, as those of nla-serve are.
 
     Args:
         checkpoint: the verbalizer.
         log: what it writes.
         dtype: what it computes in.
-        warm: whether it finds its imports made, ours beside SGLang's, which is quick and gives no true figures.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, *(["-m", "tests.program", FORKED, STOCK] if warm else ["-P", "-m", STOCK])]
+    command = [sys.executable, "-m", "tests.program", FORKED, STOCK]
     command += ["--model-path", str(checkpoint), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--device", "cpu", "--dtype", dtype]
     command += ["--disable-radix-cache", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
@@ -82,7 +83,7 @@ def stock_server(checkpoint: Path, log: Path, dtype: str, *, warm: bool = False)
     command += ["--cuda-graph-backend-prefill", "disabled", "--cuda-graph-backend-decode", "disabled"]
     command += ["--skip-server-warmup", "--sleep-on-idle", "--log-level-http", "warning"]
     environment = {**os.environ, **ON_CPU, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-    process = _start(url, command, environment | (IMPORTING if warm else {}), log, popen if warm else _popen)
+    process = _start(url, command, environment | IMPORTING, log)
     try:
         yield url
     finally:
@@ -93,18 +94,12 @@ def stock_server(checkpoint: Path, log: Path, dtype: str, *, warm: bool = False)
             process.kill()
 
 
-def _popen(command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, env=environment, text=True, **options)
-
-
-def _start(
-    url: str, command: list[str], environment: dict[str, str], log: Path, start: Callable[..., subprocess.Popen[str]]
-) -> subprocess.Popen[str]:
+def _start(url: str, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
     """Start a server, again where it ends: SGLang gives its own first request 10 s, which a busy machine may take."""
     deadline = time.monotonic() + START_TIMEOUT_S
     for _ in range(STARTS):
         with log.open("w") as output:
-            process = start(command, environment, stdout=output, stderr=output)
+            process = popen(command, environment, stdout=output, stderr=output)
         while time.monotonic() < deadline and process.poll() is None:
             if _is_up(url):
                 return process

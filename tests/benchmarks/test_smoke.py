@@ -26,14 +26,14 @@ def targets_of(figures: list[Figure]) -> int:
 def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
     checkpoint, results = TOY / "verbalizer", Results(tmp_path)
     # Stock SGLang takes input_embeds in bfloat16 alone.
-    with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16", warm=True) as stock:
+    with servers.stock_server(checkpoint, tmp_path / "log", "bfloat16") as stock:
         results.add(asyncio.run(wire.measure(toy, stock, checkpoint, SMOKE)))
     on_toy(toy, SMOKE, results)
     results.add(asyncio.run(memory(toy, load_toy_vectors().shape[1], SMOKE)))
     results.add(whole.measure_cached(toy, load_toy_vectors(), SMOKE))
     results.add(asyncio.run(hops.measure(toy, load_toy_vectors(), SMOKE)))
     results.add(texts.measure_on(toy_with_source, SMOKE))
-    results.add(page.measure_on(toy_with_source, SMOKE))
+    results.add(page.measure(toy_with_source, SMOKE))
     results.plot()
     written = json.loads((tmp_path / "figures.json").read_text())
     rows = (tmp_path / "table.md").read_text().splitlines()

@@ -1,7 +1,8 @@
 """From texts: reading the source model against transformers, and one pass against two."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,31 +20,28 @@ from tests.benchmarks.figures import Figure, Scale, Target, interleave, percenti
 from tests.benchmarks.gateway import open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
 from tests.plain import TOY
-from tests.stack import STAND_IN, Stack, serving
+from tests.stack import Stack, serving
 
 BLOCKS: Final = 21
 """Of the 30 that a real one has: up to block 20."""
 TOKENS: Final = 200
 """Of each text."""
 PADDED_BATCH: Final = 32
-FEWER: Final = 3
-"""Rounds."""
 POSITIONS: Final = 64
 WIDTH: Final = 3584
 
 
-def measure(folder: Path, scale: Scale) -> list[Figure]:
-    """All rows, each on a stack of its own."""
+@contextmanager
+def serving_base(folder: Path) -> Iterator[tuple[Stack, Path]]:
+    """Serve a source that computes for seconds a round; yields it and its checkpoint."""
     base = make_base(folder / "base")
     preset = folder / "base.yaml"
     preset.write_text(
         yaml.safe_dump({"name": "base", "av": None, "ar": None, "layer": BLOCKS - 1, "source": str(base)})
     )
     flags = ("--preset", str(preset), "--only", "source", "--device", "cpu", "--dtype", "float32")
-    with serving(folder / "base.log", *flags) as stack:  # it computes for seconds a round
-        figures = measure_reading("SmolLM2-135M's form", stack, base, BLOCKS, replace(scale, rounds=FEWER))
-    with serving(folder / "explain.log", "--preset", "toy", "--source", STAND_IN) as stack:
-        return figures + measure_explaining(stack, scale)
+    with serving(folder / "base.log", *flags) as stack:
+        yield stack, base
 
 
 def measure_on(stack: Stack, scale: Scale) -> list[Figure]:
@@ -102,7 +100,7 @@ async def measure_extraction(name: str, url: str, folder: Path, blocks: int, sca
         (one,) = await nla.extract(ids[:1].tolist(), positions="all", dtype="float32")
         if np.abs(one.vectors - hidden_of(model, ids[:1])[0]).max() > 1e-3:
             raise RuntimeError("the sides read different vectors: their speeds do not compare")
-        speed = await interleave(scale.rounds, {"padded": padded, "ours": by_us})
+        speed = await interleave(scale.rounds, {"padded": padded, "ours": by_us}, warm=True)
     ratio = ratios(speed["ours"], speed["padded"])
     return [
         Figure(f"extract, {name}: transformers, padded batches on one thread", speed["padded"], "tokens/s"),
