@@ -206,12 +206,10 @@ class EdgeMiddleware:
 
 def is_loopback(host: str) -> bool:
     """Whether a Host header names this machine to itself; where there is none, the caller is no browser."""
-    name = ""
-    try:
+    with suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or "localhost"
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
+        return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
+    return False
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
