@@ -95,7 +95,7 @@ async def ablate(pair: ServedPair, call: AblateRequest, request_id: str) -> Abla
     reconstructor = _scorable(pair)
     vectors = await parse_vectors(call.vectors, call.dtype, reconstructor.description.d_model)
     with pair.admission.admit(len(texts)):
-        await within(pair, reconstructor.check(texts, names))
+        await within(pair, reconstructor.check(texts, names, owner_of(request_id, len(texts))))
         apart, needed = await within(pair, _take_apart(pair, call, names))
     with pair.admission.admit(len(needed)):
         rebuilt, usage = await within(pair, _rebuild(reconstructor, needed, request_id))

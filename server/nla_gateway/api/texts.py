@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeVar
 
 import numpy as np
@@ -46,7 +46,7 @@ from nla_gateway.engines.concurrency import Owner
 from nla_gateway.errors import PayloadTooLarge
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import choices, choose, names, remark
-from nla_gateway.pair.source import MOST_TOKENIZED, Source, norms
+from nla_gateway.pair.source import MOST_TOKENIZED, USUAL_TOKENS, Source, norms
 from nla_gateway.pair.texts import SourceText
 from nla_gateway.served import ServedPair
 
@@ -54,8 +54,6 @@ K = TypeVar("K", bound=Token)
 
 MOST_TOGETHER: Final = 4 * MOST_TOKENIZED
 """Tokens of one `/tokenize`: what is told of each takes a kilobyte."""
-USUAL_TOKENS: Final = 512
-"""Of a text."""
 ROWS_AT_A_TIME: Final = 64
 """Encoded before the event loop gets on with other things."""
 
@@ -134,10 +132,9 @@ class Places:
         return max(len(self.passages), sum(len(passage.ids) for passage in self.passages) // USUAL_TOKENS)
 
     async def read(self, owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
-        """Read float32 vectors [n, d_model] of each text."""
+        """Read float32 vectors [n, d_model] of each text; a long one is much work however few its positions are."""
         ids, chosen = ([getattr(passage, name) for passage in self.passages] for name in ("ids", "chosen"))
-        vectors, usage = await self.source.read(ids, chosen, owner)
-        return vectors, usage
+        return await self.source.read(ids, chosen, replace(owner, items=max(owner.items, self.work)))
 
     def tokens(self, index: int, rows: NDArray[np.float32]) -> list[ReadToken]:
         """Form the chosen tokens of a text with what its vectors [n, d_model] say of them."""

@@ -25,7 +25,7 @@ FAMILIES_WITH_BOS: Final = ("llama", "gemma")
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Load a checkpoint's tokenizer.
+    """Load a checkpoint's tokenizer; threads may share it, as all of them tokenize without truncation or padding.
 
     Args:
         folder: the checkpoint's.
@@ -37,7 +37,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     # Imported here: transformers takes seconds, and a usage error should not wait for it.
     transformers = import_transformers(torch=trust_remote_code)
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer("")  # a call sets what its files, or another call, have otherwise; later ones change nothing
+        return tokenizer
     except Exception as error:  # transformers raises whatever the files made it trip over
         if "trust_remote_code" in str(error):
             mend = "give --trust-remote-code if you trust it"

@@ -1,29 +1,24 @@
 """Text -> vector: what is asked of the reconstructor engine, and scores of what it rebuilt."""
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import Score, Usage, add_usage
+from nla_client.wire import Score, Usage
 from nla_gateway.description import Description
-from nla_gateway.engines.concurrency import Owner, gather, map_in_slices
+from nla_gateway.engines.calls import in_calls
+from nla_gateway.engines.concurrency import Owner, map_in_slices
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.prompt import ReconstructorPrompt
 from nla_gateway.pair.scoring import Matrix, score, score_all
+from nla_gateway.pair.tokenizing import Tokenizing
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
-
-TEXTS_PER_CALL: Final = 8
-"""Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
-TEXTS_BESIDE_OTHERS: Final = 2
-"""While small requests come in."""
 
 
 class Reconstructor:
@@ -43,8 +38,7 @@ class Reconstructor:
         )
         self._max_text_tokens = min(max_text_tokens, settings.context_length - self.prompt.overhead - 1)
         self._baseline = baseline
-        # Many texts take long, and a tokenizer is not safe to share.
-        self._tokenizing = ThreadPoolExecutor(1, "tokenizer")
+        self._tokenizing = Tokenizing()
 
     @property
     def max_text_tokens(self) -> int:
@@ -65,44 +59,34 @@ class Reconstructor:
         Raises:
             InvalidRequest: a text is too long.
         """
-        parts = [slice(start, start + TEXTS_PER_CALL) for start in range(0, len(texts), TEXTS_PER_CALL)]
-        # All of them before the engine works on any, and part by part, so that other requests get in between.
-        prompts = [await self._encode(texts[part], params[part]) for part in parts]
-        answers = await gather(self._embed(part, owner) for part in prompts)
-        vectors = [vector for part, _ in answers for vector in part]
-        return vectors, add_usage([usage for _, usage in answers])
+        prompts = await self._encode(texts, params, owner)  # all of them before the engine works on any
 
-    async def check(self, texts: list[str], params: Sequence[str | None]) -> None:
+        async def ask(part: slice) -> tuple[list[NDArray[np.float32]], Usage]:
+            return await self._embed(prompts[part], owner)
+
+        return await in_calls(self.engines, owner, [len(ids) for ids in prompts], ask)
+
+    async def check(self, texts: list[str], params: Sequence[str | None], owner: Owner) -> None:
         """Raise InvalidRequest for the first of these texts that cannot be taken, as `reconstruct` does."""
-        for start in range(0, len(texts), TEXTS_PER_CALL):
-            part = slice(start, start + TEXTS_PER_CALL)
-            await self._encode(texts[part], params[part])
+        await self._encode(texts, params, owner)
 
-    async def _encode(self, texts: list[str], params: Sequence[str | None]) -> list[list[int]]:
-        def encode() -> list[list[int]]:
-            most, pairs = self.max_text_tokens, zip(texts, params, strict=True)
-            return [self.prompt.encode_checked(text, most, param) for text, param in pairs]
+    async def _encode(self, texts: list[str], params: Sequence[str | None], owner: Owner) -> list[list[int]]:
+        most, lengths = self.max_text_tokens, [len(text) for text in texts]
 
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+        def read(one: tuple[str, str | None]) -> list[int]:
+            text, param = one
+            return self.prompt.encode_checked(text, most, param)
+
+        pairs = list(zip(texts, params, strict=True))
+        return [prompt async for prompt in self._tokenizing.read(owner, read, pairs, lengths)]
 
     async def _embed(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], Usage]:
-        vectors: list[NDArray[np.float32]] = []
-        used: list[Usage] = []
-        while len(vectors) < len(prompts):
-            async with self.engines.turn(owner, whole=True):
-                few = not owner.small and self.engines.small_come_in()
-                some = prompts[len(vectors) :][: TEXTS_BESIDE_OTHERS if few else TEXTS_PER_CALL]
-                rows, tokens = await self._embed_now(some, owner)
-            used.append(self.engines.read(tokens, self.role))
-            vectors += rows
-        return vectors, add_usage(used)
-
-    async def _embed_now(self, prompts: list[list[int]], owner: Owner) -> tuple[list[NDArray[np.float32]], int]:
         def attempt(engine: Engine, number: int) -> Awaitable[tuple[list[NDArray[np.float32]], int]]:
             rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
             return engine.embed(prompts, self.settings.model, rid)
 
-        return await self.engines.run(attempt)
+        vectors, tokens = await self.engines.run(attempt)
+        return vectors, self.engines.read(tokens, self.role)
 
     async def score(
         self, texts: list[str], originals: list[NDArray[np.float32]], params: Sequence[str | None], owner: Owner

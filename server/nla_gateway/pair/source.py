@@ -4,33 +4,33 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
-from threading import Lock
 from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nla_client.wire import TokenizeRequest, Usage, add_usage
+from nla_client.wire import TokenizeRequest, Usage
+from nla_gateway.callers import exchange
 from nla_gateway.description import Description
-from nla_gateway.engines.concurrency import Owner, gather
+from nla_gateway.engines.calls import in_calls
+from nla_gateway.engines.concurrency import Owner
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import GivenText, given_texts
 from nla_gateway.pair.positions import FAR, FIRST
 from nla_gateway.pair.texts import Limit, SourceText, SourceTokenizer
+from nla_gateway.pair.tokenizing import Tokenizing
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
-TEXTS_PER_CALL: Final = 8
-"""Few, for a single text waits for the call that the engine is at; fewer would cost throughput."""
-TOKENS_PER_CALL: Final = 8192
-"""About as many as an engine computes together."""
+USUAL_TOKENS: Final = 512
+"""Of a text."""
+USUAL_CHARACTERS: Final = 4 * USUAL_TOKENS
 FEW: Final = 160
 """Characters, or tokens, of a request that are tokenized before a thread would be told to: within milliseconds."""
 MOST_TOKENIZED: Final = 2**17
@@ -48,8 +48,7 @@ class Source:
         self.description: Description = settings.described()
         folder = settings.tokenizer or settings.checkpoint
         self._tokenizer = SourceTokenizer.load(folder, trust_remote_code=settings.trust_remote_code)
-        # Many texts take long, and a tokenizer is not safe to share.
-        self._tokenizing, self._one_at_a_time = ThreadPoolExecutor(1, "tokenizer"), Lock()
+        self._tokenizing = Tokenizing()
         self._longest_token = max(map(len, self._tokenizer.tokenizer.get_vocab()))
         self._ids: dict[tuple[str, ...], list[list[int]]] = {}
         self.typical_norm: float | None = None
@@ -70,7 +69,7 @@ class Source:
         return min([self.settings.context_length - 1, *room])
 
     async def tokenize(self, texts: Sequence[GivenText], most: int) -> AsyncGenerator[SourceText, None]:
-        """Read a request's texts: a few words at once, else off the event loop, and few at a time for others' sake.
+        """Read a request's texts: a few words at once, else off the event loop, and few at a time, by turns.
 
         Args:
             texts: any number.
@@ -86,25 +85,14 @@ class Source:
             if text.characters > most * self._longest_token:
                 raise limit.refusal(f"{text.characters} characters", text.param)
         tokenizer = replace(self._tokenizer, limit=limit)
-
-        def read(part: Sequence[GivenText]) -> list[SourceText]:
-            return [text.read(tokenizer) for text in part]
-
-        def read_off_the_loop(part: Sequence[GivenText]) -> list[SourceText]:
-            with self._one_at_a_time:
-                return read(part)
-
-        if _is_little(texts) and self._one_at_a_time.acquire(blocking=False):
-            try:
-                found = read(texts)
-            finally:
-                self._one_at_a_time.release()
-            for source_text in found:
-                yield source_text
+        if _is_little(texts):
+            for text in texts:
+                yield text.read(tokenizer)
             return
-        for part in parts_of([text.characters or text.ids for text in texts]):  # a long one alone, as it takes long
-            work = partial(read_off_the_loop, texts[part])
-            for source_text in await asyncio.get_running_loop().run_in_executor(self._tokenizing, work):
+        owner = Owner(uuid.uuid4().hex, _work(texts), exchange().caller)
+        lengths = [text.characters or text.ids for text in texts]
+        async with aclosing(self._tokenizing.read(owner, lambda text: text.read(tokenizer), texts, lengths)) as found:
+            async for source_text in found:
                 yield source_text
 
     def _limit(self, most: int) -> Limit:
@@ -145,12 +133,14 @@ class Source:
         Raises:
             InvalidRequest: a vector is not finite, or 0.
         """
-        parts = parts_of([len(ids) for ids in texts])
-        answers = await gather(self._read(list(texts[part]), list(positions[part]), owner) for part in parts)
-        vectors = [rows for part, _ in answers for rows in part]
+
+        async def ask(part: slice) -> tuple[list[NDArray[np.float32]], Usage]:
+            return await self._read(list(texts[part]), list(positions[part]), owner)
+
+        vectors, usage = await in_calls(self.engines, owner, [len(ids) for ids in texts], ask)
         for index, (rows, where) in enumerate(zip(vectors, positions, strict=True)):
             await asyncio.to_thread(_check_rows, rows, where, index)
-        return vectors, add_usage([usage for _, usage in answers])
+        return vectors, usage
 
     async def _read(
         self, batch: list[list[int]], positions: list[list[int]], owner: Owner
@@ -159,8 +149,7 @@ class Source:
             rid = f"{owner.name}.{uuid.uuid4().hex[:8]}."  # a request makes several calls
             return engine.read(batch, positions, rid)
 
-        async with self.engines.turn(owner, whole=True):
-            rows, tokens = await self.engines.run(attempt)
+        rows, tokens = await self.engines.run(attempt)
         return rows, self.engines.read(tokens, self.role)
 
 
@@ -169,15 +158,9 @@ def _is_little(texts: Sequence[GivenText]) -> bool:
     return sum(text.characters + text.ids for text in texts) <= FEW and not any(text.is_chat for text in texts)
 
 
-def parts_of(lengths: Sequence[int]) -> list[slice]:
-    """Cut texts of so many tokens into calls of an engine, each of few texts and few tokens, or of one text."""
-    starts, tokens = [0], 0
-    for index, length in enumerate(lengths):
-        if index > starts[-1] and (index - starts[-1] == TEXTS_PER_CALL or tokens + length > TOKENS_PER_CALL):
-            starts.append(index)
-            tokens = 0
-        tokens += length
-    return [slice(*ends) for ends in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+def _work(texts: Sequence[GivenText]) -> int:
+    """How much there is to read, in texts of usual length."""
+    return max(len(texts), sum(it.characters // USUAL_CHARACTERS + it.ids // USUAL_TOKENS for it in texts))
 
 
 def typical_norm(rows: NDArray[np.float32]) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nla_gateway.engines.calls import BESIDE_OTHERS, USUAL
 from nla_gateway.engines.concurrency import Owner
 from nla_gateway.engines.engine import Engine
 from nla_gateway.engines.pool import EnginePool
-from nla_gateway.pair.reconstructor import TEXTS_BESIDE_OTHERS, TEXTS_PER_CALL, Reconstructor
+from nla_gateway.pair.reconstructor import Reconstructor
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_gateway.telemetry.metrics import Metrics
@@ -57,17 +58,17 @@ def rebuilt(folder: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_batch_alone_goes_in_calls_of_many_texts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, ((vectors, usage),) = rebuilt(folder, [20], monkeypatch)
-    assert sorted(calls) == [4, TEXTS_PER_CALL, TEXTS_PER_CALL]
+    assert sorted(calls) == [4, USUAL.texts, USUAL.texts]
     assert usage.prompt_tokens == sum(vector[0] for vector in vectors)
 
 
 def test_beside_single_texts_it_goes_in_calls_of_few(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, [(one, _), (many, usage)] = rebuilt(folder, [1, 20], monkeypatch)
     assert calls[0] == 1
-    assert max(calls[1:]) == TEXTS_BESIDE_OTHERS
+    assert max(calls[1:]) == BESIDE_OTHERS.texts
     assert sum(calls) == 21
     assert len(one) == 1
     alone, [(expected, _)] = rebuilt(folder, [20], monkeypatch)
-    assert max(alone) == TEXTS_PER_CALL
+    assert max(alone) == USUAL.texts
     assert np.array_equal(many, expected)
     assert usage.prompt_tokens == sum(vector[0] for vector in many)

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import shutil
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -14,16 +16,21 @@ import pytest
 
 from nla_client.wire import ChatMessage, Token, TokenizeRequest
 from nla_data.asking.source_task import MOST_BYTES
+from nla_gateway.callers import Caller, Exchange, answering
 from nla_gateway.description import Description, SourceDescription
-from nla_gateway.engines.engine import decode_rows
+from nla_gateway.engines import concurrency
+from nla_gateway.engines.calls import parts_of
+from nla_gateway.engines.concurrency import Owner
+from nla_gateway.engines.engine import Engine, decode_rows
 from nla_gateway.engines.pool import EnginePool
 from nla_gateway.errors import InvalidRequest
 from nla_gateway.pair.given import GivenText, given_texts
+from nla_gateway.pair.prompt import load_tokenizer
 from nla_gateway.pair.proof import ProofError, check_plugin
-from nla_gateway.pair.source import FEW, MOST_TOKENIZED, Source, norms, parts_of, typical_norm
-from nla_gateway.pair.texts import SourceText
+from nla_gateway.pair.source import FEW, MOST_TOKENIZED, Source, norms, typical_norm
+from nla_gateway.pair.texts import SourceText, SourceTokenizer
 from nla_gateway.roles import Role
-from nla_gateway.settings import EngineSettings
+from nla_gateway.settings import EngineSettings, Share
 from nla_gateway.telemetry.metrics import Metrics
 from tests.checkpoints import D_MODEL, LAYER, make_pair
 
@@ -103,34 +110,163 @@ def test_long_texts_are_refused_by_name(folder: Path) -> None:
         read(one, 8, token_ids=[[1] * 9])
 
 
-def test_short_texts_are_read_at_once_and_never_beside_a_long_one(folder: Path) -> None:
-    """The tokenizer cannot be shared; and who waits for a thread waits for whatever it is at."""
-    one, threads, seen, busy = source(folder), set[str](), 0, False
+def test_few_words_are_read_at_once_and_more_on_a_thread(folder: Path) -> None:
+    one, threads = source(folder), list[str]()
 
     def noting(tokenizer: Any) -> SourceText:
-        nonlocal seen, busy
-        assert not busy
-        busy = True
-        threads.add(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
         text: SourceText = tokenizer.read_text("a short one", add_special_tokens=True, param=None)
-        time.sleep(0.001)
-        seen, busy = seen + 1, False
         return text
 
-    async def ask(characters: int) -> list[SourceText]:
+    async def ask(characters: int) -> None:
         given = [GivenText("texts", noting, characters=characters)]
-        return [text async for text in one.tokenize(given, 1000)]
+        assert len([text async for text in one.tokenize(given, 1000)]) == 1
 
-    asyncio.run(ask(11))
-    assert threads == {threading.main_thread().name}
+    asyncio.run(ask(FEW))
+    assert threads == [threading.main_thread().name]
     asyncio.run(ask(FEW + 1))
-    assert len(threads) == 2
+    assert threads[1].startswith("tokenizer")
 
-    async def many() -> list[list[SourceText]]:
-        return await asyncio.gather(*(ask(characters) for characters in [FEW + 1, 11] * 50))
 
-    assert len({tuple(text.ids) for (text,) in asyncio.run(many())}) == 1
-    assert seen == 102
+class Held:
+    """Texts that a tokenizer reads when they are let go, and who began to read which."""
+
+    def __init__(self, one: Source) -> None:
+        self.source, self.begun, self.gates = one, list[str](), dict[str, threading.Event]()
+
+    def ask(self, who: str, *names: str, characters: int = 20_000) -> asyncio.Task[list[SourceText]]:
+        """Have a caller ask for texts of these names in one request."""
+        self.gates |= {name: threading.Event() for name in names}
+        given = [GivenText("texts", partial(self._read, name), characters=characters) for name in names]
+
+        async def read() -> list[SourceText]:
+            with answering(Exchange(CALLERS[who])):
+                return [text async for text in self.source.tokenize(given, 10_000)]
+
+        return asyncio.create_task(read())
+
+    def _read(self, name: str, tokenizer: Any) -> SourceText:
+        self.begun.append(name)
+        assert self.gates[name].wait(60)
+        text: SourceText = tokenizer.read_text(f"the text {name}", add_special_tokens=True, param=None)
+        return text
+
+    async def until(self, *names: str) -> None:
+        """Wait until these are all that was begun."""
+        async with asyncio.timeout(60):
+            while self.begun != list(names):
+                assert self.begun == list(names[: len(self.begun)])
+                await asyncio.sleep(0.005)
+
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            self.gates[name].set()
+
+
+CALLERS: Final = {name: Caller(name, Share()) for name in ("one", "many")}
+
+
+def test_anothers_long_texts_are_read_before_the_rest_of_a_crowd(folder: Path) -> None:
+    async def work() -> None:
+        held = Held(source(folder))
+        crowd = [held.ask("many", f"{k} first", f"{k} second") for k in range(4)]
+        await held.until("0 first", "1 first")
+        other = held.ask("one", "a", "b")
+        await asyncio.sleep(0)
+        held.let_go("0 first")
+        await held.until("0 first", "1 first", "a")
+        held.let_go("a")
+        await held.until("0 first", "1 first", "a", "2 first")  # then it is theirs again
+        held.let_go("1 first")
+        await held.until("0 first", "1 first", "a", "2 first", "b")
+        held.let_go(*held.gates)
+        assert [text.text for text in await other] == ["the text a", "the text b"]
+        for k, texts in enumerate(await asyncio.gather(*crowd)):
+            assert [text.text for text in texts] == [f"the text {k} first", f"the text {k} second"]
+
+    asyncio.run(work())
+
+
+def test_short_texts_do_not_wait_for_a_long_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they come in, long ones are read one at a time, and leave a thread for the next short one."""
+    monkeypatch.setattr(concurrency, "SMALL_COMES_AGAIN_S", 600)  # however long the machine stalls
+
+    async def work() -> None:
+        held = Held(source(folder))
+        long = [held.ask("many", f"long {k}") for k in range(3)]
+        await held.until("long 0", "long 1")
+        first = held.ask("one", "short 0", characters=FEW + 1)
+        await asyncio.sleep(0)
+        held.let_go("short 0", "long 0")
+        await first
+        for k in (1, 2, 3):
+            short = held.ask("one", f"short {k}", characters=FEW + 1)
+            held.let_go(f"short {k}")
+            await short
+        await held.until("long 0", "long 1", *(f"short {k}" for k in range(4)))
+        held.let_go(*held.gates)
+        await asyncio.gather(*long)
+
+    asyncio.run(work())
+
+
+def test_what_a_tokenizer_was_saved_with_is_set_before_threads_share_it(folder: Path, tmp_path: Path) -> None:
+    """Or they would set it beside each other, which a tokenizer at work refuses."""
+    saved = load_tokenizer(folder, trust_remote_code=False)
+    saved.backend_tokenizer.enable_truncation(4)
+    saved.backend_tokenizer.enable_padding(length=50)
+    shutil.copytree(folder, tmp_path / "saved")
+    saved.backend_tokenizer.save(str(tmp_path / "saved/tokenizer.json"))
+    backend = SourceTokenizer.load(tmp_path / "saved").tokenizer.backend_tokenizer
+    assert (backend.truncation, backend.padding) == (None, None)
+
+
+def test_threads_read_texts_and_chats_as_one_does(folder: Path) -> None:
+    one, texts = SourceTokenizer.load(folder), [f"{k} a text of some words " * (1 + k * 7 % 90) for k in range(60)]
+
+    def read_all(text: str) -> list[SourceText]:
+        plain = one.read_text(text, add_special_tokens=True, param=None)
+        ends = {"add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": None}
+        return [plain, one.read_ids(plain.ids, param=None), one.read_chat(chat(text), param=None, **ends)]
+
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(read_all, texts))
+    assert together == [read_all(text) for text in texts]
+
+
+def test_beside_single_texts_many_are_read_in_calls_of_few(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of few tokens: a long text goes alone."""
+    calls = list[list[int]]()
+
+    async def read(self: Engine, batch: list[list[int]], positions: list[list[int]], rid: str) -> tuple[list[Any], int]:
+        calls.append([len(ids) for ids in batch])
+        await asyncio.sleep(0)
+        return [
+            np.full((len(where), D_MODEL), len(ids), np.float32) for ids, where in zip(batch, positions, strict=True)
+        ], 1
+
+    monkeypatch.setattr(Engine, "read", read)
+    monkeypatch.setattr(concurrency, "SMALL_COMES_AGAIN_S", 600)  # however long the machine stalls
+
+    async def work(*lengths: list[int]) -> list[Any]:
+        one = source(folder, context=8192)
+        one.engines.set_state(one.engines.engines[0], "ready")
+        calls.clear()
+        requests = (
+            one.read([[1] * length for length in some], [[0]] * len(some), Owner(f"{number}", len(some)))
+            for number, some in enumerate(lengths)
+        )
+        return await asyncio.gather(*requests)
+
+    many = [10] * 9 + [900, 20, 8000, 30]
+    ((vectors, usage),) = asyncio.run(work(many))
+    assert calls == [[10] * 8, [10, 900, 20], [8000, 30]]
+    assert (usage.prompt_tokens, [rows[0, 0] for rows in vectors]) == (3, many)
+    _, (beside, usage) = asyncio.run(work([5], many))
+    assert calls[0] == [5]
+    assert sorted(calls[1:]) == sorted([*[[10, 10]] * 4, [10, 900], [20], [8000], [30]])
+    assert [rows[0, 0] for rows in beside] == many
+    assert usage.prompt_tokens == len(calls) - 1
 
 
 def chat(content: str) -> list[ChatMessage]:
