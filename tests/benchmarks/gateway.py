@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -31,6 +32,11 @@ BATCHES: Final = 2
 """At the same time."""
 QUICK: Final = 3
 """As many requests more of texts, which take that much less time: a p99 of few is the slowest one."""
+LONG_TEXTS: Final = 64
+PARTS_OF_LONG: Final = 40
+"""Texts such as a verbalizer writes that make one of them: some 800 tokens."""
+PARTS_OF_SHORT: Final = 4
+"""More than what is tokenized before a thread would be told to."""
 
 
 class Direct:
@@ -149,35 +155,73 @@ async def _added_latency(straight: Sequence[Job], through: Sequence[Job], scale:
     return p50
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a single request is measured beside."""
+
+    path: str
+    single: dict[str, Any]
+    requests: int
+    """Single ones a round."""
+    loads: dict[str, list[dict[str, Any]]]
+    """Bodies that another caller sends at the same time, again and again, by what they are called."""
+
+
 def measure_fairness(stack: Stack, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
     """p99 of a caller's single requests, alone and beside all that another one sends; of vectors and of texts."""
+
+    def verbalize(some: NDArray[np.float32]) -> dict[str, Any]:
+        return {"vectors": [encode(vector) for vector in some], "dtype": "float32", "temperature": 0}
+
+    def beside(path: str, single: dict[str, Any], batch: dict[str, Any], requests: int) -> Beside:
+        loads = {"batches of 512": [batch] * BATCHES, "64 single ones": [single] * IN_FLIGHT}
+        return Beside(path, single, requests, loads)
+
+    texts, count = make_texts(LARGE_BATCH), scale.lone_requests
+    return _between_callers(
+        stack,
+        scale,
+        beside("/verbalize", verbalize(vectors[:1]), verbalize(repeated(vectors, LARGE_BATCH)), count),
+        beside("/reconstruct", {"texts": texts[:1]}, {"texts": texts}, QUICK * count),
+    )
+
+
+def measure_fairness_of_texts(stack: Stack, scale: Scale) -> list[Figure]:
+    """The same of texts for the source: short ones, beside many long ones."""
+    parts = make_texts(LONG_TEXTS * PARTS_OF_LONG)
+    long = [" ".join(parts[k::LONG_TEXTS]) for k in range(LONG_TEXTS)]
+    short, explained = {"texts": " ".join(parts[:PARTS_OF_SHORT])}, {"temperature": 0, "max_tokens": 16}
+    load = f"{LONG_TEXTS} texts of 800 tokens"
+    calls = {"/extract": ({}, scale.lone_requests), "/explain": (explained, scale.lone_requests // 2)}
+    return _between_callers(
+        stack,
+        scale,
+        *(
+            Beside(path, short | more, requests, {load: [{"texts": long, **more}] * BATCHES})
+            for path, (more, requests) in calls.items()
+        ),
+    )
+
+
+def _between_callers(stack: Stack, scale: Scale, *rows: Beside) -> list[Figure]:
     access = Access(api_keys={name: f"key of {name}" for name in ("one", "many")})
     with gateway(GatewayLimits(), access=access, pairs=stack.settings().pairs) as shared:
         wait_until_ready(shared)
-        return asyncio.run(_measure_fairness(shared.url, access, vectors, scale))
+        return asyncio.run(_measure_fairness(shared.url, access, rows, scale))
 
 
-async def _measure_fairness(url: str, access: Access, vectors: NDArray[np.float32], scale: Scale) -> list[Figure]:
-    texts = make_texts(LARGE_BATCH)
+async def _measure_fairness(url: str, access: Access, rows: Sequence[Beside], scale: Scale) -> list[Figure]:
     async with open_http() as http:
 
         def job(path: str, caller: str, body: dict[str, Any]) -> Job:
             headers, sent = {"authorization": f"Bearer {access.api_keys[caller]}"}, orjson.dumps(body)
             return lambda: post_json(http, f"{url}{path}", sent, headers)
 
-        def verbalize(some: NDArray[np.float32]) -> dict[str, Any]:
-            return {"vectors": [encode(vector) for vector in some], "dtype": "float32", "temperature": 0}
-
-        count = scale.lone_requests
-        calls = {
-            "/verbalize": (verbalize(vectors[:1]), verbalize(repeated(vectors, LARGE_BATCH)), count),
-            "/reconstruct": ({"texts": texts[:1]}, {"texts": texts}, QUICK * count),
-        }
         figures: list[Figure] = []
-        for path, (single, batch, requests) in calls.items():
-            one, crowd = (job(path, caller, single) for caller in ("one", "many"))
-            loads = {"batches of 512": [job(path, "many", batch)] * BATCHES, "64 single ones": [crowd] * IN_FLIGHT}
-            figures += await _fairness(path[1:], [one] * requests, loads, scale)
+        for row in rows:
+            one = job(row.path, "one", row.single)
+            loads = {what: [job(row.path, "many", body) for body in bodies] for what, bodies in row.loads.items()}
+            figures += await _fairness(row.path[1:], [one] * row.requests, loads, scale)
         return figures
 
 
@@ -204,14 +248,17 @@ async def _fairness(name: str, singles: list[Job], loads: Mapping[str, Sequence[
 
 @asynccontextmanager
 async def background(jobs: Sequence[Job]) -> AsyncIterator[None]:
-    """Do jobs without end meanwhile, at the same time."""
+    """Do jobs without end meanwhile, at the same time; one that fails is no load, and its error is raised."""
     tasks = [asyncio.create_task(_for_ever(job)) for job in jobs]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
 
 
 async def _for_ever(job: Job) -> None:

@@ -38,7 +38,7 @@ def test_every_row(toy: Stack, toy_with_source: Stack, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "figures.json").read_text())
     rows = (tmp_path / "table.md").read_text().splitlines()
     assert len(written["figures"]) == len(results.figures) == len(rows) - 2
-    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(results.figures) == 23
+    assert sum(figure["target"] is not None for figure in written["figures"]) == targets_of(results.figures) == 25
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "ratios.png", "growth-concurrency.png", "growth-vectors-a-call.png",
     }  # fmt: skip

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from nla_client import AsyncNLAClient
 from tests.benchmarks import dataset
 from tests.benchmarks.figures import Figure, Scale, Target, interleave, percentile, rate, ratios
-from tests.benchmarks.gateway import open_http, post_json
+from tests.benchmarks.gateway import measure_fairness_of_texts, open_http, post_json
 from tests.checkpoints import cut, make_tokenizer
 from tests.plain import TOY
 from tests.stack import Stack, serving
@@ -58,7 +58,8 @@ def measure_reading(name: str, stack: Stack, folder: Path, blocks: int, scale: S
 def measure_explaining(stack: Stack, scale: Scale) -> list[Figure]:
     """The others."""
     figures = asyncio.run(measure_explanation(stack.url, scale))
-    return [*figures, *asyncio.run(measure_tokens(stack.url, scale)), *bytes_of_a_row()]
+    figures += asyncio.run(measure_tokens(stack.url, scale))
+    return [*figures, *measure_fairness_of_texts(stack, scale), *bytes_of_a_row()]
 
 
 def make_base(folder: Path) -> Path:
