@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nla_client.wire import VerbalizeRequest
 from nla_gateway.engines.pool import EnginePool
-from nla_gateway.pair.parsing import CLOSING, Form
+from nla_gateway.pair.parsing import CLOSING, THINK, Form
 from nla_gateway.pair.proof import prove
 from nla_gateway.pair.verbalizer import Verbalizer, sampling
 from nla_gateway.roles import Role
@@ -60,8 +60,8 @@ def test_an_engine_stops_at_the_tag_unless_it_stands_in_a_thought(toy: Stack, to
 
     text, kind, matched = asked(Form())
     assert (kind, matched) == ("stop", [CLOSING])
-    assert asked(Form(may_think=True))[:2] == (text, "stop")
-    thought = asked(Form(thinks=True))
+    assert asked(Form(may_think=THINK))[:2] == (text, "stop")
+    thought = asked(Form(thinks=THINK))
     assert thought[0].startswith(text)
     assert not any(isinstance(one, str) for one in thought[2])
     assert "Got unhandled regex token" not in toy.log.read_text()

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from nla_gateway.errors import CheckpointError
+from nla_gateway.pair.parsing import THINK, Form
 from nla_gateway.pair.prompt import ReconstructorPrompt, load_tokenizer
 from nla_launch.pair.preset import load_preset
 from nla_launch.pair.rules import Rules, VerbalizerRules
@@ -112,7 +113,7 @@ def test_the_verbalizers_prompt_is_the_released_one(
     assert [at for at, token in enumerate(prompt.ids) if token == bos] == ([0] if told.bos else [])
     assert tokenizer.bos_token == told.bos
     assert prompt.stop_texts[tokenizer.eos_token_id] == told.ends[: len(tokenizer.eos_token)]
-    assert not prompt.form.thinks
+    assert prompt.form == Form()
 
 
 @pytest.mark.parametrize("text", EXPLANATIONS)
@@ -156,7 +157,7 @@ def test_qwen3_with_and_without_thinking(needed: Needed, tmp_path: Path, enable_
     assert prompt.ids[without - 3 : without] == tokenizer.encode("<|im_start|>assistant\n")
     assert prompt.ids[prompt.position - 1 : prompt.position + 2] == [QWEN.left, QWEN.marker_id, QWEN.right]
     assert (prompt.position, prompt.ids.count(QWEN.marker_id)) == (111 - 21, 1)
-    assert not prompt.form.thinks
+    assert prompt.form == Form(may_think=None if enable_thinking is False else THINK)
 
 
 def test_a_template_that_knows_no_thinking(told: Told, av: Path) -> None:

@@ -1,5 +1,6 @@
 """Explanations out of generated text: what stands between the tags, after whatever the model thought first."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,42 +8,76 @@ from nla_gateway.description import Tags
 
 OPENING: Final = "<explanation>"
 CLOSING: Final = "</explanation>"
-THINKING: Final = "<think>"
-THOUGHT: Final = "</think>"
-BEHIND_A_THOUGHT: Final = rf"{THOUGHT}[\s\S]*{CLOSING}"
-NO_THOUGHT: Final = "|".join(
-    # Not by looking ahead: SGLang logs a warning for each pattern that does.
-    [CLOSING, rf"[^<\s][\s\S]*{CLOSING}"]
-    + [rf"{THINKING[:at]}[^{THINKING[at]}][\s\S]*{CLOSING}" for at in range(1, len(THINKING))]
+AT_ONCE: Final = rf"\A\s*{OPENING}[\s\S]*{CLOSING}"
+"""An explanation that begins the answer, and so follows no thought."""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """The tags of a think block."""
+
+    opening: str
+    closing: str
+
+
+THINK: Final = Thought("<think>", "</think>")
+THOUGHTS: Final = (
+    THINK,
+    Thought("[THINK]", "[/THINK]"),
+    Thought("<thinking>", "</thinking>"),
+    Thought("<mm:think>", "</mm:think>"),
+    Thought("◁think▷", "◁/think▷"),
+    Thought("<|START_THINKING|>", "<|END_THINKING|>"),
+    Thought("<|inner_prefix|>", "<|inner_suffix|>"),
+    Thought("<|channel>", "<channel|>"),
 )
+"""Of all families that have a pair of them: DeepSeek, Qwen and many more the first, then Mistral and so on."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a verbalizer's answers look like, by its prompt."""
+    """What a verbalizer's answers look like, by its prompt and its tokenizer."""
 
     tags: Tags = "both"
     """Which of them it has; with none, all of a text that ended by itself is an explanation."""
-    thinks: bool = False
-    """Whether the prompt ends inside a think block."""
-    may_think: bool = False
-    """Whether an answer may begin with a think block: its tokenizer knows them, and the prompt has none yet."""
+    thinks: Thought | None = None
+    """The think block in which the prompt ends."""
+    may_think: Thought | None = None
+    """The think block with which, or inside of which, an answer may begin: its tokenizer knows the tags."""
 
     @property
     def stops(self) -> dict[str, list[str]]:
-        """Where the engine is to stop, as SGLang's sampling parameters: at what `parse` takes for the closing tag.
+        """Where the engine is to stop, as SGLang's sampling parameters: at what surely is the closing tag.
 
-        Thoughts may name it, too. A pattern is looked for in all of an answer at each token, a string at its end alone.
+        Thoughts may name it, too. So where an answer may have begun inside of one, it goes on, and `parse` sees all of
+        it. A pattern is looked for in all of an answer at each token, a string at its end alone.
         """
-        if self.thinks:
-            return {"stop_regex": [BEHIND_A_THOUGHT]}
-        if self.may_think:
-            return {"stop_regex": [BEHIND_A_THOUGHT, rf"\A\s*(?:{NO_THOUGHT})"]}
-        return {"stop": [CLOSING]}
+        thought = self.thinks or self.may_think
+        if thought is None:
+            return {"stop": [CLOSING]}
+        behind_a_thought = rf"{re.escape(thought.closing)}[\s\S]*{CLOSING}"
+        return {"stop_regex": [behind_a_thought] if self.thinks else [behind_a_thought, AT_ONCE]}
 
     def stopped_by(self, matched: str) -> bool:
         """Whether that is what made the engine stop."""
         return any(matched in values for values in self.stops.values())
+
+    @property
+    def thoughts(self) -> tuple[Thought, ...]:
+        """Think blocks that an answer may open itself: any, where its tokenizer does not tell which."""
+        return THOUGHTS if self.may_think is None else (self.may_think,)
+
+    def thought(self, generated: str) -> Thought | None:
+        """The think block inside of which an answer surely begins."""
+        opened = (one for one in self.thoughts if generated.lstrip().startswith(one.opening))
+        return self.thinks or next(opened, None)
+
+    def may_be_a_thought(self, generated: str) -> bool:
+        """Whether an answer with tags may yet turn out to have begun inside of one, so that none of it counts."""
+        block = self.may_think
+        if block is None or self.tags != "both" or _is_explained_at_once(generated):
+            return False
+        return block.closing not in generated
 
 
 TAGGED: Final = Form()
@@ -58,7 +93,8 @@ def parse(generated: str, form: Form = TAGGED, *, ended: bool = False) -> tuple[
     """
     answer = _answer(generated, form)
     if answer is None:
-        return generated.strip().removeprefix(THINKING).strip(), False
+        thought = form.thought(generated)
+        return generated.strip().removeprefix(thought.opening if thought else "").strip(), False
     text, closing, _ = _opened(answer, form).partition(CLOSING)
     return text.strip(), bool(closing) or (ended and form.tags == "none")
 
@@ -72,17 +108,26 @@ def _opened(answer: str, form: Form) -> str:
 
 def _answer(generated: str, form: Form) -> str | None:
     """What follows the think block, if there is one; None while it lasts."""
-    if not form.thinks and not generated.lstrip().startswith(THINKING):
+    thought = form.thought(generated)
+    begun = thought or (None if _is_explained_at_once(generated) else form.may_think)
+    if begun is None:
         return generated
-    _, thought, answer = generated.partition(THOUGHT)
-    return answer if thought else None
+    _, closing, answer = generated.partition(begun.closing)
+    if closing:
+        return answer
+    return None if thought else generated
+
+
+def _is_explained_at_once(generated: str) -> bool:
+    """Whether the explanation begins the answer, and so follows no thought."""
+    return generated.lstrip().startswith(OPENING)
 
 
 class DeltaParser:
     """Explanation text as it grows: feeds on the text so far, gives what is new and certain.
 
-    What could still turn out to be a tag, or white space at the end, is held back. Joined, the deltas are the
-    explanation, except where text precedes the opening tag.
+    What could still turn out to be a tag, a thought before one, or white space at the end, is held back. Joined, the
+    deltas are the explanation, except where text without tags turns out to be a thought, or precedes the opening tag.
     """
 
     def __init__(self, form: Form = TAGGED) -> None:
@@ -92,22 +137,22 @@ class DeltaParser:
 
     def feed(self, generated: str) -> str:
         """Return the new part of the explanation, given all the text generated so far."""
-        body = self._body(generated)
-        for length in range(len(CLOSING) - 1, 0, -1):
-            if body.endswith(CLOSING[:length]):
-                body = body[:-length]
-                break
-        return self._new(body.rstrip())
+        body, block = self._body(generated), self._form.may_think
+        tags = (CLOSING,) if block is None else (CLOSING, block.closing)
+        return self._new(body[: len(body) - max(_begun(body, tag) for tag in tags)].rstrip())
 
     def finish(self, text: str) -> str:
         """Return what is missing, given the parsed explanation."""
         return self._new(text)
 
     def _body(self, generated: str) -> str:
-        answer = _answer(generated, self._form)
-        if answer is None or _begins(answer, THINKING) or (OPENING not in answer and _begins(answer, OPENING)):
+        form, answer = self._form, _answer(generated, self._form)
+        if answer is None or form.may_be_a_thought(generated):
             return ""
-        return parse(generated, self._form)[0] if CLOSING in answer else _opened(answer, self._form).lstrip()
+        tags = [one.opening for one in form.thoughts] + ([] if OPENING in answer else [OPENING])
+        if any(_begins(answer, tag) for tag in tags):
+            return ""
+        return parse(generated, form)[0] if CLOSING in answer else _opened(answer, form).lstrip()
 
     def _new(self, text: str) -> str:
         if not text.startswith(self.given):
@@ -115,6 +160,11 @@ class DeltaParser:
         new = text[len(self.given) :]
         self.given = text
         return new
+
+
+def _begun(text: str, tag: str) -> int:
+    """Characters of a tag with which a text ends, short of all of it."""
+    return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)
 
 
 def _begins(text: str, tag: str) -> bool:

@@ -6,13 +6,14 @@ with what the tokenizer does, because a marker that splits, a lost BOS or a cut 
 
 import json
 import logging
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from nla_gateway.description import Description, Marker, VerbalizerDescription
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.pair.parsing import THINKING, THOUGHT, Form
+from nla_gateway.pair.parsing import THOUGHTS, Form
 from nla_gateway.pair.template import AT_THE_MARKER, Template, read_template
 from nla_gateway.pair.transformers import import_transformers
 
@@ -80,7 +81,8 @@ class VerbalizerPrompt:
             raise CheckpointError(f"{folder}: no marker is stated: {MARKER_LINE}")
         _check_marker(tokenizer, marker, folder)
         template = read_template(description, folder)
-        ids, text = _rendered(tokenizer, template.filled(marker.char) + rules.append_to_turn, rules, folder)
+        content = template.filled(marker.char) + rules.append_to_turn
+        ids, text = _rendered(tokenizer, content, rules, folder)
         positions = [i for i, token in enumerate(ids) if token == marker.token_id]
         if len(positions) != 1:
             raise CheckpointError(
@@ -93,8 +95,7 @@ class VerbalizerPrompt:
             source = "the chat template renders" if rules.prompt == "chat" else "the tokenizer adds"
             logger.warning("%s: %s no BOS, which models of this family usually need", folder, source)
         specials = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        may_think = THOUGHT in tokenizer.get_vocab() and THOUGHT not in text
-        form = Form(tags=rules.tags, thinks=text.rstrip().endswith(THINKING), may_think=may_think)
+        form = _form(rules, tokenizer.get_vocab(), text, content)
         return cls(ids=ids, position=positions[0], stop_texts=specials, form=form)
 
 
@@ -229,6 +230,24 @@ def _render_chat(tokenizer: Any, content: str, enable_thinking: bool | None, fol
     messages = [{"role": "user", "content": content}]
     options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+
+
+def _form(rules: VerbalizerDescription, vocabulary: Container[str], text: str, content: str) -> Form:
+    """Tell what answers to a prompt look like.
+
+    Args:
+        rules: of the verbalizer.
+        vocabulary: its tokenizer's.
+        text: the prompt as rendered.
+        content: what the template and the preset say, of which a chat template may cut white space off.
+    """
+    thinks = next((one for one in THOUGHTS if text.rstrip().endswith(one.opening)), None)
+    # Before the answer, that is: how to think may be told anywhere, as by the system's message of Mistral's template.
+    begun = text.rpartition(content.strip())[2] if rules.prompt == "chat" else text
+    known = next((one for one in THOUGHTS if one.closing in vocabulary), None)
+    # Where the prompt has closed a block, or ends with the explanation's opening tag, it is past all thoughts.
+    past = rules.tags == "closing" or (known is not None and known.closing in begun)
+    return Form(tags=rules.tags, thinks=thinks, may_think=None if thinks or past else known)
 
 
 def _check_marker(tokenizer: Any, marker: Marker, folder: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from nla_gateway.description import check_pair
 from nla_gateway.errors import CheckpointError, InvalidRequest
-from nla_gateway.pair.parsing import Form
+from nla_gateway.pair.parsing import THINK, THOUGHTS, Form, Thought
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
 from nla_gateway.roles import Role
 from nla_launch.pair.rules import Rules
@@ -238,11 +238,39 @@ def test_a_bos_that_begins_every_message_is_no_fault(pair: Pair, caplog: pytest.
 
 
 def test_what_answers_look_like_is_read_from_the_prompt(pair: Pair) -> None:
-    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="both", thinks=False)
+    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="both")
     edit_sidecar(pair.av, {"prompt_templates.av": "One item a line: <concept>{injection_char}</concept>"})
-    path = pair.av / "chat_template.jinja"
-    path.write_text(path.read_text().replace("{% endif %}", "<think>\n{% endif %}"))
-    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="none", thinks=True)
+    end_the_chat_with(pair.av, "<think>\n")
+    assert VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av)).form == Form(tags="none", thinks=THINK)
+
+
+def end_the_chat_with(folder: Path, text: str) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("{% endif %}", f"{text}{{% endif %}}"))
+
+
+@pytest.mark.parametrize("thought", THOUGHTS[:3], ids=lambda thought: thought.opening)
+def test_answers_may_think_where_their_tokenizer_knows_the_tags(pair: Pair, thought: Thought) -> None:
+    """Unless the prompt has closed a think block of the answer's own; what its system message says is no such."""
+    tokenizer = load_tokenizer(pair.av, trust_remote_code=False)
+    tokenizer.add_tokens([thought.opening, thought.closing], special_tokens=True)
+    tokenizer.save_pretrained(pair.av)
+
+    def form(rules: Rules | None = None) -> Form:
+        return VerbalizerPrompt.load(pair.av, described(Role.AV, pair.av, rules or stated())).form
+
+    assert form() == Form(may_think=thought)
+    assert form(stated(append="<explanation>")) == Form(tags="closing")
+    path, loop = pair.av / "chat_template.jinja", "{% for m in messages %}"
+    path.write_text(path.read_text().replace(loop, f"{thought.opening}a plan{thought.closing}{loop}"))
+    told = path.read_text()
+    assert thought.closing in told
+    assert form() == Form(may_think=thought)
+    end_the_chat_with(pair.av, f"{thought.opening}\n")
+    assert form() == Form(thinks=thought)
+    path.write_text(told)
+    end_the_chat_with(pair.av, f"{thought.opening}\n\n{thought.closing}\n\n")
+    assert form() == Form()
 
 
 def stated(**rules: Any) -> Rules:

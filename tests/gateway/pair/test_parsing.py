@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nla_gateway.pair.parsing import TAGGED, DeltaParser, Form, parse
+from nla_gateway.pair.parsing import OPENING, TAGGED, THINK, THOUGHTS, DeltaParser, Form, Thought, parse
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,10 @@ def test_parse(generated: str, expected: tuple[str, bool]) -> None:
 
 
 THOUGHT = "<think>I put it in <explanation> tags.</think>"
-OPEN = Form(thinks=True)
+UNOPENED = "I put it in <explanation> and </explanation> tags.</think>"
+OPEN = Form(thinks=THINK)
+MAY = Form(may_think=THINK)
+MAY_BARE = Form(tags="none", may_think=THINK)
 BARE = Form(tags="none")
 CLOSED = Form(tags="closing")
 
@@ -50,6 +53,21 @@ CLOSED = Form(tags="closing")
         ("\n<explanation>one</explanation>", CLOSED, True, ("one", True)),
         ("one", CLOSED, True, ("one", False)),
         ("<think>hm</think>one</explanation>", CLOSED, True, ("one", True)),
+        (f"{UNOPENED}<explanation>cats</explanation>", MAY, True, ("cats", True)),
+        (f"{UNOPENED}\ncats</explanation>", MAY, True, ("cats", True)),
+        (f"{THOUGHT}<explanation>cats</explanation>", MAY, True, ("cats", True)),
+        ("<explanation>the </think> token</explanation>", MAY, True, ("the </think> token", True)),
+        ("Here: <explanation>cats</explanation>", MAY, True, ("cats", True)),
+        ("cats</explanation>", MAY, True, ("cats", True)),
+        ("I put it", MAY, False, ("I put it", False)),
+        ("<think>I put it", MAY, False, ("I put it", False)),
+        (f"{UNOPENED}cats", MAY, True, ("cats", False)),
+        ("hm</think>one", MAY_BARE, True, ("one", True)),
+        ("hm</think>one", MAY_BARE, False, ("one", False)),
+        ("one", MAY_BARE, True, ("one", True)),
+        ("hm</think>one</explanation>", Form(), True, ("hm</think>one", True)),
+        ("the [/THINK] token</explanation>", MAY, True, ("the [/THINK] token", True)),
+        ("<thinking>one</explanation>", MAY, True, ("<thinking>one", True)),
     ],
 )
 def test_answers_that_think_or_have_no_tags(
@@ -66,39 +84,91 @@ def feed_all(pieces: list[str], form: Form = TAGGED) -> str:
     return out + parser.finish(parse(generated, form)[0])
 
 
-@pytest.mark.parametrize("form", [Form(), OPEN, BARE, CLOSED, Form(tags="none", thinks=True)])
+@pytest.mark.parametrize("thought", THOUGHTS, ids=lambda thought: thought.opening)
+def test_the_tags_of_all_families(thought: Thought) -> None:
+    said = f"I put it in <explanation> tags.{thought.closing}<explanation>cats</explanation>"
+    may, inside = Form(may_think=thought), Form(thinks=thought)
+    opened = thought.opening + said
+    for generated, form in ((said, may), (said, inside), (opened, may), (opened, Form())):
+        assert parse(generated, form) == ("cats", True)
+        assert feed_all(list(generated), form) == "cats"
+    for form in (may, inside):
+        assert any(re.search(one, said) for one in form.stops["stop_regex"])
+
+
+FORMS = [
+    *(Form(tags=tags) for tags in ("both", "closing", "none")),
+    *(Form(tags=tags, thinks=THINK) for tags in ("both", "closing", "none")),
+    *(Form(tags=tags, may_think=THINK) for tags in ("both", "closing", "none")),
+    Form(may_think=THOUGHTS[1]),
+    Form(thinks=THOUGHTS[1]),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @given(
     st.text(alphabet="<>/thinkexplanation ab", max_size=30).filter(lambda thought: "</think>" not in thought),
     st.text(alphabet="<>/abc ", max_size=9),
     st.integers(1, 9),
 )
 def test_no_thought_is_ever_streamed(form: Form, thought: str, text: str, step: int) -> None:
-    start = "" if form.thinks else "<think>"
-    generated = f"{start}{thought}</think><explanation>{text}</explanation>"
+    block = form.thinks or form.may_think or THINK
+    start = "" if form.thinks else block.opening
+    generated = f"{start}{thought}{block.closing}<explanation>{text}</explanation>"
     pieces = [generated[i : i + step] for i in range(0, len(generated), step)]
     assert feed_all(pieces, form) == parse(generated, form)[0]
 
 
-PIECES = ["<think>", "</think>", "<explanation>", "</explanation>", "<", "/", "t", " ", "a cat"]
+@pytest.mark.parametrize("block", THOUGHTS[:2])
+@given(st.text(alphabet="[<>/THINKthinkexplanation ab", max_size=40), st.text(max_size=9), st.integers(1, 9))
+def test_no_thought_that_nothing_opens_is_ever_streamed(block: Thought, thought: str, text: str, step: int) -> None:
+    assume(block.closing not in thought and not thought.lstrip().startswith((OPENING, block.opening)))
+    form, body = Form(may_think=block), text.replace("<", "(")
+    for generated in (f"{thought}{block.closing}<explanation>{body}</explanation>", f"{thought}{block.closing}{body}"):
+        pieces = [generated[i : i + step] for i in range(0, len(generated), step)]
+        assert feed_all(pieces, form) == body.strip()
 
 
-@pytest.mark.parametrize("form", [Form(), Form(may_think=True), OPEN, CLOSED, Form(tags="closing", thinks=True)])
+@given(st.text(alphabet="</think>a ", max_size=20), st.text(alphabet="ab ", max_size=9), st.integers(1, 5))
+def test_what_a_stream_could_not_know_is_right_in_the_end(thought: str, text: str, step: int) -> None:
+    """Without tags, a thought that nothing opens looks as an explanation does, to its end."""
+    assume("</think>" not in thought and not "<think>".startswith(thought.lstrip()[:7]))
+    generated, parser = f"{thought}</think>{text}", DeltaParser(MAY_BARE)
+    for end in range(step, len(generated), step):
+        parser.feed(generated[:end])
+    assert any(one.strip().startswith(parser.given) for one in (thought, text))
+    assert parse(generated, MAY_BARE, ended=True) == (text.strip(), True)
+
+
+TAGS = ["<explanation>", "</explanation>", *(tag for one in THOUGHTS[:2] for tag in (one.opening, one.closing))]
+PIECES = [*TAGS, "<", "/", "t", " ", "a cat"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 @given(st.lists(st.sampled_from(PIECES), max_size=9))
 def test_the_engine_stops_where_an_explanation_is_whole(form: Form, pieces: list[str]) -> None:
     """SGLang looks for strings and patterns in all text so far, after each token."""
-    thinks = form.thinks or "".join(pieces).lstrip().startswith("<think>")
-    assume(form.may_think or form.thinks or not thinks)
-    # So near each other, they are not told apart; a text that only begins as tags do is not known by its beginning.
-    assume(not re.match(r"\s*<(?!/?explanation>|think>)", "".join(pieces)))
+    generated = "".join(pieces)
+    assume(form.may_think or form.thinks or form.thought(generated) is None)
     stops, text = form.stops, ""
     for piece in pieces:
         text += piece
         found = [one for one in stops.get("stop", []) if one in text]
         found += [one for one in stops.get("stop_regex", []) if re.search(one, text)]
-        assert bool(found) == parse(text, form)[1]
         assert all(form.stopped_by(one) for one in found)
+        whole = parse(text, form)[1]
+        # What may be a thought yet goes on; should it be none, it is whole at its end.
+        assert bool(found) == (whole and not could_be_a_thought(text, form))
         if found:
             return
+
+
+def could_be_a_thought(text: str, form: Form) -> bool:
+    """Whether an answer so far could have begun inside of a thought that nothing opened, and that goes on."""
+    block = form.may_think
+    if block is None or block.closing in text:
+        return False
+    return not text.lstrip().startswith(("<explanation>", block.opening))
 
 
 @given(st.text(), st.booleans(), st.integers(1, 7))
