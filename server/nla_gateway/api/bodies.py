@@ -1,16 +1,48 @@
 """What callers may send: how large, how much at the same time, and how slowly."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
+from nla_client.wire import ITEM_SIZE, TextRequest, TokenizeRequest
 from nla_gateway.callers import Caller
 from nla_gateway.engines.concurrency import RETRY_AFTER_S, Room
 from nla_gateway.errors import Overloaded, PayloadTooLarge, RequestError, RequestTimeout
 from nla_gateway.limits import GatewayLimits
+from nla_gateway.pair.reconstructor import Reconstructor
+from nla_gateway.pair.source import Source
+from nla_gateway.served import ServedPair
+
+ALWAYS_TAKEN: Final = 2**20
+"""Bytes of a string that costs little: so long may be what nothing else bounds, such as a message's role."""
+ESCAPED: Final = 12
+"""Bytes that a character has at most: a pair of `\\uXXXX`."""
+
+
+def longest_string(call: type[BaseModel], pairs: Sequence[ServedPair]) -> int:
+    """Tell how many bytes a string in a call's JSON has at most, if any of the pairs is to take it.
+
+    What counts is what is refused for its length alone, by whatever reads it.
+    """
+    return max(ALWAYS_TAKEN, *(ESCAPED * _characters(call, pair) for pair in pairs))
+
+
+def _characters(call: type[BaseModel], pair: ServedPair) -> int:
+    """Of a vector or a text."""
+    source, reconstructor = pair.find(Source), pair.find(Reconstructor)
+    of_vector = 4 * -(-pair.info.d_model * ITEM_SIZE["float32"] // 3) if "vectors" in call.model_fields else 0
+    of_text = 0
+    if issubclass(call, TextRequest):
+        if source is not None:
+            of_text = source.longest_taken_apart if call is TokenizeRequest else source.longest_text
+    elif "texts" in call.model_fields and reconstructor is not None:
+        of_text = reconstructor.longest_text
+    return max(of_vector, of_text)
 
 
 class Bodies:

@@ -3,10 +3,12 @@
 FastAPI's own way, made for dependencies, forms and files, takes longer over one vector than all else here together.
 
 A wrong body must cost no more than to read it. So values are made only of what has the form that a model says: the
-first that has not ends it, and so do more strings than a right body can have, and what holds none where one must be.
+first that has not ends it, and so do more strings than a right body can have, one longer than any in it, and what holds
+none where one must be.
 """
 
 import re
+from dataclasses import dataclass
 from email.message import Message
 from functools import lru_cache
 from types import UnionType
@@ -15,12 +17,14 @@ from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_or
 import msgspec
 import numpy as np
 from fastapi.routing import APIRoute
+from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from nla_client.wire import MANY_TAG, ONE_TAG
+from nla_gateway.api.bodies import longest_string
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge
 
 Scalar = int | float | str | bool | None
@@ -41,6 +45,8 @@ OTHER_STRINGS: Final = 64
 CHUNK: Final = 2**18
 """Bytes looked at together: few enough for a processor's caches."""
 QUOTE, BACKSLASH = b'"\\'
+CHEAP: Final = 2**20
+"""Bytes that are read once more to name a field."""
 LONGEST_NAME: Final = 100
 """Characters of a caller's own name for a field that errors repeat."""
 UNKNOWN: Final = "Object contains unknown field `"
@@ -76,8 +82,10 @@ class JsonRoute(APIRoute):
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange; what is raised becomes a reply where all errors do."""
         request = Request(scope, receive)
-        most = self._form.strings_each * request.app.state.gateway.limits.max_batch + OTHER_STRINGS
-        call = self._model_of(self._form.read(await _body(request), most))
+        gateway = request.app.state.gateway
+        most = self._form.strings_each * gateway.limits.max_batch + OTHER_STRINGS
+        longest = longest_string(self._model, gateway.pairs)
+        call = self._model_of(self._form.read(await _body(request), most, longest))
         answer = await self.endpoint(call=call, request=request)
         if not isinstance(answer, Response):
             answer = Response(self._answers.dump_json(answer), media_type="application/json")
@@ -111,25 +119,31 @@ class Form:
         self.strings_each = STRINGS_OF_CHAT if _holds(list(annotations.values()), (BaseModel,)) else LISTS
         """Strings that a right body has for each text that it may have, at most."""
 
-    def read(self, body: bytes, most_strings: int) -> dict[str, Any]:
+    def read(self, body: bytes, most_strings: int, longest: int) -> dict[str, Any]:
         """Read those fields that a body has.
 
+        Args:
+            body: JSON.
+            most_strings: that a right one has.
+            longest: bytes of any of them, as they stand in it.
+
         Raises:
-            InvalidRequest: it is no JSON, or not of this form.
+            InvalidRequest: it is no JSON, or not of this form, or has a longer string.
             PayloadTooLarge: it has more strings.
         """
-        if ESCAPE[:2] in body[-2 * len(ESCAPE) :]:  # msgspec looks for a pair's other half beyond the end
-            body += b" " * len(ESCAPE)
-        crowded = crowded_at(body, most_strings)
+        excess = excess_in(body, most_strings, longest)
+        begun = body if excess is None else body[: excess.place]
+        if excess is None and ESCAPE[:2] in body[-2 * len(ESCAPE) :]:
+            begun += b" " * len(ESCAPE)  # msgspec looks for a pair's other half beyond the end
         try:
             # What else is wrong with it stands before that place, or nothing is.
-            fields = self._decoder.decode(body if crowded is None else body[:crowded])
+            fields = self._decoder.decode(begun)
         except msgspec.ValidationError as error:
             raise _misfit(str(error)) from None
         except UNREADABLE as error:
-            if crowded is not None and "truncated" in str(error):
-                raise self._too_many(most_strings) from None
-            raise _unreadable(error) from None
+            if excess is None or "truncated" not in str(error):
+                raise _unreadable(error) from None
+            raise (self._too_long(begun, longest) if excess.is_long else self._too_many(most_strings)) from None
         named = ((name, getattr(fields, name)) for name in fields.__struct_fields__)
         return {name: self._made(name, value, most_strings) for name, value in named if value is not msgspec.UNSET}
 
@@ -157,22 +171,61 @@ class Form:
         param = next(iter(self._lists), None)
         return PayloadTooLarge(f"more than {most} strings in one request: send several requests", param=param)
 
+    def _too_long(self, begun: bytes, longest: int) -> InvalidRequest:
+        param = self._field_behind(begun) if len(begun) <= CHEAP else None
+        where = "a string" if param is None else f"{param}: the string"
+        return InvalidRequest(f"{where} has more than {longest} bytes, and no right one has: shorten it", param=param)
 
-def crowded_at(body: bytes, most_strings: int) -> int | None:
-    """Find a place up to which a JSON text has more strings than that; None where it has not.
+    def _field_behind(self, begun: bytes) -> str | None:
+        """Name the field whose value would come next: of what msgspec says of another kind of value there."""
+        try:
+            self._decoder.decode(begun + b"0")
+        except msgspec.ValidationError as error:
+            return _misfit(str(error)).param
+        except UNREADABLE:  # a field of numbers, which is left as it is at first, or a name
+            return None
+        return None
 
-    A string begins with a quote that no backslash precedes, and has at most one more of these.
+
+@dataclass(frozen=True)
+class Excess:
+    """A place in a JSON text where there is more than a right one has."""
+
+    place: int
+    """Up to which there are too many strings, or at which a string begins that is too long."""
+    is_long: bool
+
+
+def excess_in(body: bytes, most_strings: int, longest: int) -> Excess | None:
+    """Find a place in a JSON text up to which it has more strings than that, or where a longer one begins.
+
+    A string begins with a quote that no backslash precedes, and has at most one more of these. Backslashes stand in
+    strings alone: those without such a quote between them are in one. A long string without any costs little.
     """
     text, quotes = np.frombuffer(body, np.uint8), 0
+    before, first = 0, None  # where parts begin: the last with such a quote, and the first with a backslash after it
     for start in range(0, len(text), CHUNK):
-        part = text[start : start + CHUNK]
-        found = part == QUOTE
-        found[1:] &= part[:-1] != BACKSLASH
-        found[0] &= start == 0 or text[start - 1] != BACKSLASH
-        quotes += int(np.count_nonzero(found))
+        found, slashes = _quotes(text, start)
+        count = int(np.count_nonzero(found))
+        quotes += count
         if quotes > 2 * most_strings:
-            return start + len(part)
+            return Excess(start + len(found), is_long=False)
+        if count:
+            before, first = start, None
+        elif slashes.any():
+            first = start if first is None else first
+            if start - first >= longest and quotes:
+                return Excess(before + int(np.flatnonzero(_quotes(text, before)[0])[-1]), is_long=True)
     return None
+
+
+def _quotes(text: NDArray[np.uint8], start: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find, in a part of a text, the quotes that no backslash precedes, and the backslashes."""
+    part = text[start : start + CHUNK]
+    found, slashes = part == QUOTE, part == BACKSLASH
+    found[1:] &= ~slashes[:-1]
+    found[0] &= start == 0 or text[start - 1] != BACKSLASH
+    return found, slashes
 
 
 async def _body(request: Request) -> bytes:

@@ -46,6 +46,11 @@ class Reconstructor:
         room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
         return max(0, min([self._max_text_tokens, *(tokens - self.prompt.overhead for tokens in room)]))
 
+    @property
+    def longest_text(self) -> int:
+        """Characters of a text, at most, whatever room its engines have."""
+        return self._max_text_tokens * self.prompt.longest_token
+
     async def reconstruct(
         self, texts: list[str], params: Sequence[str | None], owner: Owner
     ) -> tuple[list[NDArray[np.float32]], Usage]:

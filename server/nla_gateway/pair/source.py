@@ -68,6 +68,16 @@ class Source:
         room = (one.capacity.longest_prompt for one in self.engines.engines if one.capacity is not None)
         return min([self.settings.context_length - 1, *room])
 
+    @property
+    def longest_text(self) -> int:
+        """Characters of a text that is read, at most, whatever room its engines have."""
+        return self.settings.context_length * self._longest_token
+
+    @property
+    def longest_taken_apart(self) -> int:
+        """Characters of a text that is only taken apart, at most."""
+        return max(MOST_TOKENIZED * self._longest_token, 2 * self.longest_text)
+
     async def tokenize(self, texts: Sequence[GivenText], most: int) -> AsyncGenerator[SourceText, None]:
         """Read a request's texts: a few words at once, else off the event loop, and few at a time, by turns.
 

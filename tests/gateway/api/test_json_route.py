@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from pydantic import ValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from nla_client.wire import (
     AblateRequest,
@@ -22,7 +24,8 @@ from nla_client.wire import (
     TokenizeRequest,
     VerbalizeRequest,
 )
-from nla_gateway.api.json_route import MOST_IN_A_ROW, MOST_NUMBERS, Form, crowded_at, refused
+from nla_gateway.api import json_route
+from nla_gateway.api.json_route import CHUNK, MOST_IN_A_ROW, MOST_NUMBERS, Excess, Form, excess_in, refused
 from nla_gateway.errors import InvalidRequest, PayloadTooLarge, RequestError
 from nla_gateway.limits import GatewayLimits
 from tests.bodies import PLACES, right_bodies, wrong_bodies
@@ -42,6 +45,8 @@ def running() -> Iterator[Running]:
 
 MOST = 2 * 512 + 64
 """Strings that the gateway takes by default."""
+LONGEST = MB
+"""Bytes of a string that it always takes."""
 
 
 def refusal(running: Running, body: bytes, content_type: str | None = JSON) -> tuple[str, str | None]:
@@ -107,7 +112,7 @@ def test_what_has_another_form(running: Running, body: bytes, message: str, para
 
 def read_texts(**body: Any) -> TextRequest:
     """As the route reads it."""
-    fields = Form(ExplainRequest).read(orjson.dumps(body), MOST)
+    fields = Form(ExplainRequest).read(orjson.dumps(body), MOST, LONGEST)
     try:
         return ExplainRequest.model_validate(fields)
     except ValidationError as error:
@@ -156,7 +161,7 @@ def test_texts_of_another_form(body: dict[str, Any], message: str, param: str) -
 def test_numbers_are_counted_before_any_is_made() -> None:
     body = b'{"token_ids":[' + b"1," * MOST_NUMBERS + b"1]}"
     with pytest.raises(PayloadTooLarge, match="token_ids has more than"):
-        Form(ExplainRequest).read(body, MOST)
+        Form(ExplainRequest).read(body, MOST, LONGEST)
 
 
 @pytest.mark.parametrize("field", ["token_ids", "positions"])
@@ -164,29 +169,32 @@ def test_numbers_in_a_row_are_of_one_text(field: str) -> None:
     """Each could be a list, and is looked at."""
     numbers = b"1," * MOST_IN_A_ROW + b"1"
     with pytest.raises(PayloadTooLarge, match=f"{field} has more than {MOST_IN_A_ROW} numbers for one text"):
-        Form(ExplainRequest).read(b'{"%s":[%s]}' % (field.encode(), numbers), MOST)
-    assert len(Form(ExplainRequest).read(b'{"%s":[[%s]]}' % (field.encode(), numbers), MOST)[field][0]) > MOST_IN_A_ROW
+        Form(ExplainRequest).read(b'{"%s":[%s]}' % (field.encode(), numbers), MOST, LONGEST)
+    assert (
+        len(Form(ExplainRequest).read(b'{"%s":[[%s]]}' % (field.encode(), numbers), MOST, LONGEST)[field][0])
+        > MOST_IN_A_ROW
+    )
 
 
 @pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions"])
 @pytest.mark.parametrize("value", [b'"\xff"', b'["\xff"]', b'"\\ud800"', b'["a\x01"]', b"[01]", b"[1e999]"])
 def test_values_that_no_json_has(field: str, value: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        Form(ExplainRequest).read(b'{"%s":%s}' % (field.encode(), value), MOST)
+        Form(ExplainRequest).read(b'{"%s":%s}' % (field.encode(), value), MOST, LONGEST)
 
 
 @pytest.mark.parametrize("sign", [b"[", b'{"a":'])
 @pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions", "seed", "chat_template_kwargs"])
 def test_depth_is_refused(field: str, sign: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        Form(ExplainRequest).read(b'{"%s":' % field.encode() + sign * 100_000, MOST)
+        Form(ExplainRequest).read(b'{"%s":' % field.encode() + sign * 100_000, MOST, LONGEST)
 
 
 @pytest.mark.parametrize("field", ["token_ids", "positions"])
 def test_lists_of_numbers_are_counted_before_any_is_made(field: str) -> None:
     body = b'{"%s":[' % field.encode() + b"[1]," * MOST + b"[1]]}"
     with pytest.raises(PayloadTooLarge, match=f"{field} has more than {MOST} lists"):
-        Form(ExplainRequest).read(body, MOST)
+        Form(ExplainRequest).read(body, MOST, LONGEST)
 
 
 def test_a_long_name_is_not_repeated(running: Running) -> None:
@@ -197,7 +205,7 @@ def test_a_long_name_is_not_repeated(running: Running) -> None:
 @pytest.mark.parametrize("number", [b"1" * 400, b"-1", b"1.0", b'"1"', b"true", b"null"])
 @pytest.mark.parametrize("field", ["n", "max_tokens", "top_k", "seed", "temperature"])
 def test_numbers_are_looked_at_by_the_model(field: str, number: bytes) -> None:
-    fields = Form(VerbalizeRequest).read(b'{"%s":%s}' % (field.encode(), number), MOST)
+    fields = Form(VerbalizeRequest).read(b'{"%s":%s}' % (field.encode(), number), MOST, LONGEST)
     assert set(fields) == {field}
 
 
@@ -206,7 +214,7 @@ def test_right_bodies_are_never_crowded() -> None:
     text = b'"' + b'\\\\\\" [\\u0022,\\n' * 40 + b'\\\\"'
     texts = b",".join([text] * 512)
     body = b'{"dtype": "float32", "texts": [' + texts + b'], "vectors": [' + texts + b"]}"
-    fields = Form(CriticRequest).read(body, MOST)
+    fields = Form(CriticRequest).read(body, MOST, LONGEST)
     assert len(fields["texts"]) == len(fields["vectors"]) == 512
 
 
@@ -214,20 +222,91 @@ def test_right_bodies_are_never_crowded() -> None:
 def test_too_many_strings_are_seen_wherever_they_are_cut(string: bytes) -> None:
     for before in range(4):
         body = b'{"texts": [' + b" " * before + (string + b",") * 100_000 + string + b"]}"
-        place = crowded_at(body, MOST)
-        assert place is not None
-        assert place < len(body)
-        assert crowded_at(body, 2 * 100_001) is None
+        excess = excess_in(body, MOST, LONGEST)
+        assert excess is not None
+        assert not excess.is_long
+        assert excess.place < len(body)
+        assert excess_in(body, 2 * 100_001, LONGEST) is None
         with pytest.raises(PayloadTooLarge, match=f"more than {MOST} strings") as caught:
-            Form(ReconstructRequest).read(body, MOST)
+            Form(ReconstructRequest).read(body, MOST, LONGEST)
         assert caught.value.param == "texts"
 
 
 def test_what_is_wrong_before_there_are_too_many_is_said() -> None:
     strings = b'"a",' * 20_000
     with pytest.raises(InvalidRequest) as caught:
-        Form(ReconstructRequest).read(b'{"texts": ["a", 1, ' + strings + b'"a"]}', MOST)
+        Form(ReconstructRequest).read(b'{"texts": ["a", 1, ' + strings + b'"a"]}', MOST, LONGEST)
     assert caught.value.param == "texts[1]"
+
+
+FILLS = [b"a", b"\\u00e9", b'\\"', b"\\\\", b"\\ud83d\\ude00", b"\xc3\xa9", b"/", b"[", b" "]
+STRINGS = st.tuples(st.lists(st.tuples(st.sampled_from(FILLS), st.integers(0, 20_000)), max_size=3), st.integers(0, 9))
+
+
+def string_of(parts: list[tuple[bytes, int]], rest: int) -> bytes:
+    return b'"' + b"".join(fill * times for fill, times in parts) + b"\\\\" * rest + b'"'
+
+
+@given(
+    st.lists(STRINGS, min_size=1, max_size=4), st.sampled_from([b"", b" ", b" " * 60_000]), st.integers(0, 3 * 2**15)
+)
+def test_no_body_is_refused_whose_strings_are_short_enough(
+    strings: list[tuple[list[tuple[bytes, int]], int]], space: bytes, longest: int
+) -> None:
+    """Whatever is escaped in them, however they end, and however much stands between them."""
+    texts = [string_of(*one) for one in strings]
+    body = b'{"texts":[' + space + (space + b"," + space).join(texts) + space + b"]}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(json_route, "CHUNK", 2**12)
+        excess = excess_in(body, MOST, longest)
+    starts = [body.index(text) for text in texts]
+    if excess is not None:
+        assert any(start == excess.place and len(text) > longest for start, text in zip(starts, texts, strict=True))
+    # What is all escapes, and longer by some parts, is seen.
+    costly = any(len(parts) == 1 and parts[0][0].startswith(b"\\") for parts, _ in strings)
+    if costly and all(len(text) - 4 * 2**12 > longest for text in texts):
+        assert excess is not None
+
+
+@pytest.mark.parametrize("unit", [b"\\u00e9", b'\\"', b"\\\\", b"\\n", b"\\n" + b"a" * 2 * CHUNK])
+@pytest.mark.parametrize(
+    ("model", "before", "param"),
+    [
+        (ReconstructRequest, b'{"texts":', "texts"),
+        (ReconstructRequest, b'{"texts":["a", "b",', "texts[2]"),
+        (ReconstructRequest, b'{"texts":["ab\\\\", ', "texts[1]"),
+        (CriticRequest, b'{"texts":["a"],"vectors":["AAAA",', "vectors[1]"),
+        (ExplainRequest, b'{"chats":[[{"role":"user","content":', "chats[0][0]"),
+        (ExplainRequest, b'{"model":', None),
+        (ExplainRequest, b'{"token_ids":', None),
+        (ExplainRequest, b"{", None),
+        (ReconstructRequest, b'{"texts":["a",' + b" " * (LONGEST + 1), None),
+    ],
+)
+def test_a_string_that_is_too_long_ends_its_body(
+    model: type[BaseModel], before: bytes, param: str | None, unit: bytes
+) -> None:
+    body = before + b'"' + unit * (3 * MB // len(unit))
+    for end in (b'"', b"", b'"]}'):
+        with pytest.raises(InvalidRequest, match=f"string has more than {LONGEST} bytes") as caught:
+            Form(model).read(body + end, MOST, LONGEST)
+        assert caught.value.param == param
+
+
+def test_what_is_wrong_before_a_long_string_is_said() -> None:
+    long = b'"' + b"\\n" * MB + b'"'
+    with pytest.raises(InvalidRequest, match="expected a string, not a number") as caught:
+        Form(ReconstructRequest).read(b'{"texts": ["a", 1, ' + long + b"]}", MOST, LONGEST)
+    assert caught.value.param == "texts[1]"
+
+
+def test_a_place_without_strings_may_be_long() -> None:
+    numbers = b"[[" + b"1," * MB + b"1]]"
+    body = b'{"texts": ["ab\\\\"' + b" " * 2 * MB + b'], "token_ids": ' + numbers + b" " * 2 * MB + b"}"
+    assert excess_in(body, MOST, LONGEST) is None
+    assert Form(ExplainRequest).read(body, MOST, LONGEST)["texts"] == ["ab\\"]
+    assert excess_in(b"\\" * 3 * MB, MOST, LONGEST) is None
+    assert excess_in(b'"' + b"\\" * 3 * MB, MOST, LONGEST) == Excess(0, is_long=True)
 
 
 def cost(work: Callable[[], Any]) -> tuple[float, int]:
@@ -264,12 +343,13 @@ def test_wrong_bodies_cost_no_more_than_right_ones(path: str, field: bytes) -> N
     form = Form(model)
     most = form.strings_each * 512 + 64
 
-    def read(body: bytes) -> None:
+    def read(body: bytes, longest: int = LONGEST) -> None:
         """As the route does."""
         with suppress(RequestError, ValidationError):
-            model.model_validate(form.read(body, most))
+            model.model_validate(form.read(body, most, longest))
 
-    costs = [cost(lambda body=body: read(body)) for body in right_bodies(field, size)]
+    # Right ones of the slowest kind are those of a pair that takes such long strings.
+    costs = [cost(lambda body=body: read(body, size)) for body in right_bodies(field, size)]
     seconds, held = (max(values) for values in zip(*costs, strict=True))
     most_s = 2 * seconds + 0.02
     for name, body in wrong_bodies(field, size):
