@@ -59,20 +59,24 @@ class Answer(NamedTuple):
 
 
 class ReferenceVerbalizer:
-    """Vector -> text by `generate(inputs_embeds=...)`, greedy, float32.
+    """Vector -> text by `generate(inputs_embeds=...)`, greedy.
 
     Args:
         folder: of the checkpoint.
         ends: tokens that end a text; the tokenizer's where none are given.
+        dtype: of weights and activations.
+        device: where they are.
     """
 
-    def __init__(self, folder: Path, ends: Sequence[int] = ()) -> None:
+    def __init__(
+        self, folder: Path, ends: Sequence[int] = (), *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         self.sidecar, self._prompt_ids = read(folder), prompt_ids(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.ends = [*ends] or [self.tokenizer.eos_token_id]
         self.multimodal = AutoConfig.from_pretrained(folder).architectures == ["Gemma3ForConditionalGeneration"]
         loader = Gemma3ForConditionalGeneration if self.multimodal else AutoModelForCausalLM
-        self.model = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model = loader.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval().to(device)
 
     def prompt_ids(self) -> list[int]:
         return list(self._prompt_ids)
@@ -101,11 +105,13 @@ class ReferenceVerbalizer:
     def embeds(self, vector: NDArray[np.float32] | None, new_ids: list[int] | None = None) -> torch.Tensor:
         """Embeddings [1, T, d] of the prompt with the vector in it, and of tokens after it."""
         ids = self.prompt_ids()
-        embeds = self.model.get_input_embeddings()(torch.tensor([ids + (new_ids or [])])).clone()
+        tokens = torch.tensor([ids + (new_ids or [])], device=self.model.device)
+        embeds = self.model.get_input_embeddings()(tokens).clone()
         if vector is not None:
             row = torch.from_numpy(vector)
             at = ids.index(self.sidecar["tokens"]["injection_token_id"])
-            embeds[0, at] = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+            scaled = row * (self.sidecar["extraction"]["injection_scale"] / row.norm())
+            embeds[0, at] = scaled.to(embeds)
         return embeds
 
     def embeds_each(self, vectors: Sequence[NDArray[np.float32]]) -> torch.Tensor:
@@ -132,7 +138,7 @@ class ReferenceVerbalizer:
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-            mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
             out = self.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=plain)
             ids, logits = out.sequences, torch.stack(out.logits, dim=1)
         best = logits.topk(2).values
@@ -146,7 +152,8 @@ class ReferenceVerbalizer:
 
     def _generate_by_hand(self, embeds: torch.Tensor, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids [n, t] and logits [n, t, vocabulary] without `generate`, which refuses the multimodal wrapper's."""
-        ids, logits, ends = torch.empty((len(embeds), 0), dtype=torch.long), [], torch.tensor(self.ends)
+        ids, logits = torch.empty((len(embeds), 0), dtype=torch.long, device=embeds.device), []
+        ends = torch.tensor(self.ends, device=embeds.device)
         while ids.shape[1] < max_tokens and not torch.isin(ids, ends).any(dim=1).all():
             logits.append(self.model(inputs_embeds=embeds).logits[:, -1])
             token = logits[-1].argmax(dim=-1, keepdim=True)
@@ -194,12 +201,18 @@ class AddingVerbalizer(ReferenceVerbalizer):
 
 
 class ReferenceReconstructor:
-    """Text -> vector: the blocks, no final norm, the value head on the last token; float32."""
+    """Text -> vector: the blocks, no final norm, the value head, in float32, on the last token.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the checkpoint.
+        dtype: of the blocks.
+        device: where they are.
+    """
+
+    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         self.template = read(folder)["prompt_templates"]["ar"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval().to(device)
         self.final_norm = self.model.norm
         self.model.norm = torch.nn.Identity()
         self.head = load_file(folder / "value_head.safetensors")["weight"].float()
@@ -207,7 +220,7 @@ class ReferenceReconstructor:
     @torch.no_grad()
     def vector(self, text: str) -> NDArray[np.float32]:
         inputs = self.tokenizer(self.template.replace("{explanation}", text), return_tensors="pt")
-        hidden = self.model(**inputs).last_hidden_state[0, -1]
+        hidden = self.model(**inputs.to(self.model.device)).last_hidden_state[0, -1].cpu().float()
         rebuilt: NDArray[np.float32] = (self.head @ hidden).numpy()
         return rebuilt
 

@@ -21,23 +21,27 @@ from typing import Final
 import numpy as np
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from nla_client import AsyncNLAClient, AsyncNLACritic
 from nla_launch.plan.gpus import Gpu, find_gpus
-from tests.benchmarks import report
+from tests.benchmarks import alike, report
 from tests.benchmarks.figures import Figure, interleave, rate, ratios
 from tests.benchmarks.reconstruct import make_texts
 from tests.benchmarks.report import Results
 from tests.benchmarks.servers import FORKED, TEMPLATE
 from tests.checkpoints import Family, edit_sidecar, make_tokenizer, write_sidecar
+from tests.plain import TOY, load_toy_vectors
 from tests.stack import serving
 from tests.warm import run_program
 
 logger = logging.getLogger("bench-gpu")
 
 ANSWER_TOKENS: Final = 120
+ALIKE: Final = 8
+"""Vectors, and texts, of which answers are compared with transformers."""
 OFFLINE: Final = "tests.benchmarks.offline"
 SPREAD: Final = 0.02
 DROPPED: Final = ("lm_head.weight", "model.norm.weight")
@@ -93,6 +97,8 @@ def main() -> int:
     if not gpus:
         sys.stdout.write("bench-gpu: skipped, this machine has no CUDA GPU\n")
         return 0
+    with tempfile.TemporaryDirectory() as folder:
+        compare_toy(Path(folder), [], results)
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             if (problem := misfit(shape, gpus, shutil.disk_usage(folder).free)) is not None:
@@ -103,6 +109,19 @@ def main() -> int:
         results.plot()
         sys.stdout.write(f"{report.table(results.figures)}\n\n{len(gpus)} x {gpus[0].name}\n")
     return 0
+
+
+def compare_toy(folder: Path, flags: list[str], results: Results, *, warm: bool = False) -> None:
+    """Compare the toy pair, which was trained, with transformers."""
+    logger.info("toy pair: against transformers")
+    with serving(folder / "log", "--preset", "toy", "--dtype", "bfloat16", *flags, warm=warm) as stack:
+        served = alike.ask(stack, load_toy_vectors()[:ALIKE], ANSWER_TOKENS)
+    results.add(alike.compare("toy pair", served, TOY / "verbalizer", TOY / "reconstructor", device_of(flags)))
+
+
+def device_of(flags: list[str]) -> str:
+    """Where the engines run, and then transformers."""
+    return "cpu" if "cpu" in flags else "cuda"
 
 
 def misfit(shape: Shape, gpus: list[Gpu], disk_bytes: int) -> str | None:
@@ -119,13 +138,17 @@ def misfit(shape: Shape, gpus: list[Gpu], disk_bytes: int) -> str | None:
 def run(
     shape: Shape, folder: Path, flags: list[str], results: Results, *, vectors: int, rounds: int, warm: bool = False
 ) -> None:
-    """Make a pair, serve it and measure it, and then SGLang alone on the same verbalizer."""
+    """Make a pair, serve it and measure it; then transformers, where one GPU holds it, and SGLang alone."""
     logger.info("%s: making checkpoints", shape.name)
     av, ar = (make(folder / f"made-{role}", shape, role) for role in ("av", "ar"))
     logger.info("%s: starting", shape.name)
     with serving(folder / "log", "--av", str(av), "--ar", str(ar), *flags, warm=warm) as stack:
         logger.info("%s: measuring", shape.name)
+        served = alike.ask(stack, some_vectors(ALIKE, shape), ANSWER_TOKENS) if shape.gpus == 1 else None
         rates = asyncio.run(measure(shape, stack.url, results, vectors, rounds))
+    if served is not None:
+        logger.info("%s: against transformers", shape.name)
+        results.add(alike.compare(shape.name, served, av, ar, device_of(flags)))
     logger.info("%s: SGLang alone", shape.name)
     alone = offline(av, flags, vectors, rounds, warm=warm)
     name = f"{shape.name}: SGLang's own offline engine, as many tokens, no vectors"
@@ -139,7 +162,7 @@ async def measure(shape: Shape, url: str, results: Results, vectors: int, rounds
     Returns:
         Vectors/s of /verbalize, by round.
     """
-    some = np.random.default_rng(0).standard_normal((vectors, shape.config.hidden_size)).astype(np.float32)
+    some = some_vectors(vectors, shape)
     texts = make_texts(vectors)
     busy: list[float] = []
     async with AsyncNLAClient(url, timeout=600) as nla, AsyncNLACritic(url, timeout=600) as critic:
@@ -159,6 +182,11 @@ async def measure(shape: Shape, url: str, results: Results, vectors: int, rounds
             tell=lambda speed: results.add(rows(shape.name, speed, busy)),
         )
     return speed["verbalize"]
+
+
+def some_vectors(count: int, shape: Shape) -> NDArray[np.float32]:
+    """Vectors [count, d_model], the same each time."""
+    return np.random.default_rng(0).standard_normal((count, shape.config.hidden_size)).astype(np.float32)
 
 
 def rows(name: str, speed: dict[str, list[float]], busy: list[float]) -> list[Figure]:

@@ -9,7 +9,7 @@ from transformers import Qwen2Config
 
 from nla_launch.plan.gpus import Gpu
 from tests import warm
-from tests.benchmarks import gpu, hops, page, servers, startup, texts, whole, wire
+from tests.benchmarks import alike, gpu, hops, page, servers, startup, texts, whole, wire
 from tests.benchmarks.__main__ import on_toy
 from tests.benchmarks.figures import SMOKE, Figure, Target, interleave
 from tests.benchmarks.growth import memory
@@ -82,11 +82,35 @@ def test_the_gpu_rows_on_the_cpu(tmp_path: Path) -> None:
     results = Results(tmp_path / "results")
     gpu.run(TINY, tmp_path, ["--device", "cpu"], results, vectors=8, rounds=1, warm=True)
     written = json.loads((tmp_path / "results/figures.json").read_text())
-    assert len(written["figures"]) == 7
+    assert len(written["figures"]) == 10
     medians = {figure["name"].removeprefix(f"{TINY.name}: "): figure["median"] for figure in written["figures"]}
     # What is left for decode is below 0 where a round of first tokens alone is disturbed.
     assert sum(medians.pop(f"time in {part}") for part in ("prefill", "decode")) == pytest.approx(100)
     assert all(median > 0 for median in medians.values())
+    assert_alike(results, TINY.name, "float32", least=8)
+
+
+def test_the_toy_pair_against_transformers_on_the_cpu(tmp_path: Path) -> None:
+    """As on GPUs, in bfloat16, in which texts of a trained pair seldom differ."""
+    results = Results(tmp_path / "results")
+    gpu.compare_toy(tmp_path, ["--device", "cpu"], results, warm=True)
+    assert_alike(results, "toy pair", "bfloat16", least=4)
+
+
+def assert_alike(results: Results, name: str, dtype: str, *, least: int) -> None:
+    found = {figure.name.removeprefix(f"{name}, {dtype}: "): figure.values for figure in results.figures}
+    (equal,) = found["greedy texts equal to transformers', of 8"]
+    assert least <= equal <= 8
+    assert len(found["tokens up to the first that differs"]) == 8
+    assert min(found["cosine of vectors rebuilt by both"]) > 0.999
+
+
+def test_where_two_answers_differ() -> None:
+    assert alike.in_common([1, 2, 3], [1, 2, 3]) == 3
+    assert alike.in_common([1, 2, 3], [1, 2, 3, 4]) == 3  # which begins the answer's end
+    assert alike.in_common([1, 2, 3], [1, 2]) == 2
+    assert alike.in_common([1, 2, 3], [1, 9, 3]) == 1
+    assert alike.in_common([1], [9]) == 0
 
 
 def test_shapes_that_do_not_fit_say_so() -> None:
