@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from nla_client import AsyncNLAClient
+from nla_gateway import callers
 from nla_gateway.api.app import create_app
 from nla_gateway.roles import Role
 from nla_gateway.settings import Access, Settings, Share
@@ -419,6 +422,37 @@ def test_callers_are_counted_and_held_to_their_limits(toy_settings: Settings, to
     }
     keys = {name: f"{name}-has-this" for name in shares}
     run_with(toy_settings, work, access=Access(api_keys=keys, shares=shares))
+
+
+def test_clients_do_not_run_into_limits_that_they_were_told_of(
+    toy_settings: Settings, toy_vectors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is what their waits make it."""
+    now = 0.0
+    monkeypatch.setattr(callers, "Allowance", partial(callers.Allowance, clock=lambda: now))
+
+    async def wait(_stop: Any, delay: float) -> bool:
+        nonlocal now
+        until = now + delay
+        await asyncio.sleep(0)
+        now = max(now, until)
+        return False
+
+    async def work(http: httpx.AsyncClient) -> None:
+        options: dict[str, Any] = {"api_key": "ada-has-this", "batch_size": 1, "max_in_flight": 4}
+        nla = AsyncNLAClient("http://localhost", transport=http._transport, **options)
+        monkeypatch.setattr(nla._connection, "sleep", wait)
+        monkeypatch.setattr(nla._connection._allowances, "_clock", lambda: now)
+        told = await nla.verbalize(toy_vectors[:20], max_tokens=1)
+        assert len(told) == 20
+        assert 140 <= now < 142  # 6 were there, and 14 came back
+        await asyncio.sleep(0)  # requests are counted once their answers are out
+        shown = (await http.get("/metrics", headers={"authorization": "Bearer ada-has-this"})).text
+        assert 'nla_caller_requests_total{caller="ada",status="200"} 20.0' in shown
+        assert 'caller="ada",status="429"' not in shown
+
+    access = Access(api_keys={"ada": "ada-has-this"}, shares={"ada": Share(requests_per_minute=6)})
+    run_with(toy_settings, work, access=access)
 
 
 def test_pages_of_allowed_origins_may_call(toy_settings: Settings) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 
 from nla_client.calls.base import Batch, Call
-from nla_client.errors import ClientStateError, PayloadTooLargeError
+from nla_client.errors import ClientStateError, OverloadedError, PayloadTooLargeError
+from nla_client.sending.allowances import Allowances
 from nla_client.sending.failures import costs_a_retry
 from nla_client.sending.network import Way
 from nla_client.sending.settings import Settings
@@ -37,6 +38,7 @@ class Connection:
         self._home = Home()
         self._closed = False
         self._answers = 0
+        self._allowances = Allowances()
         # After a fork the child opens its own: two processes on one connection would read each other's answers.
         self._clients = {os.getpid(): self._open()}
 
@@ -46,12 +48,18 @@ class Connection:
         return self._clients.get(process) or self._clients.setdefault(process, self._open())
 
     def _open(self) -> httpx.Client:
+        told = self._allowances.told
+
+        def heed(reply: httpx.Response) -> None:
+            told(reply)
+
         return httpx.Client(
             base_url=self.settings.base_url,
             headers=self.settings.headers(),
             timeout=self.settings.timeouts(),
             transport=BoundedTransport(self._given or Connections.along(self._way), self.settings.max_connections),
             trust_env=False,
+            event_hooks={"response": [heed]},  # before a body is read, which may take long
         )
 
     def _check_usable(self) -> None:
@@ -102,16 +110,19 @@ class Connection:
         self._check_usable()
         attempt, limited_s, answers = 0, 0.0, self._answers
         while True:
-            request = self._http.build_request(
-                call.method, call.path, params=self.settings.query(call), content=self.settings.body(call)
-            )
             try:
-                response = self._http.send(request, stream=stream)
+                with self._allowances.counting(call):
+                    request = self._http.build_request(
+                        call.method, call.path, params=self.settings.query(call), content=self.settings.body(call)
+                    )
+                    response = self._http.send(request, stream=stream)
                 if response.is_success:
                     self._answers += 1
                     return response
                 response.read()
                 failure = self.settings.failure(call, response)
+            except OverloadedError as refusal:  # foreseen
+                failure = refusal
             except httpx.RequestError as error:
                 failure = self.settings.failure(call, error)
             if answers != self._answers:  # another request got through: the limit lets some pass

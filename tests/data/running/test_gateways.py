@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.responses import JSONResponse
 
 from nla_data.asking.work import Clients
 from nla_data.errors import StoppedError
@@ -127,6 +128,22 @@ def test_what_a_limit_refuses_another_gateway_takes(gateway: FakeGateway, clock:
         run(gateway, work, others=[other])
         assert left == []
         assert clock.pauses == [7]
+
+
+def test_what_an_answer_foresees_is_waited_for_before_it_is_refused(gateway: FakeGateway, clock: Clock) -> None:
+    told = {"limit": "2", "remaining": "0", "reset": "60.000s"}
+    headers = {f"x-ratelimit-{what}-requests": value for what, value in told.items()}
+    gateway.trouble = lambda path, body: JSONResponse(gateway.answer(path, body), headers=headers)
+
+    async def work(them: Gateways) -> None:
+        for one in them._gateways:
+            one.clients.nla._connection._allowances._clock = clock.monotonic
+        for _ in range(3):
+            assert await them.call(ask) == "1 0"
+
+    run(gateway, work, patience=1)
+    assert len(gateway.seen) == 3  # each was answered
+    assert clock.pauses == [pytest.approx(30, abs=0.01)] * 2
 
 
 def test_no_other_refusal_ends_a_run_that_was_told_to_wait(gateway: FakeGateway, clock: Clock) -> None:
