@@ -39,12 +39,14 @@ def info(url: str, api_key: str | None, model: str | None) -> None:
     rows["predict_mean_mse"] = served.predict_mean_mse
     if served.source:
         rows["tokens of a text, at most"] = served.source.context
-        rows["warning"] = served.source.warning
     rows |= {f"limit: {name}": value for name, value in served.limits}
     rows |= {f"version: {name}": value for name, value in served.versions.items()}
     for name, value in rows.items():
         table.add_row(name, "none" if value is None else escape(str(value)))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for warning in (served.source and served.source.warning, *(engine.warning for engine in served.engines)):
+        _warn(console, warning)
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,17 @@ def one(url: str, api_key: str | None, model: str | None, place: Place, sampling
         vector, read = _demo_vector(place.row, served) if place.file is None else (_vector(place, served), None)
         told = nla.verbalize(vector, score=served.reconstructor is not None, **sampling)
     console = Console()
-    warning = check_layer([vector], served)
-    if warning:
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+    _warn(console, check_layer([vector], served))
     console.print(
         _explanations(told, f"{place.file or 'demo pair'}, row {place.row}, norm {np.linalg.norm(vector):.4g}")
     )
     if read:
         console.print(f"read at the end of: {read}", markup=False, highlight=False)
+
+
+def _warn(console: Console, warning: str | None) -> None:
+    if warning:
+        console.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 def _explanations(told: Verbalization, title: str) -> Table:
