@@ -156,16 +156,15 @@ class Form:
         for sign, kind, most in ((b",", "numbers", MOST_NUMBERS), (b"[", "lists", most_lists)):
             if text.count(sign) >= most:
                 raise PayloadTooLarge(f"{name} has more than {most} {kind}: send several requests", param=name)
+        if len(text) > MOST_IN_A_ROW and _in_a_row(text) > MOST_IN_A_ROW:
+            raise PayloadTooLarge(f"{name} has more than {MOST_IN_A_ROW} numbers for one text", param=name)
         try:
-            made = decoder.decode(value)
+            return decoder.decode(value)
         except msgspec.ValidationError as error:
             path = str(error) if "`$" in str(error) else f"{error} - at `$`"
             raise _misfit(path.replace("`$", f"`$.{name}")) from None
         except UNREADABLE as error:  # what is left as it is at first is not looked at
             raise _unreadable(error) from None
-        if isinstance(made, list) and sum(not isinstance(one, list) for one in made) > MOST_IN_A_ROW:
-            raise PayloadTooLarge(f"{name} has more than {MOST_IN_A_ROW} numbers for one text", param=name)
-        return made
 
     def _too_many(self, most: int) -> PayloadTooLarge:
         param = next(iter(self._lists), None)
@@ -217,6 +216,18 @@ def excess_in(body: bytes, most_strings: int, longest: int) -> Excess | None:
             if start - first >= longest and quotes:
                 return Excess(before + int(np.flatnonzero(_quotes(text, before)[0])[-1]), is_long=True)
     return None
+
+
+def _in_a_row(text: bytes) -> int:
+    """Count the elements of a list of numbers, and of lists of such, that are no lists."""
+    place, lists, commas = text.find(b"[") + 1, 0, 0
+    while (opening := text.find(b"[", place)) >= 0:
+        commas += text.count(b",", place, opening)
+        lists += 1
+        place = text.find(b"]", opening) + 1
+        if not place:
+            return 0  # no JSON, as will be said
+    return commas + text.count(b",", place) + 1 - lists
 
 
 def _quotes(text: NDArray[np.uint8], start: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

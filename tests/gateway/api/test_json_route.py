@@ -1,6 +1,7 @@
 """Wrong bodies: what is said of them, and that one costs no more than to read it."""
 
 import gc
+import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -174,6 +175,12 @@ def test_numbers_in_a_row_are_of_one_text(field: str) -> None:
         len(Form(ExplainRequest).read(b'{"%s":[[%s]]}' % (field.encode(), numbers), MOST, LONGEST)[field][0])
         > MOST_IN_A_ROW
     )
+
+
+@given(st.lists(st.integers(0, 99) | st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=20), st.booleans())
+def test_numbers_in_a_row_are_counted_before_any_is_made(numbers: list[int | list[int]], spaced: bool) -> None:
+    text = json.dumps(numbers, indent=1 if spaced else None).encode()
+    assert json_route._in_a_row(text) == sum(isinstance(one, int) for one in numbers)
 
 
 @pytest.mark.parametrize("field", ["texts", "chats", "token_ids", "positions"])
