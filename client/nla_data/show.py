@@ -45,8 +45,9 @@ def info(url: str, api_key: str | None, model: str | None) -> None:
         table.add_row(name, "none" if value is None else escape(str(value)))
     console = Console()
     console.print(table)
-    for warning in (served.source and served.source.warning, *(engine.warning for engine in served.engines)):
-        _warn(console, warning)
+    _warn(console, served.source.warning if served.source else None)
+    for engine in served.engines:
+        _warn(console, engine.warning)
 
 
 @dataclass(frozen=True)
