@@ -2,7 +2,7 @@
 
 Each run writes a claim of its own and renews it. Whoever sees another's that is renewed goes; where two see each
 other's at once, the later goes. A claim that is not renewed any more is of a run that was killed, and is taken away.
-A run that could not renew its claim for so long stops before it writes. Clocks of two machines are never compared.
+A run whose claim was taken away stops before it writes. Clocks of two machines are never compared.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _LOOK_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Claim:
-    """One that another process holds, for those who write for it; it can be pickled.
+    """One that is held, for all who write: the run, and workers of its own, to whom it can be pickled.
 
     Args:
         filesystem: Of pyarrow.
@@ -41,6 +41,10 @@ class Claim:
     path: str
     out: str
 
+    def is_there(self) -> bool:
+        """Whether nobody has taken it away; raises OSError where that cannot be seen."""
+        return bool(self.filesystem.get_file_info(self.path).type == fs.FileType.File)
+
     def check(self) -> None:
         """See that it is still there.
 
@@ -48,11 +52,11 @@ class Claim:
             StoppedError: it is not: the run has ended, or another one took it for dead.
         """
         try:
-            is_there = self.filesystem.get_file_info(self.path).type == fs.FileType.File
+            is_there = self.is_there()
         except OSError as error:
-            raise StoppedError(f"{self.out}: {reason(error)}") from error
+            raise StoppedError(f"{self.out}: {reason(error)}; mend it, and run the same command again") from error
         if not is_there:
-            raise StoppedError(_taken_over(self.out))
+            raise StoppedError(f"{self.out}: another run may have taken over; let it end, and run this command again")
 
 
 class Lease:
@@ -69,16 +73,15 @@ class Lease:
         self._filesystem, self._folder, self._out, self._write = filesystem, folder, out, write
         # Names are in the order of time, so that of two that come at once the first one stays.
         self._name = f"{CLAIM}{time.time_ns():020d}-{uuid.uuid4().hex}"
-        self._path = f"{folder}/{self._name}"
+        self._claim = Claim(filesystem, f"{folder}/{self._name}", out)
         self._content = f"{socket.gethostname()} {os.getpid()}\n".encode()
         self._over = threading.Event()
-        self._renewed = time.monotonic()
-        self._is_claimed = self._lost = False
+        self._is_claimed = False
         self._renewing = threading.Lock()
 
     @contextlib.contextmanager
-    def held(self, stopped: Callable[[], bool]) -> Iterator["Lease"]:
-        """Hold it for the length of a block.
+    def held(self, stopped: Callable[[], bool]) -> Iterator[Claim]:
+        """Hold it for the length of a block; gives what is looked at before each write.
 
         Raises:
             UsageError: another run holds one.
@@ -89,43 +92,23 @@ class Lease:
         thread.start()
         try:
             self._wait_for_others(stopped)
-            yield self
+            yield self._claim
         finally:
             self._over.set()
             with self._renewing, contextlib.suppress(OSError):
-                self._filesystem.delete_file(self._path)
-
-    def check(self) -> None:
-        """See that nobody else may be writing.
-
-        Raises:
-            StoppedError: another run took the claim for that of a dead one.
-        """
-        if time.monotonic() - self._renewed > LIFETIME_S / 2:
-            with contextlib.suppress(OSError):
-                self._renew()
-        if self._lost or time.monotonic() - self._renewed > LIFETIME_S:
-            raise StoppedError(_taken_over(self._out))
-
-    def claim(self) -> Claim:
-        """What workers look at before they write."""
-        return Claim(self._filesystem, self._path, self._out)
+                self._filesystem.delete_file(self._claim.path)
 
     def _keep(self) -> None:
         while not self._over.wait(RENEW_S):
-            with contextlib.suppress(OSError, StoppedError):  # the next time, or `check` finds out
+            with contextlib.suppress(OSError, StoppedError):  # the next time
                 self._renew()
 
     def _renew(self) -> None:
         with self._renewing:
-            if self._over.is_set() or self._lost:
-                return
-            began = time.monotonic()
-            if self._is_claimed and self._filesystem.get_file_info(self._path).type != fs.FileType.File:
-                self._lost = True
+            if self._over.is_set() or (self._is_claimed and not self._claim.is_there()):
                 return
             self._write(self._name, self._content)
-            self._renewed, self._is_claimed = began, True
+            self._is_claimed = True
 
     def _wait_for_others(self, stopped: Callable[[], bool]) -> None:
         """Until there are none, or it is clear that one lives."""
@@ -162,7 +145,3 @@ class Lease:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             self._filesystem.delete_file(f"{self._folder}/{name}")
-
-
-def _taken_over(out: str) -> str:
-    return f"{out}: another run may have taken over; let it end, and run this command again"

@@ -43,11 +43,7 @@ class Store:
         self.file: str | None = path if path.endswith(".parquet") else None
         self.folder = f"{path}{PARTS_SUFFIX}" if self.file else path.rstrip("/")
         self.local = isinstance(self._filesystem, fs.LocalFileSystem)
-        self._lease: Lease | Claim | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For workers, who write as long as the run holds its lease."""
-        return self.__dict__ | {"_lease": self._lease.claim() if isinstance(self._lease, Lease) else self._lease}
+        self._claim: Claim | None = None
 
     @contextlib.contextmanager
     def locked(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
@@ -82,10 +78,10 @@ class Store:
     def _leased(self, stopped: Callable[[], bool]) -> Iterator[None]:
         try:
             lease = Lease(self._filesystem, self.folder, self.out, self._write)
-            with lease.held(stopped) as self._lease:
+            with lease.held(stopped) as self._claim:
                 yield
         finally:
-            self._lease = None
+            self._claim = None
 
     def _tidy(self) -> None:
         """Remove what a killed run was in the middle of writing."""
@@ -145,14 +141,14 @@ class Store:
         Raises:
             StoppedError: it cannot be written now: the disk is full, the storage is gone.
         """
-        if self._lease:
-            self._lease.check()
+        if self._claim:
+            self._claim.check()
         self._write(name, content)
 
     def write_beside(self, ending: str, content: bytes) -> None:
         """Write a file beside the output, named like it with another ending after it; as `write`."""
-        if self._lease:
-            self._lease.check()
+        if self._claim:
+            self._claim.check()
         self._put(f"{self.file or self.folder}{ending}", lambda stream: stream.write(content))
 
     def _write(self, name: str, content: bytes) -> None:
@@ -193,8 +189,8 @@ class Store:
                     found += table.num_rows
             if found != rows:
                 raise UsageError(f"{self.out}: its parts have {found} rows for {rows}; begin anew in another place")
-            if self._lease:
-                self._lease.check()
+            if self._claim:
+                self._claim.check()
 
         self._put(self.file, write)
         self.remove_parts()
