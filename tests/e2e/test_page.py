@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from nla_gateway.limits import GatewayLimits
 from nla_gateway.settings import Access, Share
@@ -33,8 +33,6 @@ def chosen(page: Page) -> list[int]:
 
 
 def choose_last(page: Page) -> None:
-    """Of tokens that are there: a choice is one of them."""
-    expect(options(page).first).to_be_visible()
     page.get_by_role("button", name="last", exact=True).click()
 
 
@@ -82,6 +80,36 @@ def test_a_text_is_tokenized_while_it_is_typed(open_page: Any, toy_with_source: 
     expect(options(page)).to_have_count(len(wanted))
     page.get_by_role("checkbox", name="show white space").check()
     expect(page.get_by_role("listbox", name="Tokens")).to_contain_text("↵")
+
+
+def test_what_is_chosen_before_its_tokens_come_is_chosen(open_page: Any, toy_with_source: Stack) -> None:
+    page = open_page(toy_with_source)
+    expect(options(page).first).to_be_visible()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def let_go() -> None:
+        while not held:
+            page.wait_for_timeout(10)
+        held.pop().continue_()
+
+    page.route("**/tokenize", hold)
+    page.reload()
+    choose_last(page)
+    expect(options(page)).to_have_count(0)
+    let_go()
+    expect(options(page).last).to_have_attribute("aria-selected", "true")
+    count = options(page).count()
+    assert chosen(page) == [count - 1]
+    # Nor is it of the tokens of what was there before.
+    page.get_by_role("textbox", name="Text").fill("A text that is longer than the one before, by far. " * 5)
+    choose_last(page)
+    let_go()
+    expect(options(page).nth(count)).to_be_visible()
+    expect(options(page).last).to_have_attribute("aria-selected", "true")
+    assert chosen(page) == [options(page).count() - 1]
 
 
 def test_a_chat(open_page: Any, toy_with_source: Stack) -> None:

@@ -3,6 +3,7 @@
 
 import { reveal } from "./cards.js";
 import { byId, colour, figure, make } from "./dom.js";
+import { settled } from "./input.js";
 import { byWord, range, toggled } from "./selection.js";
 import { measure, on, ranked, set, share, state } from "./store.js";
 
@@ -34,10 +35,7 @@ export function start() {
   list.addEventListener("click", tap);
   addEventListener("pointerup", release);
   list.addEventListener("keydown", key);
-  byId("choices").addEventListener("click", (event) => {
-    const word = /** @type {HTMLElement} */ (event.target).dataset.choice;
-    if (word) set({ chosen: byWord(state.tokens, word, most()) });
-  });
+  byId("choices").addEventListener("click", (event) => void choose(/** @type {HTMLElement} */ (event.target).dataset.choice));
   byId("white-space").addEventListener("change", (event) => {
     list.classList.toggle("white", /** @type {HTMLInputElement} */ (event.target).checked);
     render();
@@ -45,6 +43,13 @@ export function start() {
   byId("measure").textContent = measure() === "fve"
     ? "Colour and number, fve: how much of a token's numbers the words brought back. 1 is all of it, above 0.6 most, above 0.3 some, above 0 little. 0 is as if nothing were known of the token, below is wrong."
     : "Colour and number: cosine, 1 for the same direction (this pair has no baseline for fve).";
+}
+
+/** Of the tokens of what is read now, also where they are yet to come. @param {string | undefined} word */
+async function choose(word) {
+  if (!word) return;
+  await settled();
+  set({ chosen: byWord(state.tokens, word, most()) });
 }
 
 /** How many may be explained in one request. */
