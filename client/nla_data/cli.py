@@ -14,9 +14,12 @@ import orjson
 from nla_client import NLAError
 from nla_data.errors import DataError, UsageError
 from nla_data.flags import DEFAULT_URL, build_parser
+from nla_data.running import blocking
 from nla_data.running.progress import sentence
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nla_data.asking.tasks import Task
     from nla_data.run import Job, Outcome
 
@@ -117,7 +120,7 @@ def _try(arguments: argparse.Namespace) -> int:
     names = ("n", "temperature", "top_p", "top_k", "max_tokens", "seed")
     sampling = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     place = show.Place(arguments.file, arguments.row, arguments.column)
-    show.one(url, arguments.api_key, arguments.model, place, sampling)
+    _until_stopped(blocking.to_end(lambda _: show.one(url, arguments.api_key, arguments.model, place, sampling)))
     return 0
 
 
@@ -126,12 +129,15 @@ def _report(arguments: argparse.Namespace) -> int:
     from nla_data.report.compare import write_comparison
 
     out, other, to, groups, url = (getattr(arguments, name) for name in ("out", "other", "to", "group", "url"))
-    if other is None:
-        path = write_report(out, to, groups, url, arguments.api_key, model=arguments.model)
-    elif url is None:
-        path = write_comparison(out, other, to, groups)
-    else:
+    if other is not None and url is not None:
         raise UsageError("--url goes with one output: two are compared by what is in them")
+
+    def write() -> "Path":
+        if other is None:
+            return write_report(out, to, groups, url, arguments.api_key, model=arguments.model)
+        return write_comparison(out, other, to, groups)
+
+    path = _until_stopped(blocking.to_end(lambda _: write()))
     sys.stdout.write(f"{path}\n")
     return 0
 

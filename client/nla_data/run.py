@@ -1,6 +1,5 @@
 """One run: from the files, the settings and the gateways to a finished output, begun anew or gone on with."""
 
-import asyncio
 import io
 import os
 import threading
@@ -194,14 +193,14 @@ async def run(job: Job, shown: Reporter | None = None) -> Outcome:
     store = await blocking.to_end(lambda _: Store(job.out) if job.out else None)
     source, carried = await blocking.to_end(partial(_open, job, store, shown.warn))
     lock = blocking.held(store.locked if store else lambda _: nullcontext())
-    async with lock, Gateways(**asdict(job.servers)) as gateways:
+    async with lock as storage, Gateways(**asdict(job.servers)) as gateways:
         info = await gateways.connect()
         left_open = [name for name in LEFT_OPEN if getattr(job.task, name, 0) is None]
         job = job.bound_to(info)
         job.task.check(info)
         schema = _schema(source, carried, job.task, info)
         await _warn(source, job.task, info, shown)
-        work = _Pass(source, gateways, info, schema, carried, shown)
+        work = _Pass(source, gateways, info, schema, carried, storage, shown)
         if store:
             return await _into(store, job, work, left_open)
         return Outcome(await work.run(job.task, None, PartState(run=""), 0), None)
@@ -221,11 +220,7 @@ def _open(
 
 
 async def _warn(source: Source, task: Task, info: Info, shown: Reporter) -> None:
-    try:
-        warnings = await asyncio.to_thread(checks.first_rows, source, task.vector_column, info)
-    except asyncio.CancelledError:
-        source.stop()
-        raise
+    warnings = await blocking.to_end(lambda _: checks.first_rows(source, task.vector_column, info), source.stopped)
     for warning in [*warnings, *(checks.of_source(info) if task.reads_source else [])]:
         shown.warn(warning)
 
@@ -239,7 +234,8 @@ async def _into(store: Store, job: Job, work: "_Pass", left_open: Sequence[str])
         given=[as_found_again(path) for path in job.inputs],
         served=Served.of(work.info, source=job.task.reads_source),
     )
-    output = Output.open(store, wanted, left_open)
+    storage = work.storage
+    output = await storage.do(lambda: Output.open(store, wanted, left_open))
     if output.manifest.finished:
         return Outcome(output.manifest.totals, job.out, was_finished=True)
     task: Task = replace(job.task, **{name: output.manifest.settings[name] for name in left_open})  # type: ignore[type-var]
@@ -247,12 +243,13 @@ async def _into(store: Store, job: Job, work: "_Pass", left_open: Sequence[str])
     if job.ray:
         order = Order.of(output, work.source, task, carried=work.carried, schema=work.schema)
         ray = cluster.Cluster(job.ray_address, job.servers)
-        totals = cluster.run(ray, order, output, job.limit, work.shown)
+        left = await storage.do(lambda: cluster.left(order, output, job.limit))
+        totals = cluster.run(ray, order, left, work.shown)
     else:
         totals = await work.run(task, store, output.state, output.index)
     if isinstance(task, Extract | Explain) and task.vectors:
-        await blocking.to_end(lambda _: store.write_beside(SIDECAR_ENDING, _sidecar(work, task, totals)), wait=True)
-    await blocking.to_end(lambda stopped: output.finish(totals, work.schema, stopped.is_set), wait=True)
+        await storage.do(lambda: store.write_beside(SIDECAR_ENDING, _sidecar(work, task, totals)))
+    await storage.do(lambda: output.finish(totals, work.schema, storage.stopped.is_set))
     return Outcome(totals, job.out)
 
 
@@ -265,15 +262,20 @@ class _Pass:
     info: Info
     schema: pa.Schema
     carried: list[str]
+    storage: blocking.Worker
     shown: Reporter
 
     async def run(self, task: Task, store: Store | None, state: PartState, index: int) -> Totals:
         writer = PartWriter(store, self.schema, self.carried, state, index)
         self.shown.start(self.source.total(), state.totals)
         pieces = self.source.pieces(state.end, task.rows_per_piece(self.info), weigh=task.weigh(self.info))
-        pipeline = Pipeline(task, self.gateways, writer, lambda: self.shown.update(writer.state.totals, writer.rate))
+
+        def tell() -> None:
+            self.shown.update(writer.state.totals, writer.rate)
+
+        pipeline = Pipeline(task, self.gateways, writer, self.storage, tell)
         try:
-            await pipeline.run(pieces, self.info.d_model, self.source.stop)
+            await pipeline.run(pieces, self.info.d_model, self.source.stopped)
         finally:
             self.shown.close()
         return writer.state.totals

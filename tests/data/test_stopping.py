@@ -1,9 +1,12 @@
 """Ctrl-C and SIGTERM end a run at once, whatever it is at, and the same command goes on; outputs of the wrong kind."""
 
+import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nla_data import cli
+from nla_data.api import Job, UsageError, Verbalize, run, run_job
+from nla_data.running import blocking
 from tests.data.gateway import D, FakeGateway
 
 COUNT: Final = 500
@@ -67,6 +72,51 @@ def test_while_inputs_are_opened(tmp_path: Path, gateway: FakeGateway, how: sign
     assert cli.main(list(map(str, arguments))) == 0
 
 
+def test_while_a_disk_hangs(tmp_path: Path, gateway: FakeGateway) -> None:
+    """What object storage does: see writing/test_hanging.py."""
+    mark = tmp_path / "mark"
+    program = SLOW.format(
+        module="writing", name="store", method="os.fsync", mark=str(mark), steps=1, seconds=300, wrapped="wait"
+    )
+    arguments = ["verbalize", save(tmp_path / "in.parquet"), tmp_path / "out", "--url", gateway.url]
+    code, error, seconds = stopped(program, mark, arguments, signal.SIGINT)
+    assert (code, error) == (1, "nla: stopped; the same command goes on where it was\n")
+    assert seconds < AT_ONCE_S
+    assert cli.main(list(map(str, arguments))) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"_lock", "_nla.json", "part-000000.parquet"}
+
+
+def test_an_output_is_locked_while_a_stopped_run_may_yet_write(
+    tmp_path: Path, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook, whose process goes on."""
+    begun, may_end, real = threading.Event(), threading.Event(), os.fsync
+
+    def hang(handle: int) -> None:
+        begun.set()
+        may_end.wait()
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", hang)
+    job = Job(Verbalize(), [str(save(tmp_path / "in.parquet"))], str(tmp_path / "out"), [gateway.url])
+
+    async def stop() -> None:
+        running = asyncio.create_task(run(job))
+        assert await asyncio.to_thread(begun.wait, AT_ONCE_S)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(stop())
+    with pytest.raises(UsageError, match="another run is writing it"):
+        run_job(job)
+    may_end.set()
+    for thread in threading.enumerate():
+        if thread.name == blocking.THREAD:
+            thread.join(AT_ONCE_S)
+    assert run_job(job).totals.rows == COUNT
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_while_the_one_file_is_merged(tmp_path: Path, gateway: FakeGateway, how: signal.Signals) -> None:
     mark = tmp_path / "mark"
@@ -78,7 +128,7 @@ parts.PART_ROWS = 64
 real, seconds = store.pq.read_table, iter([1])
 def slow(*arguments, **options):
     open({str(mark)!r}, "w").close()
-    time.sleep(next(seconds, 10))  # the part that it is at is waited for
+    time.sleep(next(seconds, 10))
     return real(*arguments, **options)
 store.pq.read_table = slow
 sys.exit(__main__.main())

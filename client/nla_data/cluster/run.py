@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, Final
 
@@ -29,18 +29,41 @@ WORKERS_PER_GATEWAY: Final = 2
 """So that one sends while the other reads, writes or waits for its last rows."""
 
 
-def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, shown: Reporter) -> Totals:
-    """Do the chunks whose parts are not there yet; how many rows they have was settled when the output was begun.
+@dataclass(frozen=True)
+class Left:
+    """What is left of a run.
+
+    Attributes:
+        planned: All of its chunks.
+        done: Totals of those whose parts are there, by index.
+    """
+
+    planned: Sequence[Chunk]
+    done: Mapping[int, Totals]
+
+
+def left(order: Order, output: Output, limit: int | None) -> Left:
+    """Look at what is there; how many rows the run has was settled when the output was begun.
 
     Raises:
-        UsageError: one cannot be done, or what is there does not belong to this run.
+        UsageError: it does not belong to this run.
         StoppedError: it cannot go on now.
     """
     planned = chunks.plan(order.columns, output.manifest.settings["ray"], limit)
     done = output.done()
     if not planned and not done:  # for its columns
         chunks.write(order, 0, order.schema.empty_table(), Totals())
-    totals = before = sum(done.values(), start=Totals())
+    return Left(planned, done)
+
+
+def run(cluster: "Cluster", order: Order, left: Left, shown: Reporter) -> Totals:
+    """Do the chunks whose parts are not there yet.
+
+    Raises:
+        UsageError: one cannot be done.
+        StoppedError: it cannot go on now.
+    """
+    totals = before = sum(left.done.values(), start=Totals())
     began = time.monotonic()
 
     def tell(more: Totals) -> None:
@@ -48,10 +71,10 @@ def run(cluster: "Cluster", order: Order, output: Output, limit: int | None, sho
         totals = totals.plus(more)
         shown.update(totals, (totals.rows - before.rows) / max(time.monotonic() - began, 1e-9))
 
-    shown.start(None if order.where else sum(chunk.rows for chunk in planned), before)
+    shown.start(None if order.where else sum(chunk.rows for chunk in left.planned), before)
     try:
-        if any(chunk.index not in done for chunk in planned):
-            cluster.run(order, planned, done, tell)
+        if any(chunk.index not in left.done for chunk in left.planned):
+            cluster.run(order, left.planned, left.done, tell)
     finally:
         shown.close()
     return totals

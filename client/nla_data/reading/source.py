@@ -87,8 +87,9 @@ class Source:
         stopped: threading.Event | None = None,
     ) -> None:
         self.files, self.where, self._limit = files, where, limit
-        self._stopped = stopped or threading.Event()
-        self.columns = columns or Columns.of(files, column, self._stopped.is_set)
+        self.stopped = stopped or threading.Event()
+        """Ends all reading, where it is set from another thread."""
+        self.columns = columns or Columns.of(files, column, self.stopped.is_set)
         self._condition = Condition(where, self.columns.schema, self.columns.troubles) if where else None
         self.used: Sequence[str] = self.schema.names
         """Columns that are read."""
@@ -116,16 +117,12 @@ class Source:
             StoppedReadingError: it was stopped.
         """
         self.take(names)
-        self.columns.check(self.used, self._stopped.is_set)
+        self.columns.check(self.used, self.stopped.is_set)
 
     def take(self, names: Sequence[str]) -> None:
         """Read no other columns than these, and those that the condition names."""
         named = self._condition.columns if self._condition else []
         self.used = list(dict.fromkeys([*names, *named]))
-
-    def stop(self) -> None:
-        """End all reading, from another thread; what comes is not wanted any more."""
-        self._stopped.set()
 
     def total(self) -> int | None:
         """How many rows will be kept; None where only reading them would tell."""
@@ -160,7 +157,7 @@ class Source:
         for index in range(start.file, len(self.files)):
             row = begin = start.row if index == start.file else 0
             for batch in self.columns.batches(index, begin, self.used):
-                if self._stopped.is_set() or (stop is not None and before + row >= stop):
+                if self.stopped.is_set() or (stop is not None and before + row >= stop):
                     return
                 cut = batch if stop is None else batch.slice(0, stop - before - row)
                 rows = _Rows(cut, index, np.arange(row, row + cut.num_rows), before)

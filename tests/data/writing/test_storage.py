@@ -1,11 +1,10 @@
 """Runs of `nla` from and to an object storage: a local server that speaks S3."""
 
 import io
-import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from nla_data import cli
@@ -29,40 +27,6 @@ from tests.data.gateway import D, FakeGateway, failure, text_of
 
 COUNT: Final = 300
 VECTORS: Final = np.random.default_rng(0).standard_normal((COUNT, D)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Host and port of the storage."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # or it logs every request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    httpx.get(f"http://{host}:{port}/", timeout=60).raise_for_status()  # it imports S3 only then; pyarrow waits for 3 s
-    yield f"{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> fs.FileSystem:
-    """A file system with an empty bucket of that name, for which this process has a key."""
-    httpx.post(f"http://{endpoint}/moto-api/reset", timeout=60).raise_for_status()
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ):
-        monkeypatch.setenv(name, value)
-    system = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
-    system.create_dir("bucket")
-    return system
-
-
-@pytest.fixture
-def query(endpoint: str) -> str:
-    """What ends a URI of that storage."""
-    return f"?endpoint_override={endpoint}&scheme=http"
 
 
 def parquet(vectors: Any) -> bytes:
@@ -233,12 +197,6 @@ def test_wrong_keys(
             assert error.count("\n") == 1
     finally:
         httpx.post(auth, content=b"inf", timeout=60).raise_for_status()
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("RENEW_S", 0.2), ("_LOOK_S", 0.1)):
-        monkeypatch.setattr(lease, name, seconds)
 
 
 @pytest.mark.usefixtures("quick")
