@@ -19,6 +19,7 @@ from nla_data.asking.work import Call, Done, Work, together
 from nla_data.errors import StoppedError, UsageError
 from nla_data.reading.columns import Columns
 from nla_data.reading.source import Piece, Position, Source
+from nla_data.reading.types import no_rows
 from nla_data.running.gateways import Gateways
 from nla_data.writing import parts
 from nla_data.writing.manifest import PartState, Served
@@ -178,7 +179,7 @@ async def _planned(task: Task, call: Call, pieces: Iterable[Piece], d_model: int
 def as_table(answered: Sequence[tuple[Work, Done]], carried: Sequence[str], schema: pa.Schema) -> Any:
     """The input's columns that go along, and the new ones, as a pyarrow.Table."""
     tables = [parts.as_table(work, done, carried, schema) for work, done in answered]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    return pa.concat_tables(tables) if tables else no_rows(schema)
 
 
 def _works(task: Task, piece: Piece, d_model: int) -> Iterator[Work]:

@@ -18,6 +18,7 @@ from nla_data.cluster.chunks import Chunk, Order
 from nla_data.cluster.workers import ChunkWork, ChunkWorker, Servers
 from nla_data.errors import DataError, StoppedError, UsageError
 from nla_data.reading.files import reason
+from nla_data.reading.types import no_rows
 from nla_data.running.progress import Reporter
 from nla_data.writing.output import Output
 
@@ -52,7 +53,7 @@ def left(order: Order, output: Output, limit: int | None) -> Left:
     planned = chunks.plan(order.columns, output.manifest.settings["ray"], limit)
     done = output.done()
     if not planned and not done:  # for its columns
-        chunks.write(order, 0, order.schema.empty_table(), Totals())
+        chunks.write(order, 0, no_rows(order.schema), Totals())
     return Left(planned, done)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nla_data.errors import UsageError
 from nla_data.reading.files import reason
+from nla_data.reading.types import no_rows
 
 
 class Condition:
@@ -49,14 +50,14 @@ class Condition:
         twice = [name for name in self.columns if folded[name.casefold()] > 1]
         if twice:
             raise UsageError(f"--where cannot tell the columns {', '.join(twice)} apart: SQL knows no case")
-        self.keep(pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema))
+        self.keep(no_rows(pa.schema([schema.field(name) for name in self.columns])))
 
     def keep(self, batch: Any) -> NDArray[np.int64]:
         """Those rows for which the condition is true, in order."""
-        table = pa.table([_known(batch.column(name)) for name in self.columns], self.columns)
-        places = pa.array(np.arange(batch.num_rows))
+        seen = [_known(batch.column(name)) for name in self.columns]
+        table = pa.table([*seen, pa.array(np.arange(batch.num_rows))], [*self.columns, self._place])
         try:
-            self._db.register(self._rows, table.append_column(self._place, places))
+            self._db.register(self._rows, table)
             query = f"SELECT {self._place} FROM {self._rows} WHERE ({self._where}\n)"  # noqa: S608 - the user's own
             if len(self._db.extract_statements(query)) != 1:
                 raise UsageError(f"--where {self._where!r}: must be one condition")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nla_data.reading.types import is_safe
+from nla_data.reading.types import is_safe, places, plain
 
 
 def convert(column: Any, target: pa.DataType) -> Any:
@@ -25,6 +25,8 @@ def convert(column: Any, target: pa.DataType) -> Any:
     kind = column.type
     if kind == target:
         return column
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), target)
     if isinstance(target, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(target, convert(column, target.storage_type))
     simple = decoded(column)
@@ -41,7 +43,7 @@ def changed(column: Any, target: pa.DataType) -> str | None:
         converted = convert(column, target)
     except pa.ArrowException as error:
         return str(error).splitlines()[0]
-    for before, after in zip(_leaves(column), _leaves(converted), strict=True):
+    for before, after in _leaves(column, converted):
         if not is_safe(before.type, after.type):
             same = _same(before, after.cast(before.type, safe=False))
             if not pc.all(same, min_count=0).as_py():
@@ -63,20 +65,31 @@ def decoded(column: Any) -> Any:
     if isinstance(column, pa.ExtensionArray):
         return column.storage
     if isinstance(column, pa.DictionaryArray):
-        return column.dictionary_decode()
-    return pc.run_end_decode(column) if pa.types.is_run_end_encoded(column.type) else column
+        return _chosen(column.dictionary, column.indices)
+    if isinstance(column, pa.RunEndEncodedArray):
+        rows = np.arange(column.offset, column.offset + len(column))
+        return _chosen(column.values, pa.array(np.searchsorted(column.run_ends.to_numpy(), rows, "right")))
+    return column
+
+
+def _chosen(values: Any, places: Any) -> Any:
+    """Values by their places. pyarrow takes none of a view, wherever it is, nor decodes all kinds of runs."""
+    return convert(values, plain(values.type)).take(places)
 
 
 def _nested(column: Any, target: pa.DataType) -> Any:
     null = column.is_null()
     if pa.types.is_struct(target):
-        own = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
-        parts = [convert(own.get(field.name, pa.nulls(len(column))), field.type) for field in target]
+        own = dict(zip(places(column.type, target), column.flatten(), strict=True))
+        parts = [convert(own.get(k, pa.nulls(len(column))), field.type) for k, field in enumerate(target)]
         return pa.StructArray.from_arrays(parts, fields=list(target), mask=null) if parts else column
     if pa.types.is_fixed_size_list(target):
         size = target.list_size
         values = column.values.slice(column.offset * size, len(column) * size)
-        return pa.FixedSizeListArray.from_arrays(convert(values, target.value_type), type=target, mask=null)
+        converted = convert(values, target.value_type)
+        # Of lists of no length, pyarrow divides by it.
+        there = pa.array(column.is_valid().to_numpy(zero_copy_only=False)).buffers()[1]
+        return pa.Array.from_buffers(target, len(column), [there], children=[converted])
     lengths = _lengths(column)
     large = pa.types.is_large_list(target)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), pa.int64() if large else pa.int32())
@@ -108,17 +121,19 @@ def _entries(column: Any) -> tuple[Any, Any]:
     return keys, items
 
 
-def _leaves(column: Any) -> Iterator[Any]:
-    simple = decoded(column)
-    if simple is not column:
-        yield from _leaves(simple)
-    elif pa.types.is_struct(column.type):
-        for part in column.flatten():
-            yield from _leaves(part)
-    elif pa.types.is_map(column.type):
-        for part in _entries(column):
-            yield from _leaves(part)
-    elif pa.types.is_nested(column.type):
-        yield from _leaves(column.flatten())
-    else:
-        yield column
+def _leaves(column: Any, converted: Any) -> Iterator[tuple[Any, Any]]:
+    """The values at the leaves of a column, each with what has become of them; without those that are null alone."""
+    before, after = decoded(column), decoded(converted)
+    if before is not column or after is not converted:
+        yield from _leaves(before, after)
+    elif pa.types.is_struct(before.type):
+        parts = after.flatten()
+        for part, place in zip(before.flatten(), places(before.type, after.type), strict=True):
+            yield from _leaves(part, parts[place])
+    elif pa.types.is_map(before.type):
+        for pair in zip(_entries(before), _entries(after), strict=True):
+            yield from _leaves(*pair)
+    elif pa.types.is_nested(before.type):
+        yield from _leaves(before.flatten(), after.flatten())
+    elif not pa.types.is_null(before.type):
+        yield before, after

@@ -48,7 +48,29 @@ def _plain_list(kind: pa.DataType) -> pa.DataType:
         return pa.list_(plain(kind.value_type))
     if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
         return pa.large_list(plain(kind.value_type))
-    return pa.list_(plain(kind.value_type), kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
+    if pa.types.is_fixed_size_list(kind):
+        # Parquet's lists of no length cannot be read again.
+        return pa.list_(plain(kind.value_type), kind.list_size or -1)
+    return kind
+
+
+def no_rows(schema: pa.Schema) -> pa.Table:
+    """A table without rows. pyarrow's own `empty_table` cannot make one of all types."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def places(kind: pa.StructType, target: pa.StructType) -> list[int]:
+    """Where each field of a struct is in another: by its name or, where names stand for two, at the same place.
+
+    Raises:
+        DifferentTypesError: that cannot be told.
+    """
+    names, others = ([field.name for field in one] for one in (kind, target))
+    if len(set(others)) == len(others):
+        return [others.index(name) for name in names]
+    if names != others:
+        raise DifferentTypesError("a name in it stands for two fields")
+    return list(range(len(names)))
 
 
 def merge(kinds: list[pa.DataType]) -> pa.DataType:
@@ -124,15 +146,17 @@ def _is_text_or_bytes(kind: pa.DataType) -> bool:
 
 def _pairs(kind: pa.DataType, target: pa.DataType) -> Iterator[tuple[pa.DataType, pa.DataType]]:
     """The types at the leaves of a nested type, each with what it becomes."""
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+    if kind == target:
+        yield kind, target
+    elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         yield from _pairs(kind.value_type, target)
     elif isinstance(kind, pa.BaseExtensionType):
         yield from _pairs(kind.storage_type, target)
     elif isinstance(target, pa.BaseExtensionType):
         yield from _pairs(kind, target.storage_type)
     elif pa.types.is_struct(kind) and pa.types.is_struct(target):
-        for field in kind:
-            yield from _pairs(field.type, target.field(field.name).type)
+        for field, place in zip(kind, places(kind, target), strict=True):
+            yield from _pairs(field.type, target.field(place).type)
     elif pa.types.is_map(kind) and pa.types.is_map(target):
         yield from _pairs(kind.key_type, target.key_type)
         yield from _pairs(kind.item_type, target.item_type)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from nla_data.asking.work import Done, Work
+from nla_data.reading.types import no_rows
 from nla_data.writing.manifest import PartState
 from nla_data.writing.store import Store
 
@@ -112,7 +113,7 @@ class PartWriter:
         """Write the last part; an output of no rows gets an empty one, for its columns."""
         self.flush()
         if self._store and not self._index:
-            self._write(self._schema.empty_table())
+            self._write(no_rows(self._schema))
 
     def _write(self, table: Any) -> None:
         if self._store is None:
