@@ -211,7 +211,8 @@ def _open(
 ) -> tuple[Source, list[str]]:
     """Find the inputs, look at all of them, and refuse what would not come out as it is."""
     inputs = files.find(job.inputs, store.paths() if store else (), warn)
-    source = Source(inputs, job.task.vector_column or NAMELESS, job.where, job.limit, stopped=stopped)
+    column = job.task.vector_column or NAMELESS
+    source = Source(inputs, column, job.where, job.limit, needed=job.used, stopped=stopped)
     carried = job.carried(source.schema, source.columns.troubles)
     source.use([*carried, *job.used])
     for warning in source.warnings:
@@ -302,8 +303,10 @@ def _schema(source: Source, carried: Sequence[str], task: Task, info: Info) -> p
 
 
 def _check_writable(field: pa.Field, path: str) -> None:
+    written = io.BytesIO()
     try:
-        pq.write_table(pa.schema([field]).empty_table(), io.BytesIO())
+        pq.write_table(pa.table([pa.nulls(1, field.type)], schema=pa.schema([field])), written)
+        pq.ParquetFile(written).read()  # some of what pyarrow writes it cannot read
     except (pa.ArrowException, OSError) as error:
         why = f"column {field.name!r} cannot go along: {reason(error)}; leave it out with --drop"
         raise UsageError(f"{path}: {why}") from error

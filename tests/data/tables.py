@@ -1,11 +1,12 @@
 """Tables of any Arrow types with any bits in them, files made of them, and their bits, to be compared."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,110 +15,63 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from nla_data.reading.conversion import decoded
-
-UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-LEAVES: Final = [
-    pa.null(), pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(),
-    pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.string(), pa.large_string(), pa.string_view(),
-    pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(3), pa.date32(), pa.date64(), pa.time32("s"),
-    pa.time32("ms"), pa.time64("us"), pa.time64("ns"), pa.month_day_nano_interval(), pa.decimal32(9, 2),
-    pa.decimal64(18, 3), pa.decimal128(38, 3), pa.decimal128(38, -2), pa.decimal256(76, 3),
-    *(pa.timestamp(unit) for unit in UNITS), *(pa.timestamp(unit, "Europe/Paris") for unit in UNITS),
-    *(pa.duration(unit) for unit in UNITS),
-]  # fmt: skip
-VALUES: Final = [pa.string(), pa.large_string(), pa.int64(), pa.float64(), pa.binary(), pa.date32()]
-EXTENSIONS: Final = [pa.uuid(), pa.bool8(), pa.json_(), pa.fixed_shape_tensor(pa.int16(), [1, 2])]
-TEXTS: Final = st.text(st.characters(codec="utf-8"), max_size=5)
-
-
-def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    fields = st.lists(st.tuples(TEXTS, inner), max_size=3, unique_by=lambda field: field[0])
-    lists = (pa.list_, pa.large_list, pa.list_view, pa.large_list_view)
-    return st.one_of(
-        *(inner.map(kind) for kind in lists),
-        st.builds(pa.list_, inner, st.integers(1, 3)),
-        st.builds(pa.map_, st.sampled_from([pa.string(), pa.int32()]), inner),
-        fields.map(pa.struct),
-    )
-
-
-TYPES: Final = st.one_of(
-    st.recursive(st.sampled_from(LEAVES), _nested, max_leaves=3),
-    st.builds(pa.dictionary, st.sampled_from([pa.int8(), pa.uint16()]), st.sampled_from(VALUES), st.booleans()),
-    st.builds(pa.run_end_encoded, st.just(pa.int32()), st.sampled_from(VALUES)),
-    st.sampled_from(EXTENSIONS),
-)
-
-
-def _alike(*kinds: Any) -> list[Any]:
-    return [pa.null(), *kinds, *(pa.dictionary(pa.int8(), kind) for kind in kinds if kind in VALUES)]
-
-
-FAMILIES: Final = [
-    _alike(*(kind for kind in LEAVES if pa.types.is_integer(kind) or pa.types.is_floating(kind)), pa.decimal128(38, 3)),
-    _alike(pa.string(), pa.large_string(), pa.string_view(), pa.run_end_encoded(pa.int32(), pa.string())),
-    _alike(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(3), pa.string()),
-    _alike(*(kind for kind in LEAVES if pa.types.is_timestamp(kind) or pa.types.is_date(kind))),
-    _alike(*(kind for kind in LEAVES if pa.types.is_time(kind) or pa.types.is_duration(kind))),
-    _alike(*(kind for kind in LEAVES if pa.types.is_decimal(kind)), pa.int64()),
-]
-"""Types that may be one column's in several files."""
+from tests.data.arrow_types import TEXTS, UNITS
 
 
 @st.composite
-def types_alike(draw: st.DrawFn, files: int) -> list[Any]:
-    """The types of a column in so many files."""
-    one = st.sampled_from(draw(st.sampled_from(FAMILIES)))
-    wrap = draw(st.sampled_from([
-        [lambda kind: kind],
-        [pa.list_, pa.large_list, lambda kind: pa.list_(kind, 2)],
-        [lambda kind: pa.struct([("a", kind)])],
-    ]))  # fmt: skip
-    kinds = [draw(st.sampled_from(wrap))(draw(one)) for _ in range(files)]
-    return [draw(TYPES) if draw(st.integers(0, 9)) == 0 else kind for kind in kinds]
-
-
-@st.composite
-def arrays(draw: st.DrawFn, kind: Any, size: int) -> Any:
-    """An array of a type, with values missing."""
-    valid = draw(st.lists(st.booleans(), min_size=size, max_size=size))
-    null = pa.array([not there for there in valid], pa.bool_())
+def arrays(draw: st.DrawFn, kind: Any, size: int, nullable: bool = True) -> Any:  # noqa: PLR0911 - a kind each
+    """An array of a type, with values missing where they may."""
+    there = st.booleans() if nullable else st.just(True)
+    valid = draw(st.lists(there, min_size=size, max_size=size))
+    null = pa.array([not one for one in valid], pa.bool_())
     if isinstance(kind, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(kind, draw(arrays(kind.storage_type, size)))
+        return pa.ExtensionArray.from_storage(kind, draw(arrays(kind.storage_type, size, nullable)))
     if pa.types.is_dictionary(kind):
-        return draw(arrays(kind.value_type, size)).dictionary_encode().cast(kind)
+        values = draw(arrays(kind.value_type, 3, nullable))
+        places = [draw(st.integers(0, 2)) if one else None for one in valid]
+        return pa.DictionaryArray.from_arrays(pa.array(places, kind.index_type), values, ordered=kind.ordered)
     if pa.types.is_run_end_encoded(kind):
-        ends = pa.array(np.arange(1, size + 1), kind.run_end_type)
-        return pa.RunEndEncodedArray.from_arrays(ends, draw(arrays(kind.value_type, size)))
+        ends = sorted({*draw(st.lists(st.integers(1, size), max_size=3)), size}) if size else []
+        values = draw(arrays(kind.value_type, len(ends), nullable))
+        return pa.RunEndEncodedArray.from_arrays(pa.array(ends, kind.run_end_type), values)
     if pa.types.is_struct(kind):
-        parts = [draw(arrays(field.type, size)) for field in kind]
+        parts = [draw(arrays(field.type, size, field.nullable)) for field in kind]
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=null) if parts else pa.nulls(size, kind)
+    if pa.types.is_union(kind):
+        return _union(kind, size, draw)
     if pa.types.is_nested(kind):
         return _rows(kind, size, null, draw)
     return _leaves(kind, valid, draw)
 
 
+def _union(kind: Any, size: int, draw: st.DrawFn) -> Any:
+    codes = pa.array(draw(st.lists(st.sampled_from(kind.type_codes), min_size=size, max_size=size)), pa.int8())
+    parts = [draw(arrays(field.type, size, field.nullable)) for field in kind]
+    about = ([field.name for field in kind], kind.type_codes)
+    if kind.mode == "sparse":
+        return pa.UnionArray.from_sparse(codes, parts, *about)
+    return pa.UnionArray.from_dense(codes, pa.array(range(size), pa.int32()), parts, *about)
+
+
 def _rows(kind: Any, size: int, null: Any, draw: st.DrawFn) -> Any:
     """Lists and maps."""
     if pa.types.is_fixed_size_list(kind):
-        values = draw(arrays(kind.value_type, size * kind.list_size))
-        return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=null)
+        values = draw(arrays(kind.value_type, size * kind.list_size, kind.value_field.nullable))
+        return pa.Array.from_buffers(kind, size, [pc.invert(null).buffers()[1]], children=[values])
     lengths = draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
     offsets = np.cumsum([0, *lengths])
+    total = int(offsets[-1])
     if pa.types.is_map(kind):
-        keys = pa.array(np.arange(offsets[-1])).cast(kind.key_type)
-        items = draw(arrays(kind.item_type, int(offsets[-1])))
-        plain = pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, items)
-        return pc.if_else(null, pa.nulls(size, plain.type), plain) if size else plain
-    values = draw(arrays(kind.value_type, int(offsets[-1])))
+        keys = draw(arrays(kind.key_type, total, nullable=False))
+        items = draw(arrays(kind.item_type, total, kind.item_field.nullable))
+        return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, items, type=kind, mask=null)
+    values = draw(arrays(kind.value_type, total, kind.value_field.nullable))
     large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
     width = pa.int64() if large else pa.int32()
-    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        view = pa.LargeListViewArray if large else pa.ListViewArray
-        return view.from_arrays(pa.array(offsets[:-1], width), pa.array(lengths, width), values, type=kind, mask=null)
-    made = pa.LargeListArray if large else pa.ListArray
-    return made.from_arrays(pa.array(offsets, width), values, type=kind, mask=null)
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    numbers = [offsets[:-1], lengths] if is_view else [offsets]
+    content = [pc.invert(null), *(pa.array(one, width) for one in numbers)]
+    return pa.Array.from_buffers(kind, size, [one.buffers()[1] for one in content], children=[values])
 
 
 def _leaves(kind: Any, valid: Sequence[bool], draw: st.DrawFn) -> Any:
@@ -131,6 +85,8 @@ def _leaves(kind: Any, valid: Sequence[bool], draw: st.DrawFn) -> Any:
         values = draw(st.lists(one, min_size=size, max_size=size))
         return pa.array([value if there else None for value, there in zip(values, valid, strict=True)], kind)
     width = kind.byte_width
+    if not width:
+        return pa.array([b"" if there else None for there in valid], kind)
     is_time = pa.types.is_time(kind)
     numbers = st.integers(0, 86_400 * 10**9 // UNITS[kind.unit] - 1) if is_time else st.integers(-9999, 9999)
     if kind == pa.date64():
@@ -148,6 +104,7 @@ def save(table: pa.Table, path: Path, chunk: int) -> Path:
     if path.suffix == ".parquet":
         try:
             pq.write_table(table, path, row_group_size=chunk)
+            load(path)
         except (pa.ArrowException, OSError):
             path.unlink(missing_ok=True)
             return save(table, path.with_suffix(".arrow"), chunk)
@@ -161,7 +118,11 @@ def save(table: pa.Table, path: Path, chunk: int) -> Path:
 def load(path: Path) -> pa.Table:
     """What a file holds."""
     if path.suffix == ".parquet":
-        return pq.read_table(path)
+        file = pq.ParquetFile(path)
+        # Of no rows, pyarrow cannot read some types: it ends the process.
+        schema = file.schema_arrow
+        empty = pa.table([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+        return file.read() if file.metadata.num_rows else empty
     read = pa.ipc.open_stream if path.suffix == ".arrows" else pa.ipc.open_file
     return read(path.read_bytes()).read_all()
 
@@ -172,15 +133,34 @@ def bits(column: Any) -> list[Any]:
     if isinstance(kind, pa.BaseExtensionType):
         return bits(column.storage)
     if pa.types.is_dictionary(kind):
-        return bits(column.dictionary_decode())
+        return _from_dictionary(column, bits(column.dictionary))
     if pa.types.is_run_end_encoded(kind):
-        return bits(pc.run_end_decode(column))
+        return _from_runs(column, bits(column.values))
     if pa.types.is_struct(kind):
         parts = zip(*map(bits, column.flatten()), strict=True) if kind.num_fields else [()] * len(column)
         return [row if there else None for row, there in zip(parts, column.is_valid().to_pylist(), strict=True)]
     if pa.types.is_nested(kind):
         return [bits(row.values) if row.is_valid else None for row in column]
     return _leaf_bits(column)
+
+
+def _from_fields(column: Any, parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """The fields of structs by their names, and places where names stand for two; without those that are missing."""
+    names = [field.name for field in column.type]
+    keys = [(name, names[:k].count(name)) for k, name in enumerate(names)]
+    rows = [
+        {key: part[k] for key, part in zip(keys, parts, strict=True) if part[k] is not None} for k in range(len(column))
+    ]
+    return [row if there else None for row, there in zip(rows, column.is_valid().to_pylist(), strict=True)]
+
+
+def _from_dictionary(column: Any, known: Sequence[Any]) -> list[Any]:
+    return [None if place is None else known[place] for place in column.indices.to_pylist()]
+
+
+def _from_runs(column: Any, known: Sequence[Any]) -> list[Any]:
+    ends = column.run_ends.to_pylist()
+    return [known[bisect_right(ends, place)] for place in range(column.offset, column.offset + len(column))]
 
 
 def _leaf_bits(column: Any) -> list[Any]:
@@ -196,16 +176,18 @@ def _leaf_bits(column: Any) -> list[Any]:
     return [*column.to_pylist()]
 
 
-def values(column: Any) -> list[Any]:
+def values(column: Any) -> list[Any]:  # noqa: PLR0911 - a kind each
     """The values of an array, whatever type holds them: numbers, and moments in nanoseconds, as exact fractions."""
     kind = column.type
-    simple = decoded(column)
-    if simple is not column:
-        return values(simple)
-    if pa.types.is_struct(kind) and kind.num_fields:
-        parts = zip(*map(values, column.flatten()), strict=True)
-        return [row if there else None for row, there in zip(parts, column.is_valid().to_pylist(), strict=True)]
-    if pa.types.is_nested(kind) and not pa.types.is_struct(kind) and not pa.types.is_map(kind):
+    if isinstance(kind, pa.BaseExtensionType):
+        return values(column.storage)
+    if pa.types.is_dictionary(kind):
+        return _from_dictionary(column, values(column.dictionary))
+    if pa.types.is_run_end_encoded(kind):
+        return _from_runs(column, values(column.values))
+    if pa.types.is_struct(kind):
+        return _from_fields(column, [values(part) for part in column.flatten()])
+    if pa.types.is_nested(kind):
         return [values(row.values) if row.is_valid else None for row in column]
     if pa.types.is_date(kind):
         return [day and Fraction(day) * 86_400 * 10**9 for day in bits(column)]

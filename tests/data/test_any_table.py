@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nla_data.api import Job, UsageError, Verbalize, run_job
+from tests.data.arrow_types import TYPES, field, types_alike
 from tests.data.gateway import D, FakeGateway, fake_gateway
-from tests.data.tables import TYPES, arrays, bits, load, save, types_alike, values
+from tests.data.tables import arrays, bits, load, save, values
 
 MOST: Final = 9
 VECTORS: Final = np.random.default_rng(0).standard_normal((MOST, D)).astype(np.float32)
@@ -38,13 +39,16 @@ class Cut:
 @st.composite
 def tables(draw: st.DrawFn) -> Cut:
     size = draw(st.integers(1, MOST))
-    columns = {
-        f"c{k}": draw(arrays(kind, size)) for k, kind in enumerate(draw(st.lists(TYPES, min_size=1, max_size=3)))
-    }
+    fields = [
+        field(f"c{k}", kind, draw(st.booleans()))
+        for k, kind in enumerate(draw(st.lists(TYPES, min_size=1, max_size=3)))
+    ]
+    columns = [draw(arrays(one.type, size, one.nullable)) for one in fields]
     cuts = sorted(draw(st.lists(st.integers(0, size), max_size=2)))
     suffixes = draw(st.lists(st.sampled_from(SUFFIXES), min_size=len(cuts) + 1, max_size=len(cuts) + 1))
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS[:size].reshape(-1)), D)
-    return Cut(pa.table({**columns, "activation_vector": vectors}), cuts, suffixes, draw(st.integers(1, MOST)))
+    schema = pa.schema([*fields, ("activation_vector", vectors.type)])
+    return Cut(pa.table([*columns, vectors], schema=schema), cuts, suffixes, draw(st.integers(1, MOST)))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,8 @@ def files_that_differ(draw: st.DrawFn) -> list[tuple[pa.Table, str, int]]:
     kinds = draw(st.lists(types_alike(len(sizes)), min_size=1, max_size=2))
     made = []
     for k, size in enumerate(sizes):
-        columns = {f"c{number}": draw(arrays(of_files[k], size)) for number, of_files in enumerate(kinds)}
+        there = {f"c{number}": of_files[k] for number, of_files in enumerate(kinds) if of_files[k] is not None}
+        columns = {name: draw(arrays(kind, size)) for name, kind in there.items()}
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS[:size].reshape(-1)), D)
         table = pa.table({**columns, "activation_vector": vectors})
         made.append((table, draw(st.sampled_from(SUFFIXES)), draw(st.integers(1, 4))))
@@ -106,16 +111,18 @@ def test_types_that_differ_keep_all_values_or_are_refused(
         whole = [load(path) for path in paths]
         gateway.seen.clear()
         refused = refusal(Job(Verbalize(seed=0), list(map(str, paths)), f"{place}/out", [gateway.url]))
-        names = whole[0].column_names[:-1]
+        names = {name for table in whole for name in table.column_names} - {"activation_vector"}
         if refused:
             assert gateway.seen == []
             assert any(f"column {name!r}" in refused for name in names)
             assert any(str(path) in refused for path in paths)
             return
         out = pq.read_table(f"{place}/out")
-        for name in names:
-            chunks = [chunk for table in whole for chunk in table[name].chunks]
-            wanted: list[Any] = [value for chunk in chunks for value in values(chunk)]
+        for name in names & {name for table in whole if table.num_rows for name in table.column_names}:
+            wanted: list[Any] = []
+            for table in whole:
+                there = table[name].chunks if name in table.column_names else [pa.nulls(table.num_rows)]
+                wanted += [value for chunk in there for value in values(chunk)]
             assert [value for chunk in out[name].chunks for value in values(chunk)] == wanted
 
 

@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 
 from nla_data import cli
-from tests.data.gateway import D, FakeGateway
+from tests.data.gateway import D, FakeGateway, failure
+from tests.data.tables import bits
 
 N: Final = 90
 X: Final = (np.random.default_rng(0).standard_normal((N, D)) * 4).astype(np.float32)
@@ -171,6 +172,97 @@ def test_values_that_would_change_are_refused_before_the_first_row(
     error = refused(folder)
     assert f"{name}: column 'x'" in error
     assert reason in error
+
+
+SAVED: Final[dict[str, Callable[[pa.Table, Path], Any]]] = {
+    "parquet": pq.write_table,
+    "arrow": save_ipc,
+    "jsonl": lambda table, path: save_lines(path, table.to_pylist()),
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_a_column_that_one_shard_lacks_is_null_there(
+    tmp_path: Path, nla: Callable[..., int], gateway: FakeGateway, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = [{"a": [1]}, {"a": []}] * 30
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        table = pa.table({"activation_vector": vectors(X[:60])})
+        SAVED[kind](table if k == 1 else table.append_column("x", [values]), tmp_path / "in" / f"{k}.{kind}")
+    gateway.trouble = lambda _path, _body: failure("engine_unavailable") if gateway.vectors >= 64 else None
+    gateway.ready = False
+    assert nla(tmp_path / "in", "--patience", "0.5") == 1
+    gateway.trouble, gateway.ready = lambda _path, _body: None, True
+    assert nla(tmp_path / "in") == 0  # a run goes on as any other
+    assert column(tmp_path, "x") == [*values, *[None] * 60, *values]
+    assert f"1.{kind}: has no column 'x': it is null in these rows" in capsys.readouterr().err
+    assert nla(tmp_path / "in", "--where", "x IS NULL", "--drop", "x", out="null.parquet") == 0
+    assert pq.read_table(tmp_path / "null.parquet")["input_row"].to_pylist() == list(range(60, 120))
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_vectors_that_one_shard_lacks(tmp_path: Path, refused: Callable[..., str], kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    SAVED[kind](pa.table({"activation_vector": vectors(X[:2]), "x": [1, 2]}), tmp_path / "in" / f"0.{kind}")
+    SAVED[kind](pa.table({"x": [1, 2]}), tmp_path / "in" / f"1.{kind}")
+    assert f"1.{kind}: has no column 'activation_vector', which {tmp_path}/in/0.{kind} has" in refused(tmp_path / "in")
+
+
+def test_an_array_that_is_left_out_of_one_shard_is_not_null_there(tmp_path: Path, refused: Callable[..., str]) -> None:
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "0.npz", activation_vector=X[:2], x=[1, 2])
+    np.savez(tmp_path / "in" / "1.npz", activation_vector=X[:2], x=[1, 2, 3])
+    assert "1.npz: column 'x' has not one row for each vector" in refused(tmp_path / "in")
+
+
+def test_what_folders_say_of_some_files(
+    tmp_path: Path, refused: Callable[..., str], nla: Callable[..., int], gateway: FakeGateway
+) -> None:
+    (tmp_path / "in" / f"x={LIMIT + 1}").mkdir(parents=True)
+    table = pa.table({"activation_vector": vectors(X[:2])})
+    pq.write_table(table, tmp_path / "in" / f"x={LIMIT + 1}" / "a.parquet")
+    pq.write_table(table, tmp_path / "in" / "b.parquet")
+    assert nla(tmp_path / "in", out="both.parquet") == 0
+    both = pq.read_table(tmp_path / "both.parquet")
+    assert sorted(both["x"].to_pylist(), key=str) == [LIMIT + 1, LIMIT + 1, None, None]
+    gateway.seen.clear()
+    pq.write_table(table.append_column("x", [[0.5, 0.5]]), tmp_path / "in" / "b.parquet")
+    assert "column 'x' is int64, and comes out as double" in refused(tmp_path / "in")
+
+
+def odd_columns() -> dict[str, pa.Array]:
+    """What pyarrow's own conversions cannot do, or do wrongly."""
+    texts = pa.array(["a", None] * 45, pa.string_view())
+    ends = pa.array(range(1, N + 1), pa.int32())
+    days = pa.array([0, 86_400_000] * 45, pa.int64()).view(pa.date64())
+    lengthless = pa.Array.from_buffers(pa.list_(pa.date64(), 0), N, [None], children=[days[:0]])
+    twice = [pa.field("a", pa.date64()), pa.field("a", pa.int64())]
+    return {
+        "dictionary of views": pa.DictionaryArray.from_arrays(pa.array([0, 1] * 45), texts[:2]),
+        "runs of views": pa.RunEndEncodedArray.from_arrays(ends, texts),
+        "runs of uuids": pa.RunEndEncodedArray.from_arrays(ends, pa.array([b"0" * 16] * N, pa.uuid())),
+        "lists of no length": lengthless,
+        "one name twice": pa.StructArray.from_arrays([days, pa.array(range(N))], fields=twice),
+        "lists of unions": pa.nulls(N, pa.list_view(pa.dense_union([pa.field("a", pa.int8())]))),
+        "a tensor whose axes change places": pa.nulls(N, pa.fixed_shape_tensor(pa.int16(), [2, 1], permutation=[1, 0])),
+    }
+
+
+@pytest.mark.parametrize("name", odd_columns())
+def test_odd_types_come_out_or_are_refused(
+    tmp_path: Path, nla: Callable[..., int], gateway: FakeGateway, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = odd_columns()[name]
+    save_ipc(pa.table({"activation_vector": vectors(), "odd": odd}), tmp_path / "in.arrow")
+    if nla(tmp_path / "in.arrow") == 0:
+        out = pq.read_table(tmp_path / "out.parquet")["odd"]
+        assert [value for chunk in out.chunks for value in bits(chunk)] == bits(odd)
+        assert "union" not in name
+    else:
+        assert gateway.seen == []
+        assert "in.arrow: column 'odd'" in capsys.readouterr().err
+    assert nla(tmp_path / "in.arrow", "--where", "1 = 1", "--drop", "odd", out="other.parquet") == 0
 
 
 def test_columns_that_are_dropped_refuse_nothing(tmp_path: Path, nla: Callable[..., int], gateway: FakeGateway) -> None:

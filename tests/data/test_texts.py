@@ -299,6 +299,21 @@ def test_what_makes_no_sense_is_refused(
     assert Extract(positions=[0, -1]).positions == "0,-1"
 
 
+def test_a_shard_without_the_texts_is_refused_and_one_without_another_column_is_not(
+    tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "0.parquet", ["one two"], activation_vector=[[0.5]], doc_id=["d"])
+    save(tmp_path / "in" / "1.parquet", ["three four"])
+    assert nla("extract", tmp_path / "in", tmp_path / "out", "--url", gateway.url, "--drop", "activation_vector") == 0
+    assert [row["doc_id"] for row in rows(tmp_path / "out")] == ["d", None]
+    save(tmp_path / "in" / "1.parquet", ["three four"], "other")
+    gateway.seen.clear()
+    assert nla("extract", tmp_path / "in", tmp_path / "next", "--url", gateway.url) == 2
+    assert "1.parquet: has no column 'text'" in capsys.readouterr().err
+    assert gateway.seen == []
+
+
 def test_sources_never_mix(tmp_path: Path, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
     given = save(tmp_path / "in.parquet")
     assert nla("extract", given, tmp_path / "out", "--url", gateway.url) == 0

@@ -1,5 +1,6 @@
 """The columns of all input files together, each with the one type that holds the values of every file.
 
+A file that lacks a column has null there, unless every file must have it.
 What cannot be read as it is refuses a run only where that column is needed, and does so before the first row is sent.
 It can be pickled, so that workers on other machines need not look again.
 """
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from nla_data.errors import UsageError
@@ -41,8 +43,8 @@ class Columns:
     troubles: dict[str, str]
 
     @classmethod
-    def of(cls, files: Sequence[File], vectors: str, stopped: Stopped) -> "Columns":
-        """Look at all files.
+    def of(cls, files: Sequence[File], vectors: str, needed: Sequence[str], stopped: Stopped) -> "Columns":
+        """Look at all files; `needed` are the columns that each of them must have.
 
         Raises:
             UsageError: one cannot be read.
@@ -54,7 +56,7 @@ class Columns:
             if stopped():
                 raise StoppedReadingError
         keys = hive.keys(files)
-        schema, troubles = _together(_tables(files, looks, keys), vectors)
+        schema, troubles = _together(_tables(files, looks, keys), vectors, needed)
         return cls(files, vectors, looks, keys, schema, troubles)
 
     @property
@@ -67,6 +69,12 @@ class Columns:
     def names(self) -> list[str]:
         """Of all columns, in order, those that cannot be read last."""
         return [*self.schema.names, *self.troubles]
+
+    def lacking(self, names: Sequence[str]) -> dict[str, list[File]]:
+        """By column, the files that have rows, and not this column; none for a column that all have."""
+        tables = [(file, frozenset(look.schema.names)) for file, look in _tables(self.files, self.looks, self.keys)]
+        found = {name: [file for file, own in tables if name not in own] for name in names}
+        return {name: files for name, files in found.items() if files}
 
     def only(self, index: int) -> "Columns":
         """Of one file alone, as they come out of all."""
@@ -86,6 +94,9 @@ class Columns:
         for index, look in enumerate(self.looks):
             if look.rows == 0:  # whatever its types are
                 continue
+            for name in names:
+                if name not in look.schema.names:
+                    self._refuse_changed(index, name, self._as_told(index, name))
             doubtful = [name for name in names if name in look.schema.names and not self._is_safe(name, look)]
             if doubtful:
                 self._prove(index, doubtful, stopped)
@@ -98,17 +109,23 @@ class Columns:
         Raises:
             UsageError: it cannot be read to its end.
         """
-        look, keys = self.looks[index], self.keys[index]
+        look = self.looks[index]
         schema = pa.schema([self.schema.field(name) for name in names], self.schema.metadata)
         own = [name for name in names if name in look.schema.names] or look.schema.names[:1]
         for batch in readers.batches(self.files[index], self.vectors, look, start, own):
+            rows = pa.array(np.zeros(batch.num_rows, np.int64))
             columns = [
-                self._converted(index, name, batch.column(name))
-                if name in own
-                else pa.repeat(pa.scalar(keys[name], schema.field(name).type), batch.num_rows)
+                self._converted(
+                    index, name, batch.column(name) if name in own else self._as_told(index, name).take(rows)
+                )
                 for name in names
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema) if names else batch
+
+    def _as_told(self, index: int, name: str) -> Any:
+        """What a file's folders say of a column that it has not itself, in one row; null where they say nothing."""
+        value = self.keys[index].get(name)
+        return pa.array([value], hive.kind(value))
 
     def _is_safe(self, name: str, look: Look) -> bool:
         return types.is_safe(look.schema.field(name).type, self.schema.field(name).type)
@@ -124,11 +141,14 @@ class Columns:
             if stopped():
                 raise StoppedReadingError
             for name in names:
-                kind, wanted = batch.column(name).type, self.schema.field(name).type
-                why = conversion.changed(batch.column(name), wanted)
-                if why:
-                    where = f"{self.files[index].path}: column {name!r} is {kind}, and comes out as {wanted}"
-                    raise UsageError(f"{where}: {why}; leave it out with --drop")
+                self._refuse_changed(index, name, batch.column(name))
+
+    def _refuse_changed(self, index: int, name: str, column: Any) -> None:
+        wanted = self.schema.field(name).type
+        why = conversion.changed(column, wanted)
+        if why:
+            where = f"{self.files[index].path}: column {name!r} is {column.type}, and comes out as {wanted}"
+            raise UsageError(f"{where}: {why}; leave it out with --drop")
 
 
 def _tables(files: Sequence[File], looks: Sequence[Look], keys: Sequence[hive.Keys]) -> list[tuple[File, Look]]:
@@ -141,12 +161,12 @@ def _tables(files: Sequence[File], looks: Sequence[Look], keys: Sequence[hive.Ke
     return [(file, look) for file, look in told if look.rows != 0] or told[:1]
 
 
-def _together(tables: list[tuple[File, Look]], vectors: str) -> tuple[pa.Schema, dict[str, str]]:
+def _together(tables: list[tuple[File, Look]], vectors: str, needed: Sequence[str]) -> tuple[pa.Schema, dict[str, str]]:
     fields, troubles = list[Any](), dict[str, str]()
     for name in dict.fromkeys(name for _, look in tables for name in [*look.schema.names, *look.troubles]):
-        why = _missing(name, tables) or _trouble(name, tables)
+        why = (_missing(name, tables) if name in needed else None) or _trouble(name, tables)
         if why is None:
-            kinds = [(file, look.schema.field(name)) for file, look in tables]
+            kinds = [(file, look.schema.field(name)) for file, look in tables if name in look.schema.names]
             found = _merged(name, kinds, _as_vectors if name == vectors else types.merge)
             if isinstance(found, str):
                 why = found
@@ -166,8 +186,9 @@ def _missing(name: str, tables: list[tuple[File, Look]]) -> str | None:
 
 
 def _trouble(name: str, tables: list[tuple[File, Look]]) -> str | None:
-    found = ((file, look.troubles[name]) for file, look in tables if name in look.troubles)
-    return next((f"{file.path}: column {name!r} {why}" for file, why in found), None)
+    """Why it cannot be read in one of the files; what is left out of one is no column of it, but stands there."""
+    found = ((file, (look.left_out | look.troubles).get(name)) for file, look in tables)
+    return next((f"{file.path}: column {name!r} {why}" for file, why in found if why), None)
 
 
 def _merged(

@@ -68,6 +68,7 @@ class Source:
         column: The column of vectors, and the name for a nameless array.
         where: An SQL condition (DuckDB's dialect), or None for all rows.
         limit: At most so many rows, or None.
+        needed: Columns that every file must have; None for the column of vectors.
         columns: What was found out of the files before.
         stopped: Is set where what is read is not wanted any more.
 
@@ -83,13 +84,15 @@ class Source:
         where: str | None = None,
         limit: int | None = None,
         *,
+        needed: Sequence[str] | None = None,
         columns: Columns | None = None,
         stopped: threading.Event | None = None,
     ) -> None:
         self.files, self.where, self._limit = files, where, limit
         self.stopped = stopped or threading.Event()
         """Ends all reading, where it is set from another thread."""
-        self.columns = columns or Columns.of(files, column, self.stopped.is_set)
+        needed = [column] if needed is None else needed
+        self.columns = columns or Columns.of(files, column, needed, self.stopped.is_set)
         self._condition = Condition(where, self.columns.schema, self.columns.troubles) if where else None
         self.used: Sequence[str] = self.schema.names
         """Columns that are read."""
@@ -101,13 +104,14 @@ class Source:
 
     @property
     def warnings(self) -> list[str]:
-        """What the files have and no row gets."""
+        """What the files have and no row gets, and which columns that are read some of them have not."""
         left_out = [(file, look.left_out) for file, look in zip(self.files, self.columns.looks, strict=True)]
-        return [
+        told = [
             f"{file.path}: left out: " + ", ".join(f"{name!r}, which {why}" for name, why in found.items())
             for file, found in left_out
             if found
         ]
+        return told + [_without(name, files) for name, files in self.columns.lacking(self.used).items()]
 
     def use(self, names: Sequence[str]) -> None:
         """As `take`, and see that all of these columns' values come out.
@@ -164,6 +168,11 @@ class Source:
                 row += batch.num_rows
                 yield rows[self._condition.keep(rows.batch)] if self._condition else rows
             before += row
+
+
+def _without(name: str, files: Sequence[File]) -> str:
+    more = f", and {len(files) - 1} more files have none" if len(files) > 1 else ""
+    return f"{files[0].path}: has no column {name!r}{more}: it is null in these rows"
 
 
 class _Rows:

@@ -193,6 +193,19 @@ def test_columns_may_stand_in_another_order(tmp_path: Path) -> None:
     assert {tuple(piece.table.schema.names) for piece in read_all(tmp_path)[2]} == {tuple(first.schema.names)}
 
 
+def test_columns_that_some_files_lack_are_null_there(tmp_path: Path) -> None:
+    first = table(fixed(EXACT))
+    pq.write_table(first.drop(["layer"]), tmp_path / "1.parquet")
+    pq.write_table(first.drop(["token"]).append_column("x", [LAYERS]), tmp_path / "2.parquet")
+    _, layers, pieces = read_all(tmp_path, size=64)
+    assert layers == [None] * COUNT + LAYERS.tolist()
+    whole = pa.Table.from_batches([piece.table for piece in pieces])
+    assert whole["token"].to_pylist() == [f"t{k}" for k in range(COUNT)] + [None] * COUNT
+    assert whole["x"].to_pylist() == [None] * COUNT + LAYERS.tolist()
+    _, _, pieces = read_all(tmp_path, where="layer IS NULL AND token = 't4' OR x = 1")
+    assert [int(number) for piece in pieces for number in piece.numbers] == [4, *range(101, 200, 3)]
+
+
 def broken(path: Path, cut: int = 40) -> Path:
     path.write_bytes(path.read_bytes()[:-cut])
     return path
@@ -230,8 +243,7 @@ def wrong_inputs() -> dict[str, tuple[Callable[[Path], Any], str]]:
         "objects": (lambda p: np.save(p / "a.npy", np.array([{}, 1], object)) or p / "a.npy", "Python objects"),
         "one number": (lambda p: np.save(p / "a.npy", np.float32(1)) or p / "a.npy", "a single number"),
         "other column name": (lambda p: np.savez(p / "a.npz", acts=EXACT) or p / "a.npz", "it has acts"),
-        "fewer columns": (lambda p: two(p, plain.drop(["layer"])), "has no column 'layer'"),
-        "more columns": (lambda p: two(p, plain.append_column("x", [LAYERS])), "'x'"),
+        "no vectors": (lambda p: two(p, plain.drop(["activation_vector"])), "2.parquet: has no column 'activation_v"),
         "other types": (lambda p: two(p, table(COLUMNS["bfloat16 as bytes"]())), "column 'activation_vector' is"),
         "bits beside numbers": (
             lambda p: two(p, table(COLUMNS["bfloat16 as uint16"]())),
