@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +21,7 @@ import huggingface_hub.constants
 import pytest
 
 from nla_launch.pair.hub import resolved
+from tests.plain import wait_for
 
 REPOSITORY: Final = r"(?P<repository>[\w.-]+/[\w.-]+)"
 INFO: Final = re.compile(rf"/api/models/{REPOSITORY}(?:/revision/(?P<revision>[^/]+))?")
@@ -58,6 +59,8 @@ class Hub:
     cuts: dict[str, int] = field(default_factory=dict)
     """How often the sending of files that end so breaks off half way."""
     bytes_a_second: float | None = None
+    meanwhile: Callable[[], bool] | None = None
+    """What comes true before large files are sent: the hub waits for it."""
 
     def commit(self, repository: str) -> str:
         """Name the commit of what is there now."""
@@ -205,6 +208,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _write(self, name: str, content: bytes, *, cut: bool) -> None:
         last = len(content) // 2 if cut else len(content)
+        if self.hub.meanwhile is not None and _is_large(name):
+            wait_for(self.hub.meanwhile, 120)
         for start in range(0, last, PIECE):
             piece = content[start : min(start + PIECE, last)]
             try:

@@ -51,9 +51,16 @@ stop() {
   kill -TERM "$serving" 2> /dev/null || true
 }
 
+# Has a file removed when this job ends.
+passing=()
+remove_at_end() {
+  passing+=("$1")
+  trap 'rm -f "${passing[@]}"' EXIT
+}
+
 # Leaves an address where others look for it, for as long as this job runs.
 announce() {
   echo "$2" > "$NLA_HOME/addresses/.$1" # whole before it has a name that is looked for
   mv "$NLA_HOME/addresses/.$1" "$NLA_HOME/addresses/$1"
-  trap 'rm -f "$NLA_HOME/addresses/'"$1"'"' EXIT
+  remove_at_end "$NLA_HOME/addresses/$1"
 }

@@ -31,7 +31,7 @@ NAMES: Final[dict[str, str]] = {
     SEEDED_DRAW: "replaced on CPUs, where its kernel does not load",
     CAPPED_LOGITS: "replaced on CPUs, where its kernel does not load",
     LOAD_WEIGHTS: "hooked: finds parameters that are missing from the checkpoint, NaN or infinite",
-    WEIGHT_FILES: "hooked: lets a source's files that hold no block of it be missing",
+    WEIGHT_FILES: "hooked: lets files of a source, or of a reconstructor's base, that hold no block of it be missing",
     TOKENIZER: "hooked: loads what was loaded before no second time",
     LAUNCH_SCHEDULERS: "hooked: loads the tokenizer before processes are forked that want it",
     KV_BUFFERS: "hooked on CPUs: writes no zeros to memory that is not used",

@@ -67,7 +67,10 @@ def hooks_for(role: str) -> list[Hook]:
                     Hook(names.CAPPED_LOGITS, sampling.cap_on_cpu, "REPLACE"),
                 ]
         case "ar":
-            hooks.append(Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"))
+            hooks += [
+                Hook(names.GENERATE_REQUEST, requests.refuse_generation, "BEFORE"),
+                Hook(names.WEIGHT_FILES, shards.of_first_blocks, "AROUND"),
+            ]
         case "source":
             hooks += [
                 Hook(names.GENERATE_REQUEST, requests.encode_rows, "AROUND"),

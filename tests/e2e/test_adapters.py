@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
+from nla_launch.pair.shards import Part, wanted_files
 from tests.adapters import merged_in_place, save_adapter, save_single_file
 from tests.checkpoints import D_MODEL, LAYER, Family, cut, make_pair, write_sidecar
 from tests.dialects import causal
@@ -82,8 +83,23 @@ def easynla(folder: Path) -> list[str]:
     return ["--preset", str(folder / "own.yaml")]
 
 
+def first_files(base: Path) -> Path:
+    """Copy a base without those files that hold nothing of the first blocks."""
+    copy, wanted = base.with_name("first-files"), wanted_files(base, Part(LAYER + 1))
+    assert wanted is not None
+    shutil.copytree(base, copy)
+    later = [path for path in copy.glob("*.safetensors") if path.name not in wanted]
+    assert later
+    for path in later:
+        path.unlink()
+    return copy
+
+
 def fused(folder: Path) -> list[str]:
-    """Fused names, spread over two ranks, by flags; the tokenizer is the base's alone."""
+    """Fused names, spread over two ranks, by flags; the tokenizer is the base's alone.
+
+    Of the reconstructor's base no later files are there.
+    """
     base, tokenizer = make_base(folder, "phi3", sharded=True)
     targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
     for role, blocks in (("av", lambda model: model), ("ar", first_blocks)):
@@ -94,9 +110,8 @@ def fused(folder: Path) -> list[str]:
     for name in ("ar", "merged-ar"):
         torch.manual_seed(5)
         save_file({"weight": new_head()}, folder / name / "value_head.safetensors")
-    given = [
-        flag for role in ("av", "ar") for flag in (f"--{role}", str(base), f"--{role}-adapter", str(folder / role))
-    ]
+    bases = (("av", base), ("ar", first_files(base)))
+    given = [flag for role, one in bases for flag in (f"--{role}", str(one), f"--{role}-adapter", str(folder / role))]
     return [*given, "--tp", "2"]
 
 

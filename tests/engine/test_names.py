@@ -73,6 +73,10 @@ EVERYWHERE = {
     "sglang.srt.utils.hf_transformers_utils.get_tokenizer",
     "torch.distributed.rendezvous._create_c10d_store",
 }
+CHOOSES_FILES = {
+    "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files",
+    "sglang.srt.model_loader.weight_utils.filter_duplicate_safetensors_files",
+}
 REACHED = {
     Role.AV: {
         "sglang.kernels.ops.activation.softcap.softcap_inplace_logits",
@@ -84,11 +88,8 @@ REACHED = {
         "sglang.srt.managers.schedule_policy.match_kv_cache",
         "sglang.srt.mem_cache.common.match_kv_cache",
     },
-    Role.AR: set(),
-    Role.SOURCE: {
-        "sglang.srt.model_loader.loader.filter_duplicate_safetensors_files",
-        "sglang.srt.model_loader.weight_utils.filter_duplicate_safetensors_files",
-    },
+    Role.AR: CHOOSES_FILES,
+    Role.SOURCE: CHOOSES_FILES,
 }
 
 

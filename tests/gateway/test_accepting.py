@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import struct
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,7 +41,7 @@ class Greeting(asyncio.Protocol):
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Runner]:
     """With a loop of each kind, and time enough for others to go first however slow the machine is."""
-    monkeypatch.setattr(accepting, "GO_FIRST_S", 10.0)
+    monkeypatch.setattr(accepting, "GO_FIRST_S", 300.0)
     with asyncio.Runner(loop_factory=request.param) as runner:
         yield runner
 
@@ -138,16 +137,22 @@ def test_one_that_hangs_is_waited_for_once(
     memory: int, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accepting, "GO_FIRST_S", 0.5)
-    third = Shares(memory, 2)
+    third, first_goes, in_vain = Shares(memory, 2), Acceptor._let_others_go_first, list[int]()
     third.tell(0)
+
+    async def counted_first_goes(acceptor: Acceptor) -> dict[int, int]:
+        idle = await first_goes(acceptor)
+        in_vain.extend(number for number in idle if number == 2)
+        return idle
+
+    monkeypatch.setattr(Acceptor, "_let_others_go_first", counted_first_goes)
 
     async def run() -> None:
         async with Callers(memory, 0, 1) as callers:
-            started = time.monotonic()
             counted = await callers.connect(30)
             assert counted.total() == 30
             assert counted.keys() == {0, 1}
-            assert time.monotonic() - started < 30 * 0.5 / 2
+            assert 0 < len(in_vain) < 30 / 2
             third.tell(1)  # it is back
             assert all(2 in acceptor._ahead() for acceptor in callers.acceptors.values())
 
@@ -177,10 +182,10 @@ def test_a_stop_forgets_no_connection(memory: int, runner: asyncio.Runner) -> No
                     await callers.acceptors[0].stop()
                     for protocol in set(callers.had[0]):
                         protocol.transport.close()
-                    await until(lambda: not callers.had[0], 20)
+                    await until(lambda: not callers.had[0], 120)
                     for listener in (callers.listener, *callers.inherited):
                         listener.close()
-                    caller.settimeout(20)
+                    caller.settimeout(120)
                     with suppress(ConnectionResetError):  # it was never taken
                         while await asyncio.to_thread(caller.recv, 100):
                             pass

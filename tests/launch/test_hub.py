@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import huggingface_hub.constants
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from nla_gateway.roles import Role
@@ -29,9 +30,10 @@ from nla_launch.pair.hub import resolved
 from nla_launch.pairs import asked_for
 from nla_launch.plan import planning
 from nla_launch.plan.plan import EnginePlan
-from tests.adapters import save_adapter
-from tests.checkpoints import LAYER, Pair, make_pair
+from tests.adapters import save_adapter, save_single_file
+from tests.checkpoints import D_MODEL, LAYER, Pair, make_pair
 from tests.hub import CHUNK, PIECE, Hub, at_hand
+from tests.plain import wait_for
 
 FLAGS: Final = ["--av", "o/av", "--ar", "o/ar", "--device", "cpu"]
 LARGE: Final = 8_000_000
@@ -99,11 +101,13 @@ def test_all_that_is_needed_comes_once_and_of_one_commit(there: Hub, caplog: pyt
 
 
 def test_both_checkpoints_come_at_the_same_time(there: Hub) -> None:
-    there.bytes_a_second = 2e5
+    def large() -> list[str]:
+        return [line.split("/")[3] for line in there.asked if line.startswith("GET /stored/")]
+
+    there.meanwhile = lambda: {*large()} == {"av", "ar"}
     planned(*FLAGS)
-    large = [line.split("/")[3] for line in there.asked if line.startswith("GET /stored/")]
-    assert large.index("ar") < len(large) - 1 - large[::-1].index("av")
-    assert large.index("av") < len(large) - 1 - large[::-1].index("ar")
+    assert large().index("ar") < len(large()) - 1 - large()[::-1].index("av")
+    assert large().index("av") < len(large()) - 1 - large()[::-1].index("ar")
 
 
 def test_a_commit_that_comes_meanwhile_is_of_the_next_start(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +153,7 @@ def test_what_does_not_pass_is_said_in_one_line(there: Hub) -> None:
 def test_where_one_fails_nobody_waits_for_the_others(there: Hub) -> None:
     large = there.repositories["o/av"] / "model-00001-of-00007.safetensors"
     large.write_bytes(large.read_bytes() + bytes(LARGE))
-    there.unwell, there.bytes_a_second = {"value_head.safetensors": 9}, 5e5
+    there.unwell, there.bytes_a_second = {"value_head.safetensors": 9}, 5e4
     with pytest.raises(LaunchError, match="o/ar could not be fetched"):
         planned(*FLAGS)
     assert there.sent[f"o/av/{large.name}"] < LARGE / 2
@@ -259,6 +263,103 @@ def test_a_base_that_is_here_and_an_adapter_that_is_not_yet(there: Hub, tmp_path
     assert there.weights("o/adapter") == {"adapter_model.safetensors", "value_head.safetensors"}
 
 
+@pytest.fixture
+def adapted(there: Hub, pair: Pair, tmp_path: Path) -> Hub:
+    """With adapters of the base: the reconstructor's has its head, and each its sidecar."""
+    base = there.repositories["o/base"]
+    for role, folder in (("av", pair.av), ("ar", pair.ar)):
+        adapter = tmp_path / "there" / f"{role}-adapter"
+        save_adapter(AutoModelForCausalLM.from_pretrained(base), adapter, target_modules=["q_proj"])
+        shutil.copy(folder / "nla_meta.yaml", adapter)
+        there.repositories[f"o/{role}-adapter"] = adapter
+    shutil.copy(pair.ar / "value_head.safetensors", tmp_path / "there" / "ar-adapter")
+    return there
+
+
+AV_BASED: Final = ("--av", "o/base", "--av-adapter", "o/av-adapter")
+AR_BASED: Final = ("--ar", "o/base", "--ar-adapter", "o/ar-adapter")
+ONLY_AR: Final = (*AR_BASED, "--only", "ar", "--device", "cpu")
+
+
+def of_blocks(hub: Hub, *more: str) -> set[str]:
+    """The base's files that hold what the reconstructor's blocks need, or that hold one of these tensors."""
+    named = json.loads((hub.repositories["o/base"] / "model.safetensors.index.json").read_text())["weight_map"]
+    first = [f".layers.{block}." for block in range(LAYER + 1)]
+    return {file for name, file in named.items() if any(part in name for part in (*first, "embed", *more))}
+
+
+def test_of_a_reconstructors_base_the_first_blocks_come(adapted: Hub, tmp_path: Path) -> None:
+    engine = planned(*ONLY_AR)[Role.AR]
+    first, all_of_them = of_blocks(adapted), of_blocks(adapted, "model.")
+    assert adapted.weights("o/base") == first < all_of_them
+    assert adapted.weights("o/ar-adapter") == {"adapter_model.safetensors", "value_head.safetensors"}
+    assert engine.config is not None
+    assert engine.config.stored is not None
+    assert engine.fingerprint is not None
+    adapted.asked.clear()
+    assert planned(*ONLY_AR)[Role.AR].fingerprint == engine.fingerprint
+    assert adapted.asked == []
+    find("o/base", "all")  # all of it, for somebody else
+    assert adapted.weights("o/base") > all_of_them
+    assert planned(*ONLY_AR)[Role.AR].fingerprint == engine.fingerprint
+
+
+def test_a_norm_that_stays_comes_too(adapted: Hub, tmp_path: Path) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text("name: own\nav: null\nar: null\nreconstructor: {final_norm: true}\n")
+    planned("--preset", str(preset), *ONLY_AR)
+    assert adapted.weights("o/base") == of_blocks(adapted, "model.norm.") > of_blocks(adapted)
+
+
+@pytest.mark.parametrize("name", ["value_head.safetensors", "own.safetensors"])
+def test_a_head_that_is_the_bases_comes(adapted: Hub, tmp_path: Path, name: str) -> None:
+    """Under its own name, or one that a preset states."""
+    head, preset = adapted.repositories["o/ar-adapter"] / "value_head.safetensors", tmp_path / "own.yaml"
+    head.rename(adapted.repositories["o/base"] / name)
+    stated = "" if name == head.name else f"reconstructor: {{value_head: {{file: {name}, weight: weight}}}}\n"
+    preset.write_text(f"name: own\nav: null\nar: null\n{stated}")
+    planned("--preset", str(preset), *ONLY_AR)
+    assert adapted.weights("o/base") == of_blocks(adapted) | {name}
+
+
+def test_a_reconstructor_of_a_base_without_any_head(adapted: Hub) -> None:
+    (adapted.repositories["o/ar-adapter"] / "value_head.safetensors").unlink()
+    with pytest.raises(LaunchError, match=r"value_head\.safetensors.*which a reconstructor needs.*value_head: none"):
+        planned(*ONLY_AR)
+
+
+def test_a_base_that_both_have_comes_whole_and_once(adapted: Hub) -> None:
+    planned(*AR_BASED, *AV_BASED, "--device", "cpu")
+    root = adapted.repositories["o/base"]
+    assert adapted.weights("o/base") == {path.name for path in root.glob("model-*.safetensors")}
+    assert_each_once(adapted)
+
+
+def test_of_a_base_that_is_the_source_too_what_either_needs_comes_once(adapted: Hub, tmp_path: Path) -> None:
+    preset = tmp_path / "own.yaml"
+    preset.write_text("name: own\nav: o/av\nar: null\nreconstructor: {final_norm: true}\n")
+    planned("--preset", str(preset), *AR_BASED, "--source", "o/base", "--device", "cpu")
+    assert adapted.weights("o/base") == of_blocks(adapted, "model.norm.")
+    assert_each_once(adapted)
+
+
+def assert_each_once(hub: Hub) -> None:
+    root = hub.repositories["o/base"]
+    for name in hub.weights("o/base"):
+        assert hub.sent[f"o/base/{name}"] == (root / name).stat().st_size, name
+
+
+def test_a_single_file_that_is_not_here_yet_of_a_base_that_is(adapted: Hub, pair: Pair, tmp_path: Path) -> None:
+    backbone, single = AutoModelForCausalLM.from_pretrained(pair.av.parent / "base"), tmp_path / "there" / "single"
+    backbone.model.layers = backbone.model.layers[: LAYER + 1]
+    save_single_file(backbone, single, torch.eye(D_MODEL), use_rslora=True)
+    shutil.copy(pair.ar / "nla_meta.yaml", single)
+    adapted.repositories["o/single"] = single
+    find("o/base", "all")
+    flags = ("--ar", "o/base", "--ar-adapter", "o/single", "--only", "ar", "--device", "cpu")
+    assert planned(*flags)[Role.AR].checkpoint.revision == adapted.commit("o/single")
+
+
 def test_progress_is_told(there: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(fetching, "SPEAK_S", 0.2)
     there.bytes_a_second = 1e5
@@ -309,14 +410,14 @@ def test_a_fetch_that_is_killed_goes_on_with_what_is_left(there: Hub, tmp_path: 
     whole, again = ("o/av/model-00001-of-00007.safetensors", "o/av/model-00007-of-00007.safetensors")
     file = there.repositories["o/av"] / again.removeprefix("o/av/")
     file.write_bytes(file.read_bytes() + bytes(LARGE))
-    there.bytes_a_second = 5e5
+    there.bytes_a_second = 1e5
     environment = {
         **os.environ, "HF_ENDPOINT": there.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"
     }  # fmt: skip
     command = [sys.executable, "-m", "nla_launch", *FLAGS, "--port", "0"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as first:
         blobs = tmp_path / "home" / "hub" / "models--o--av" / "blobs"
-        wait(lambda: there.sent.get(again, 0) > 10**6 and len(list(blobs.glob("*.incomplete"))) == 1)
+        wait_for(lambda: there.sent.get(again, 0) > 3 * PIECE and len(list(blobs.glob("*.incomplete"))) == 1, 600)
         first.send_signal(signal.SIGKILL)
     (left,) = blobs.glob("*.incomplete")
     os.utime(left, (time.time() - 100, time.time() - 100))
@@ -330,11 +431,5 @@ def test_a_fetch_that_is_killed_goes_on_with_what_is_left(there: Hub, tmp_path: 
     assert not left.exists()
     on_the_way = there.sent[again] - before[again] - (there.repositories["o/av"] / again[5:]).stat().st_size
     assert 0 <= on_the_way <= 2 * PIECE
-
-
-def wait(condition: Any) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not come true in time")
+    assert (Path(done.stdout.strip()) / file.name).read_bytes() == file.read_bytes()
+    assert not list(blobs.glob("*.incomplete"))

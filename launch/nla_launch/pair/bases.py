@@ -12,6 +12,8 @@ from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import SINGLE, Checkpoint
 from nla_launch.pair.model_config import ModelConfig, read_config
+from nla_launch.pair.shards import Part, wanted_files
+from nla_launch.pair.value_heads import FILES as HEADS
 
 READER: Final = "nla_engine.adapters.check"
 """The engine's own reader of adapters, which is asked in a process of its own: nothing of ours imports the engine."""
@@ -43,11 +45,15 @@ def whole_config(role: Role, checkpoint: Checkpoint, *, trust_remote_code: bool 
     return read_config(folder, trust_remote_code=trust_remote_code)
 
 
-def blocks_of(description: Description) -> int | None:
-    """Tell how many of a model's blocks an engine runs; None: all."""
-    if description.reconstructor is not None:
-        return description.reconstructor.blocks
-    return None if description.source is None else description.source.blocks
+def part_of(checkpoint: Checkpoint, description: Description) -> Part | None:
+    """Tell what of a model is served: of a source, and of a reconstructor's base, the first blocks; None: all of it."""
+    if description.source is not None:
+        return Part(description.source.blocks)
+    rules = description.reconstructor
+    if rules is None or checkpoint.base is None:
+        return None
+    stated = () if rules.value_head is None else (rules.value_head.file.name,)
+    return Part(rules.blocks, final_norm=rules.final_norm, beside=tuple(dict.fromkeys([*HEADS, *stated])))
 
 
 def served_config(checkpoint: Checkpoint, config: ModelConfig, description: Description) -> ModelConfig:
@@ -56,19 +62,19 @@ def served_config(checkpoint: Checkpoint, config: ModelConfig, description: Desc
     Raises:
         LaunchError: the base has fewer.
     """
-    blocks = blocks_of(description)
-    whole = checkpoint.base is None and description.role is not Role.SOURCE
-    if whole or checkpoint.folder is None or blocks is None:
+    part = part_of(checkpoint, description)
+    if part is None or checkpoint.folder is None:
         return config
-    if blocks > config.blocks:
+    if part.blocks > config.blocks:
         raise LaunchError(
-            f"{checkpoint.source}: a {description.role.label} of {blocks} blocks, of a base that has {config.blocks}"
+            f"{checkpoint.source}: a {description.role.label} of {part.blocks} blocks, of a base that has"
+            f" {config.blocks}"
         )
-    return replace(config, blocks=blocks, changed=_cut(checkpoint.folder, blocks, config.blocks))
+    return replace(config, blocks=part.blocks, changed=_cut(checkpoint.folder, part.blocks, config.blocks))
 
 
-def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """Check that a checkpoint's adapters can be merged into its base.
+def check_base(checkpoint: Checkpoint, config: ModelConfig, part: Part | None) -> None:
+    """Check that a checkpoint's adapters can be merged into its base, or into the part of it that is served.
 
     Raises:
         LaunchError: they cannot, naming cause and mend.
@@ -82,7 +88,8 @@ def check_base(role: Role, checkpoint: Checkpoint, config: ModelConfig) -> None:
     asked = {
         "base": str(folder),
         "adapters": adapters,
-        "blocks": config.blocks if role is Role.AR else None,
+        "blocks": None if part is None else part.blocks,
+        "files": None if part is None else wanted_files(folder, part),
         "tied": config.tied,
     }
     command = [sys.executable, "-P", "-m", READER]

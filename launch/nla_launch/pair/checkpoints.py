@@ -9,7 +9,7 @@ from typing import Final, Literal
 from nla_launch.errors import LaunchError
 from nla_launch.pair.hub import SIDECAR, Place, Wanted, refusal
 from nla_launch.pair.made import MADE, MODEL, made
-from nla_launch.pair.shards import wanted_files
+from nla_launch.pair.shards import Part, wanted_files
 from nla_launch.pair.sources import AdapterSource, Source
 
 PACKAGE: Final = "package:"
@@ -87,15 +87,15 @@ class Checkpoint:
         return next(found, self.model_path)
 
 
-def find(source: Source, need: Need, *, code: bool = False, blocks: int | None = None) -> Checkpoint:
+def find(source: Source, need: Need, *, code: bool = False, part: Part | None = None) -> Checkpoint:
     """Find a checkpoint, or a base and its adapters; see `locate`.
 
     Raises:
         LaunchError: as `locate` does.
     """
     if isinstance(source, str):
-        return locate(source, need, code=code, blocks=blocks)
-    base = locate(source.base, need, code=code)
+        return locate(source, need, code=code, part=part)
+    base = locate(source.base, need, code=code, part=part)
     found = [(given, locate(_folder_of(given), need)) for given in source.stated]
     adapters = tuple(Adapter(given.source, one.folder, one.root, given.use_rslora) for given, one in found)
     top = found[-1][1] if found else base
@@ -107,15 +107,15 @@ def _folder_of(adapter: AdapterSource) -> str:
     return re.sub(f"[/:]{re.escape(SINGLE)}$", "", adapter.source)
 
 
-def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = None) -> Checkpoint:
+def locate(source: str, need: Need, *, code: bool = False, part: Part | None = None) -> Checkpoint:
     """Find a checkpoint's folder, downloading it from the hub where it is a repository.
 
     Args:
         source: what the user or the preset wrote.
         need: for a plan, a few small files, of which none may be there; else all must be, with weights or without.
         code: fetch the checkpoint's own Python code too.
-        blocks: of the model's blocks, so many are needed, from the first, with the embedding table and no head: a file
-            that by the index holds only others is not fetched. None: all there is.
+        part: what of the model is needed, of a base where the source is one with adapters: a file that by the index
+            holds nothing of it is not fetched. None: all there is.
 
     Raises:
         LaunchError: no such folder, repository, revision or folder in it, or no access to it.
@@ -131,25 +131,25 @@ def locate(source: str, need: Need, *, code: bool = False, blocks: int | None = 
     place = _on_hub(source)
     if place is None:
         raise LaunchError(f"{source} is neither a folder nor a hub repository (owner/name[@revision][:folder])")
-    root = _from_hub(_wanted(place, need, code=code, blocks=blocks), must=need != "plan")
+    root = _from_hub(_wanted(place, need, code=code, part=part), must=need != "plan")
     if root is None:
         return Checkpoint(place.name, source, None)
     return Checkpoint(place.name, source, root / (place.folder or ""), root, root.name)
 
 
-def wanted_of(source: Source, *, code: bool = False, blocks: int | None = None) -> list[Wanted]:
+def wanted_of(source: Source, *, code: bool = False, part: Part | None = None) -> list[Wanted]:
     """Tell which files of the hub a checkpoint takes, weights and all; its small ones are there.
 
     Args:
         source: what the user or the preset wrote.
         code: see `locate`.
-        blocks: see `locate`.
+        part: see `locate`.
     """
     if isinstance(source, str):
         place = _on_hub(source)
-        return [] if place is None else [_wanted(place, "all", code=code, blocks=blocks)]
-    parts = [(source.base, code), *((_folder_of(given), False) for given in source.stated)]
-    return [one for part, its_code in parts for one in wanted_of(part, code=its_code)]
+        return [] if place is None else [_wanted(place, "all", code=code, part=part)]
+    adapters = [one for given in source.stated for one in wanted_of(_folder_of(given))]
+    return [*wanted_of(source.base, code=code, part=part), *adapters]
 
 
 def _on_hub(source: str) -> Place | None:
@@ -164,15 +164,15 @@ def _in_package(source: str) -> Path:
         raise LaunchError(f"{source}: there is no installed package {package}") from None
 
 
-def _wanted(place: Place, need: Need, *, code: bool, blocks: int | None) -> Wanted:
-    """Tell which files are needed; where of a model's blocks only some are, those that the index names for them."""
+def _wanted(place: Place, need: Need, *, code: bool, part: Part | None) -> Wanted:
+    """Tell which files are needed; where only a part of a model is, those that the index names for it."""
     patterns = (*PATTERNS[need], CODE) if code else PATTERNS[need]
-    if need != "all" or blocks is None:
+    if need != "all" or part is None:
         return Wanted(place, patterns)
     small = tuple(pattern for pattern in patterns if pattern != ALL_WEIGHTS)
     root = _from_hub(Wanted(place, small), must=True)
-    needed = None if root is None else wanted_files(root / (place.folder or ""), blocks)
-    return Wanted(place, patterns if needed is None else (*needed, *small))
+    needed = None if root is None else wanted_files(root / (place.folder or ""), part)
+    return Wanted(place, patterns if needed is None else (*needed, *part.beside, *small))
 
 
 def _from_hub(wanted: Wanted, *, must: bool) -> Path | None:

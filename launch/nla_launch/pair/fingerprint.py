@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, Final
 
 from nla_gateway.description import Description
 from nla_launch.errors import LaunchError
+from nla_launch.pair.bases import part_of
 from nla_launch.pair.checkpoints import ALL_WEIGHTS as WEIGHTS
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.heads import weight_map
 from nla_launch.pair.made import MADE, recipe
-from nla_launch.pair.shards import is_wanted, missing_files
+from nla_launch.pair.shards import Part, is_wanted, missing_files
 from nla_launch.pair.value_heads import FILES
 
 _WHOLE: Final = ("config.json", "nla_meta.yaml", "adapter_config.json", "ar_meta.json")
@@ -35,16 +36,17 @@ def fingerprint_of(checkpoint: Checkpoint, description: Description) -> str | No
     try:
         if not _are_here(checkpoint, description):
             return None
-        return fingerprint(checkpoint.model_path, description, *checkpoint.adapter_folders)
+        part = part_of(checkpoint, description)
+        return fingerprint(checkpoint.model_path, description, *checkpoint.adapter_folders, part=part)
     except OSError as error:
         raise LaunchError(f"{error.filename}: {error.strerror}: fetch the checkpoint again") from None
 
 
 def _are_here(checkpoint: Checkpoint, description: Description) -> bool:
-    folder, source, head = checkpoint.model_path, description.source, _value_head(description)
+    folder, head = checkpoint.model_path, _value_head(description)
     return (
         any(path.name not in FILES for path in folder.glob(WEIGHTS))
-        and not missing_files(folder, None if source is None else source.blocks)
+        and not missing_files(folder, part_of(checkpoint, description))
         and all(any(adapter.glob(WEIGHTS)) for adapter in checkpoint.adapter_folders)
         and (head is None or head.is_file())
     )
@@ -56,49 +58,50 @@ def _value_head(description: Description | None) -> Path | None:
     return head.file if head else None
 
 
-def fingerprint(folder: Path, description: Description | None = None, *adapters: Path) -> str:
+def fingerprint(folder: Path, description: Description | None = None, *adapters: Path, part: Part | None = None) -> str:
     """Of the names, sizes, heads and samples of a checkpoint's weights, its configuration and its sidecar (sha256).
 
     Args:
         folder: the checkpoint's.
-        description: how it is used: it names a source's blocks, and where a value head is.
+        description: how it is used: it says where a value head is.
         adapters: folders of what is merged into the weights.
+        part: what of the model is served; None: all of it.
     """
+    digest = hashlib.sha256(b"" if part is None else _of_part(folder, part))
     if description is not None and description.source is not None:
-        return _of_first_blocks(folder, description.source.blocks)
-    digest = hashlib.sha256()
+        return digest.hexdigest()
     head = _value_head(description)
     folders = list(dict.fromkeys([folder, *adapters]))
     elsewhere = [head] if head and head.parent not in folders else []
-    for path in [*(path for one in folders for path in _files(one)), *elsewhere]:
+    whole = [one for one in folders if part is None or one != folder]
+    for path in [*(path for one in folders for path in _files(one, weights=one in whole)), *elsewhere]:
         if not path.is_file():
             continue
-        parts = [path.read_bytes()] if path.name in _WHOLE else _of_weights(path)
+        pieces = [path.read_bytes()] if path.name in _WHOLE else _of_weights(path)
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        for part in parts:
-            digest.update(part)
+        for piece in pieces:
+            digest.update(piece)
     return digest.hexdigest()
 
 
-def _of_first_blocks(folder: Path, blocks: int) -> str:
-    """Of a source: of its configuration, and of those weights that it needs, for others may not have been fetched."""
-    digest, samples = hashlib.sha256((folder / "config.json").read_bytes()), dict[str, bytes]()
+def _of_part(folder: Path, part: Part) -> bytes:
+    """The configuration, and samples of those weights that are needed, for others may not have been fetched."""
+    samples = dict[str, bytes]()
     for path in sorted(folder.glob(WEIGHTS)):
         with path.open("rb") as stream:
             head, begins = _head(stream, path.stat().st_size)
             for name, begin, end in _named(head):
-                if is_wanted(name, blocks):
+                if is_wanted(name, part):
                     samples[name] = _sample(stream, begins + begin, end - begin)
-    for name, sample in sorted(samples.items()):
-        digest.update(f"{name}\0".encode() + sample)
-    return digest.hexdigest()
+    named = (f"{name}\0".encode() + sample for name, sample in sorted(samples.items()))
+    return b"".join([(folder / "config.json").read_bytes(), *named])
 
 
-def _files(folder: Path) -> list[Path]:
-    """Those that are read: of weights, where there is an index, those in it."""
-    named = weight_map(folder)
-    weights = folder.glob(WEIGHTS) if named is None else (folder / name for name in {*named.values(), *FILES})
-    return sorted([*weights, *(folder / name for name in _WHOLE)])
+def _files(folder: Path, *, weights: bool) -> list[Path]:
+    """Those that are read: of a model's weights, where there is an index, those in it."""
+    named = weight_map(folder) if weights else {}
+    found = folder.glob(WEIGHTS) if named is None else (folder / name for name in {*named.values(), *FILES})
+    return sorted([*found, *(folder / name for name in _WHOLE)])
 
 
 def _of_weights(path: Path) -> Iterator[bytes]:

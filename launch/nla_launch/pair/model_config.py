@@ -10,7 +10,7 @@ from nla_gateway.pair.blocks import block_of
 from nla_gateway.pair.transformers import import_transformers
 from nla_launch.errors import LaunchError
 from nla_launch.pair.heads import weight_heads
-from nla_launch.pair.shards import NOT_OURS, missing_files
+from nla_launch.pair.shards import NOT_OURS, Part, missing_files
 
 BYTES: Final = {"bfloat16": 2, "float32": 4}
 FIELDS: Final = {
@@ -146,7 +146,7 @@ def read_stored(folder: Path, blocks: int) -> Stored | None:
     Raises:
         LaunchError: a file is no file of safetensors.
     """
-    if missing_files(folder, blocks):
+    if missing_files(folder, Part(blocks)):
         return None
     values, packed, embeddings = [0] * blocks, [0] * blocks, 0
     for name, head in weight_heads(folder, missing_ok=True):

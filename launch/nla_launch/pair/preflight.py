@@ -11,7 +11,7 @@ from nla_gateway.errors import CheckpointError
 from nla_gateway.pair.prompt import ReconstructorPrompt, VerbalizerPrompt, load_tokenizer
 from nla_gateway.roles import Role
 from nla_launch.errors import LaunchError
-from nla_launch.pair.bases import check_base, served_config, whole_config
+from nla_launch.pair.bases import check_base, part_of, served_config, whole_config
 from nla_launch.pair.checkpoints import TOKENIZERS, VALUE_HEAD, Checkpoint
 from nla_launch.pair.describing import Places, describe_pair
 from nla_launch.pair.model_config import ModelConfig, read_stored
@@ -121,11 +121,11 @@ def _check_weights(checkpoint: Checkpoint, description: Description, config: Mod
     folder, served = checkpoint.model_path, served_config(checkpoint, config, description)
     if not any(path.name not in FILES for path in folder.glob("*.safetensors")):
         raise LaunchError(f"{folder} has no *.safetensors weights: fetch the whole checkpoint")
-    blocks = served.blocks if description.role is Role.SOURCE else None
-    missing = missing_files(folder, blocks)
+    part = part_of(checkpoint, description)
+    missing = missing_files(folder, part)
     if missing:
         raise LaunchError(f"{folder / missing[0]} is missing, or no file of safetensors: fetch it again")
-    check_base(description.role, checkpoint, served)
+    check_base(checkpoint, served, part)
     match description.role:
         case Role.AV:
             _check_verbalizer(folder, description, served)

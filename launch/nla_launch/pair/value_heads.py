@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nla_gateway.description import Origin, ValueHead
 from nla_gateway.errors import CheckpointError
-from nla_launch.pair.checkpoints import SINGLE, VALUE_HEAD
+from nla_launch.pair.checkpoints import SINGLE, SINGLE_CONFIG, VALUE_HEAD
 from nla_launch.pair.heads import read_heads, weight_map
 from nla_launch.pair.origins import Origins
 from nla_launch.pair.rules import HeadRule, ReconstructorRules
@@ -21,6 +21,10 @@ FILES: Final = (VALUE_HEAD, SINGLE, "value_heads.safetensors", "linear_head.safe
 PREFIX: Final = "value_head."
 BY_LAYER: Final = re.compile(r"(?:value_)?heads?\.\d+\.weight")
 FIELD: Final = "reconstructor.value_head"
+NO_HEAD: Final = (
+    "which a reconstructor needs. Is there a *.pt instead, fetch it, and convert it by nla-convert. Was it trained"
+    " without, add `reconstructor: {value_head: none}` to a preset"
+)
 
 
 def find_head(folders: Sequence[Path], rules: ReconstructorRules, origins: Origins) -> ValueHead | None:
@@ -54,10 +58,7 @@ def find_head(folders: Sequence[Path], rules: ReconstructorRules, origins: Origi
         raise CheckpointError(
             f"{pickled} is a pickle, which may run anything when it is read: convert it by `nla-convert {pickled}`"
         )
-    raise CheckpointError(
-        f"{folders[-1]} has no {VALUE_HEAD}, which a reconstructor needs. Is there a *.pt instead, fetch it, and"
-        " convert it by nla-convert. Was it trained without, add `reconstructor: {value_head: none}` to a preset"
-    )
+    raise CheckpointError(f"{folders[-1]} has no {VALUE_HEAD}, {NO_HEAD}")
 
 
 def read_head(head: ValueHead) -> list[NDArray[np.float32]]:
@@ -67,7 +68,7 @@ def read_head(head: ValueHead) -> list[NDArray[np.float32]]:
         CheckpointError: the file or one of its tensors is missing.
     """
     if not head.file.is_file():
-        raise CheckpointError(f"{head.file} is not there: it is to have the value head")
+        raise CheckpointError(f"{head.file} is not there: it is to have the value head, {NO_HEAD}")
     names = [head.weight, *([head.bias] if head.bias is not None else [])]
     there = list(read_heads(head.file))
     with _opened(head.file) as tensors:
@@ -121,7 +122,8 @@ def _is_to_come(folder: Path) -> bool:
     """Whether some of its weights are not here yet."""
     if not folder.is_dir():
         return True
-    adapter = (folder / "adapter_config.json").is_file() and not any(folder.glob("*.safetensors"))
+    configs = ("adapter_config.json", SINGLE_CONFIG)
+    adapter = any((folder / name).is_file() for name in configs) and not any(folder.glob("*.safetensors"))
     return adapter or bool(missing_files(folder))
 
 

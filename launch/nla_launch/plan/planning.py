@@ -10,7 +10,7 @@ from nla_gateway.errors import CheckpointError
 from nla_gateway.roles import Role
 from nla_gateway.settings import EngineSettings
 from nla_launch.errors import LaunchError, naming
-from nla_launch.pair.bases import served_config, whole_config
+from nla_launch.pair.bases import part_of, served_config, whole_config
 from nla_launch.pair.checkpoints import Checkpoint, Need, find, wanted_of
 from nla_launch.pair.describing import layer_beside
 from nla_launch.pair.fetching import fetch_all
@@ -19,6 +19,7 @@ from nla_launch.pair.model_config import read_stored
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import Preset
 from nla_launch.pair.reading import NO_LAYER, NOT_KNOWN, PairLayer, pair_layer
+from nla_launch.pair.shards import Part
 from nla_launch.plan.asked import Asked
 from nla_launch.plan.gpus import Gpu, find_gpus, supposed_gpus
 from nla_launch.plan.inventory import read_inventory
@@ -104,7 +105,7 @@ class _Pair:
         self.here = dict[Role, Checkpoint]()
         self._there = dict[Role, Checkpoint]()
         self.described = dict[Role, Description]()
-        self._blocks = dict[Role, int]()
+        self._parts = dict[Role, Part]()
 
     def look(self) -> None:
         """Find what a plan needs to know of the checkpoints.
@@ -119,7 +120,7 @@ class _Pair:
         self.described = self._describe(self.here | self._there, fetched=False)
 
     def wanted(self) -> list[Wanted]:
-        """List what is to be fetched for our engines: of a source, up to the pair's layer, less than all.
+        """List what is to be fetched for our engines: of a source, and of a reconstructor's base, less than all.
 
         Raises:
             LaunchError: as `find` and `describe_checkpoints` do.
@@ -130,12 +131,11 @@ class _Pair:
                 for role, source in self._ours.items()
                 if role is not Role.SOURCE
             }
-            if Role.SOURCE in self._ours:
-                self._blocks = {Role.SOURCE: self._layer(pair) + 1}
+            self._parts = self._parts_of(pair)
             return [
                 one
                 for role, source in self._ours.items()
-                for one in wanted_of(source, code=self._trust, blocks=self._blocks.get(role))
+                for one in wanted_of(source, code=self._trust, part=self._parts.get(role))
             ]
 
     def check(self) -> None:
@@ -145,7 +145,7 @@ class _Pair:
             LaunchError: it cannot be served.
         """
         self.here = {
-            role: find(source, "all", code=self._trust, blocks=self._blocks.get(role))
+            role: find(source, "all", code=self._trust, part=self._parts.get(role))
             for role, source in self._ours.items()
         }
         found = self.here | self._there
@@ -160,12 +160,17 @@ class _Pair:
             for role, one in self._there.items()
         }
 
-    def _layer(self, pair: dict[Role, Checkpoint]) -> int:
+    def _parts_of(self, pair: dict[Role, Checkpoint]) -> dict[Role, Part]:
+        """Tell of which models a part is enough, by the pair's small files."""
         known = pair | {role: one for role, one in self._there.items() if role is not Role.SOURCE}
-        layer = pair_layer(self.asked.preset, self._describe(known), self._beside).layer
-        if layer is None:
-            raise LaunchError(f"{self._ours[Role.SOURCE]}: {NO_LAYER}")
-        return layer
+        described = self._describe(known)
+        parts = {role: part for role, one in pair.items() if (part := part_of(one, described[role])) is not None}
+        if Role.SOURCE in self._ours:
+            layer = pair_layer(self.asked.preset, described, self._beside).layer
+            if layer is None:
+                raise LaunchError(f"{self._ours[Role.SOURCE]}: {NO_LAYER}")
+            parts[Role.SOURCE] = Part(layer + 1)
+        return parts
 
     def _describe(self, found: Mapping[Role, Checkpoint], *, fetched: bool = True) -> dict[Role, Description]:
         preset, trust = self.asked.preset, self._trust

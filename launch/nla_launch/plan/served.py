@@ -5,6 +5,7 @@ from typing import Any, Final, assert_never
 from nla_gateway.description import REPLACE, Description
 from nla_gateway.roles import Role
 from nla_launch.pair.architectures import model_class
+from nla_launch.pair.bases import part_of
 from nla_launch.pair.checkpoints import Checkpoint
 from nla_launch.pair.model_config import ModelConfig
 from nla_launch.pair.shards import wanted_files
@@ -25,6 +26,9 @@ def told(config: ModelConfig, checkpoint: Checkpoint, description: Description) 
         served["adapters"] = [
             {"path": str(one.folder or one.source), "use_rslora": one.use_rslora} for one in checkpoint.adapters
         ]
+    part = part_of(checkpoint, description)
+    if part is not None:
+        served["files"] = None if checkpoint.folder is None else wanted_files(checkpoint.folder, part)
     match description.role:
         case Role.AV:
             injection = description.of_verbalizer().injection
@@ -35,8 +39,6 @@ def told(config: ModelConfig, checkpoint: Checkpoint, description: Description) 
             head = None if rules.value_head is None else rules.value_head.model_dump(mode="json")
             return served | {"blocks": rules.blocks, "final_norm": rules.final_norm, "value_head": head}
         case Role.SOURCE:
-            blocks = description.of_source().blocks
-            files = None if checkpoint.folder is None else wanted_files(checkpoint.folder, blocks)
-            return served | {"blocks": blocks, "files": files}
+            return served | {"blocks": description.of_source().blocks}
         case _:
             assert_never(description.role)

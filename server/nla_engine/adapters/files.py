@@ -23,10 +23,18 @@ class Head:
 
 def weight_files(folder: Path) -> list[Path]:
     """List the files of a checkpoint's weights: those in its index where it has one."""
-    index = folder / INDEX
-    if index.is_file():
-        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(weight_names(folder).values()))]
     return sorted(folder.glob("*.safetensors"))
+
+
+def weight_names(folder: Path) -> dict[str, str]:
+    """Read in which file each of a checkpoint's weights is, by its index.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    return dict(read_json(folder / INDEX)["weight_map"])
 
 
 def read_heads(path: Path) -> dict[str, Head]:

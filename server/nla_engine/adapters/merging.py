@@ -69,8 +69,15 @@ class Merge:
             yield full, self._merged(full, name, tensor, factors) if factors else tensor
 
     def finish(self) -> None:
-        """Raise AdapterError where factors found no weight."""
-        check_all_used(self._factors, self._used)
+        """Raise AdapterError where factors found no weight.
+
+        Of a base's first blocks, what is in none of them may be in a file that is not read, as lm_head; that the base
+        has it was asked before.
+        """
+        expected = self._factors
+        if self._blocks is not None:
+            expected = {name: factors for name, factors in expected.items() if block_of(name) is not None}
+        check_all_used(expected, self._used)
 
     def _merged(self, full: str, name: str, tensor: torch.Tensor, factors: Sequence[Factor]) -> torch.Tensor:
         if name in self._used:

@@ -1,4 +1,7 @@
-"""A hook on loading, in the scheduler: files of weights that a source does not need are neither missed nor read."""
+"""A hook on loading, in the scheduler: files of weights that a model's first blocks do not need.
+
+Of a source, and of a reconstructor's base, these are neither missed nor read.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

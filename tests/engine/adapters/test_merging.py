@@ -22,7 +22,7 @@ from transformers import (
 
 from nla_engine.adapters import lora
 from nla_engine.adapters.check import check
-from nla_engine.adapters.files import AdapterError
+from nla_engine.adapters.files import INDEX, AdapterError
 from nla_engine.adapters.merging import Merge, merging
 from nla_engine.checkpoint import VARIABLE, Given
 from tests.adapters import merged_in_place, save_adapter, save_single_file
@@ -198,6 +198,25 @@ def test_factors_of_dropped_blocks_go_with_them_and_no_others(tmp_path: Path) ->
     assert {lora.block_of(lora.stem(name)) for name in found} == {0, 1, None}
     with pytest.raises(AdapterError, match=r"no weight layers\.2\.self_attn\.q_proj\.weight, which it has factors for"):
         merge([(name, value) for name, value in before if ".layers.2." not in name], tmp_path / "adapter")
+
+
+def test_of_first_blocks_what_is_in_none_may_be_in_a_file_that_is_not_read(tmp_path: Path) -> None:
+    """As lm_head; that the base has it, and that the blocks have theirs, is asked as ever."""
+    base, adapter, read = qwen(), [Given(tmp_path / "adapter")], "model-1.safetensors"
+    save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
+    (tmp_path / "base").mkdir()
+    weights = {name: value for name, value in base.state_dict().items() if "lm_head" not in name}
+    save_file(weights, tmp_path / "base" / read)
+    index = {**dict.fromkeys(weights, read), "lm_head.weight": "model-2.safetensors"}
+    (tmp_path / "base" / INDEX).write_text(json.dumps({"weight_map": index}))
+    check(tmp_path / "base", adapter, 2, [read], tied=False)
+    merge(weights.items(), *adapter, blocks=2)
+    later = [(name, value) for name, value in weights.items() if ".layers.0." not in name]
+    with pytest.raises(AdapterError, match=r"the base has no weight layers\.0\.self_attn\.q_proj\.weight"):
+        merge(later, *adapter, blocks=2)
+    (tmp_path / "base" / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(weights, read)}))
+    with pytest.raises(AdapterError, match=r"the base has no weight lm_head\.weight"):
+        check(tmp_path / "base", adapter, 2, [read], tied=False)
 
 
 def plain_adapter(folder: Path, modules: dict[str, tuple[torch.Tensor, torch.Tensor]], **config: Any) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from nla_engine.checkpoint import VARIABLE
 from nla_engine.hooks.shards import of_first_blocks
-from nla_launch.pair.shards import wanted_files
+from nla_launch.pair.shards import Part, wanted_files
 from tests.checkpoints import LAYER, make_pair
 from tests.warm import run_program
 
@@ -20,7 +20,7 @@ from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.model_loader import loader
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from nla_engine.hooks.shards import of_first_blocks
-from nla_launch.pair.shards import wanted_files
+from nla_launch.pair.shards import Part, wanted_files
 from nla_engine.names import WEIGHT_FILES
 if "hooked" in sys.argv:
     HookRegistry.register(WEIGHT_FILES, of_first_blocks, HookType.AROUND)
@@ -32,7 +32,7 @@ print("FILES", *sorted(file.rpartition("/")[2] for file in files))
 
 
 def prepare(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    files = wanted_files(folder, LAYER + 1)  # as the launcher tells the engine
+    files = wanted_files(folder, Part(LAYER + 1))  # as the launcher tells the engine
     told = {VARIABLE: json.dumps({"architecture": "Qwen2ForCausalLM", "blocks": LAYER + 1, "files": files})}
     return run_program(PREPARE, str(folder), *flags, **told)
 
@@ -73,7 +73,7 @@ def test_sglang_wants_all_files_and_with_the_hook_those_of_the_first_blocks(tmp_
 )
 def test_what_two_blocks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wanted: bool) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {name: "a.safetensors"}}))
-    told = {"architecture": "A", "blocks": 2, "files": wanted_files(tmp_path, 2)}
+    told = {"architecture": "A", "blocks": 2, "files": wanted_files(tmp_path, Part(2))}
     monkeypatch.setenv(VARIABLE, json.dumps(told))
     file = str(tmp_path / "a.safetensors")
     assert of_first_blocks(lambda *_, **__: [], [file], str(tmp_path), INDEX) == ([file] if wanted else [])

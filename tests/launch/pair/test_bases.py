@@ -17,13 +17,16 @@ from nla_launch.errors import LaunchError
 from nla_launch.flags import build_parser
 from nla_launch.pair.bases import served_config, whole_config
 from nla_launch.pair.checkpoints import Adapter, Checkpoint, find
+from nla_launch.pair.fingerprint import fingerprint_of
 from nla_launch.pair.model_config import ModelConfig, read_config
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.preset import load_preset
+from nla_launch.pair.shards import Part, wanted_files
 from nla_launch.pair.sidecar import find_sidecar
 from nla_launch.pair.sources import AdapterSource, Based
 from nla_launch.pairs import preset_of
 from nla_launch.plan.placement import Request, Target, plan_pair
+from nla_launch.plan.served import told
 from tests.adapters import save_adapter, save_single_file
 from tests.checkpoints import D_MODEL, edit_sidecar, make_pair, write_sidecar
 from tests.pages import of_kind
@@ -121,10 +124,10 @@ def test_what_the_engine_is_told(folder: Path) -> None:
     said = describe_checkpoints(checkpoints)
     targets = {role: Target(one, served(role, one), said[role]) for role, one in checkpoints.items()}
     av, ar = plan_pair(targets, Request(device="cpu"), [])
-    told = json.loads(ar.environment()["NLA_ENGINE_CHECKPOINT"])
-    assert told["adapters"] == [{"path": str(folder / "ar"), "use_rslora": True}]
-    assert told["blocks"] == 2
-    assert told["value_head"]["weight"] == "value_head.weight"
+    engine = json.loads(ar.environment()["NLA_ENGINE_CHECKPOINT"])
+    assert engine["adapters"] == [{"path": str(folder / "ar"), "use_rslora": True}]
+    assert engine["blocks"] == 2
+    assert engine["value_head"]["weight"] == "value_head.weight"
     assert json.loads(av.environment()["NLA_ENGINE_CHECKPOINT"])["adapters"][0]["use_rslora"] is None
     command = ar.command(1, "k")
     assert command[command.index("--model-path") + 1] == str(folder / "verbalizer")
@@ -188,6 +191,76 @@ def test_fault_is_one_clear_line(folder: Path, fault: str) -> None:
 def test_whole_and_based_pass(folder: Path) -> None:
     check(both(folder))
     check({Role.AR: both(folder)[Role.AR]})
+
+
+def beyond(base: Path, part: Part) -> list[Path]:
+    """Files of a base that a part of it does not need."""
+    wanted = wanted_files(base, part)
+    assert wanted is not None
+    return [path for path in base.glob("*.safetensors") if path.name not in wanted]
+
+
+def test_of_a_reconstructor_s_base_later_files_may_be_missing_and_none_that_is_needed(folder: Path) -> None:
+    base, before = folder / "verbalizer", fingerprints(folder)
+    for file in beyond(base, Part(2)):
+        file.unlink()
+    ar = {Role.AR: both(folder)[Role.AR]}
+    check(ar)
+    assert fingerprints(folder) == {**before, Role.AV: None}
+    with pytest.raises(LaunchError, match="is missing, or no file of safetensors: fetch it again"):
+        check(both(folder))
+    edit(folder / "ar/ar_meta.json", final_norm_stripped=False)
+    with pytest.raises(LaunchError, match="is missing, or no file of safetensors: fetch it again"):
+        check(ar)
+    edit(folder / "ar/ar_meta.json", final_norm_stripped=True)
+    next(path for path in base.glob("*.safetensors") if path not in beyond(base, Part(1))).unlink()
+    with pytest.raises(LaunchError, match="is missing, or no file of safetensors: fetch it again"):
+        check(ar)
+    assert fingerprints(folder) == {Role.AV: None, Role.AR: None}
+
+
+def fingerprints(folder: Path) -> dict[Role, str | None]:
+    found = both(folder)
+    said = describe_checkpoints(found)
+    return {role: fingerprint_of(one, said[role]) for role, one in found.items()}
+
+
+def scaled(path: Path, name: str) -> None:
+    tensors = load_file(path)
+    tensors[name] *= 1.5
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_what_tells_a_reconstructor_of_a_base_from_others(folder: Path) -> None:
+    base = folder / "verbalizer"
+    files = json.loads((base / "model.safetensors.index.json").read_text())["weight_map"]
+    factor = next(name for name in load_file(folder / "ar/ar_lora_value_head.safetensors") if "lora_A" in name)
+    before = fingerprints(folder)[Role.AR]
+    later = "model.layers.2.mlp.up_proj.weight"
+    scaled(base / files[later], later)
+    assert fingerprints(folder)[Role.AR] == before
+    changed = []
+    for path, name in (
+        (base / files["model.layers.1.mlp.up_proj.weight"], "model.layers.1.mlp.up_proj.weight"),
+        (folder / "ar/ar_lora_value_head.safetensors", factor),
+        (folder / "ar/ar_lora_value_head.safetensors", "value_head.weight"),
+    ):
+        scaled(path, name)
+        changed.append(fingerprints(folder)[Role.AR])
+    edit(base / "config.json", rms_norm_eps=0.5)
+    changed.append(fingerprints(folder)[Role.AR])
+    edit_sidecar(folder / "ar", {"schema_version": 1})
+    changed.append(fingerprints(folder)[Role.AR])
+    assert len({before, *changed}) == 6
+
+
+def test_what_is_read_of_a_base_is_told_to_the_engine(folder: Path) -> None:
+    checkpoints = both(folder)
+    said = describe_checkpoints(checkpoints)
+    av, ar = (told(served(role, one), one, said[role]) for role, one in checkpoints.items())
+    assert "files" not in av
+    assert ar["files"] == wanted_files(folder / "verbalizer", Part(2))
+    assert beyond(folder / "verbalizer", Part(2))
 
 
 def test_a_norm_that_was_kept_is_the_base_s(folder: Path) -> None:

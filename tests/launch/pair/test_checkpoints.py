@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 from nla_launch.errors import LaunchError
 from nla_launch.pair.checkpoints import locate
 from nla_launch.pair.hub import Place, refusal
+from nla_launch.pair.shards import Part
 from tests.hub import Hub, at_hand
 
 RESPONSE = httpx.Response(403, request=httpx.Request("GET", "https://hub.test/owner/name"))
@@ -96,13 +97,13 @@ def test_of_a_source_other_blocks_are_not_fetched(there: Hub, inside: str) -> No
         "pytorch_model.bin",
         **{"model.safetensors.index.json": json.dumps({"weight_map": INDEX})},
     )
-    locate(source, "all", blocks=2)
+    locate(source, "all", part=Part(2))
     assert there.weights("owner/name") == {f"{below}{number}.safetensors" for number in (1, 2, 6)}
 
 
 def test_without_an_index_all_weights_are_fetched(there: Hub) -> None:
     put(there, "", "1.safetensors", "2.safetensors")
-    locate("owner/name", "all", blocks=2)
+    locate("owner/name", "all", part=Part(2))
     assert there.weights("owner/name") == {"1.safetensors", "2.safetensors"}
 
 

@@ -12,6 +12,7 @@ from nla_gateway.description import Description, SourceDescription
 from nla_gateway.roles import Role
 from nla_launch.pair.fingerprint import fingerprint
 from nla_launch.pair.rules import Rules
+from nla_launch.pair.shards import Part
 from tests.checkpoints import make_pair
 from tests.descriptions import described
 
@@ -63,21 +64,21 @@ def test_of_a_source_its_first_blocks_count(tmp_path: Path) -> None:
     parts = make_pair(tmp_path / "b", "qwen2", sharded=True).av
     (parts / "config.json").write_bytes((base / "config.json").read_bytes())
     rules = Description(role=Role.SOURCE, d_model=64, layer=0, source=SourceDescription(blocks=1))
-    before = fingerprint(base, rules)
-    assert fingerprint(parts, rules) == before  # however they are cut into files
+    before = fingerprint(base, rules, part=Part(1))
+    assert fingerprint(parts, rules, part=Part(1)) == before  # however they are cut into files
     for path in parts.glob("*.safetensors"):
         with safetensors.safe_open(path, framework="pt") as file:
             if not any("embed" in name or ".layers.0." in name for name in file.keys()):  # noqa: SIM118 - no dict
                 path.unlink()
-    assert fingerprint(parts, rules) == before
+    assert fingerprint(parts, rules, part=Part(1)) == before
     path = base / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
     tensors["model.layers.2.mlp.up_proj.weight"] += 1
     safetensors.torch.save_file(tensors, path)
-    assert fingerprint(base, rules) == before
+    assert fingerprint(base, rules, part=Part(1)) == before
     tensors["model.layers.0.mlp.up_proj.weight"] += 1
     safetensors.torch.save_file(tensors, path)
-    assert fingerprint(base, rules) != before
+    assert fingerprint(base, rules, part=Part(1)) != before
 
 
 def test_little_is_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from nla_launch.pair.checkpoints import Checkpoint, locate
 from nla_launch.pair.model_config import ModelConfig, read_config
 from nla_launch.pair.preflight import check_checkpoints, describe_checkpoints
 from nla_launch.pair.rules import NO_RULES, Rules
-from nla_launch.pair.shards import is_wanted, wanted_files
+from nla_launch.pair.shards import Part, is_wanted, wanted_files
 from tests.checkpoints import D_MODEL, LAYER, Pair, edit_sidecar, make_pair
 
 BEYOND = f"model.layers.{LAYER + 1}."
@@ -106,7 +106,7 @@ def test_weights_of_other_blocks_may_be_missing(pair: Pair) -> None:
     folder = pair.av.parent / "source"
     whole = served(found(pair)[Role.SOURCE], check(found(pair)))
     gone = drop(folder, lambda name: name.startswith((BEYOND, "model.norm.", "lm_head.")))
-    wanted = wanted_files(folder, LAYER + 1)
+    wanted = wanted_files(folder, Part(LAYER + 1))
     assert wanted is not None
     assert gone
     assert not {*gone} & {*wanted}
@@ -180,4 +180,9 @@ def test_by_itself_it_is_held_to_what_the_presets_layer_says(pair: Pair) -> None
     ],
 )
 def test_what_two_blocks_need(name: str, wanted: bool) -> None:
-    assert is_wanted(name, 2) is wanted
+    assert is_wanted(name, Part(2)) is wanted
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "transformer.ln_f.weight"])
+def test_a_norm_that_is_kept_is_needed(name: str) -> None:
+    assert is_wanted(name, Part(2, final_norm=True))

@@ -1,6 +1,7 @@
 """Child processes, with harmless ones: what they print is kept, and a stop leaves nothing."""
 
 import asyncio
+import signal
 import sys
 import time
 
@@ -8,7 +9,9 @@ import psutil
 
 from nla_launch.run.process import ChildProcess
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(900)"
+)
 PARENT = (
     "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
     " print(child.pid, flush=True); time.sleep(60)"
@@ -49,15 +52,17 @@ def test_only_the_last_lines_are_kept() -> None:
 
 
 def test_stubborn_child_is_killed_after_the_grace_time() -> None:
-    async def run() -> float:
+    async def run() -> tuple[int, float]:
         process = child(STUBBORN)
         await process.start()
         await first_line(process)
         started = time.monotonic()
         await process.stop(0.5)
-        return time.monotonic() - started
+        return await process.wait(), time.monotonic() - started
 
-    assert asyncio.run(run()) < 10
+    code, took_s = asyncio.run(run())
+    assert code == -signal.SIGKILL
+    assert took_s >= 0.5
 
 
 def test_grandchildren_go_too() -> None:
