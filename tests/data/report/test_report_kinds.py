@@ -31,7 +31,6 @@ from nla_data.writing.parts import write_part
 from nla_data.writing.store import Store
 from tests.data.gateway import D, FakeGateway, fake_gateway, info
 from tests.data.outputs import write
-from tests.data.writing.test_storage import bucket, endpoint, query  # noqa: F401 - fixtures
 
 SERVED = Served(verbalizer=None, reconstructor=None, base_model=None, layer=1, d_model=4, predict_mean_mse=None)
 INFO = Info.model_validate(info())
@@ -240,7 +239,7 @@ def test_groups_too_small_for_an_interval_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["both", "in", "out"])
-def test_object_storage(tmp_path: Path, bucket: fs.FileSystem, query: str, where: str) -> None:  # noqa: F811
+def test_object_storage(tmp_path: Path, bucket: fs.FileSystem, query: str, where: str) -> None:
     vectors = np.random.default_rng(0).standard_normal((60, D)).astype(np.float32)
     table = pa.table({"layer": [20] * 60, "activation_vector": list(vectors)})
     for name in ("a.parquet", "b.parquet"):
