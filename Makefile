@@ -1,7 +1,7 @@
 # make demo    an environment, and the demo pair served from it on the CPU
 # make test    the same environment, lint, and all tests, in two processes (PROCESSES=2)
 # make real    fetch the real tokenizers and weights that some tests are about (make test does it, too)
-# make bench   measure: a table, JSON and plots, about 13 minutes on two cores
+# make bench   measure: a table, JSON and plots, about 14 minutes on two cores
 # make soak    ten minutes of mixed load, with an engine killed on the way (MINUTES=10)
 # make endurance   20,000 vectors through nla, killed 20 times, and its engine twice; then texts
 # make scale   64 stand-ins for engines behind 8 gateways, of which a third vanishes under load
@@ -54,7 +54,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 bench: $(READY)
-	@echo "==> benchmarks, on real SGLang engines (about 13 minutes)"
+	@echo "==> benchmarks, on real SGLang engines (about 14 minutes)"
 	@exec $(BIN)/python -m tests.benchmarks --out build/bench
 
 bench-gpu: $(READY)
