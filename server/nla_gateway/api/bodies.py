@@ -29,7 +29,7 @@ def longest_string(call: type[BaseModel], pairs: Sequence[ServedPair]) -> int:
 
     What counts is what is refused for its length alone, by whatever reads it.
     """
-    return max(ALWAYS_TAKEN, *(ESCAPED * _characters(call, pair) for pair in pairs))
+    return max([ALWAYS_TAKEN, *(ESCAPED * _characters(call, pair) for pair in pairs)])
 
 
 def _characters(call: type[BaseModel], pair: ServedPair) -> int:
